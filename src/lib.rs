@@ -1,5 +1,7 @@
 //! A tower layer between AI clients and model providers: key failover, injected tools, usage records.
 
+pub mod record;
+pub mod tools;
 mod types;
 
 pub use types::Dialect;

@@ -1,0 +1,202 @@
+//! The guard that an interception's future or body owns: exactly one `ended`, whatever happens, and nothing after it.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use http::StatusCode;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use super::{Event, Fact, Outcome, recorder::Envelope};
+use crate::types::{KeyHint, TokenUsage};
+
+/// One request on its way through the bridge.
+///
+/// Everything here is synchronous: there is no `.await` between learning a fact and recording it, so dropping the owner
+/// at any point loses nothing that was known.
+pub(crate) struct Interception {
+    id: Uuid,
+    began: Instant,
+    first_token: Option<Duration>,
+    key_attempts: u32,
+    rounds: u32,
+    hint: Option<KeyHint>,
+    usage: TokenUsage,
+    /// `None` once ended, or when nobody records.
+    channel: Option<Channel>,
+}
+
+struct Channel {
+    sender: mpsc::UnboundedSender<Envelope>,
+    credit: OwnedSemaphorePermit,
+    sequence: u64,
+}
+
+// === impl Interception ===
+
+impl Interception {
+    pub(super) fn begin(sender: mpsc::UnboundedSender<Envelope>, credit: OwnedSemaphorePermit, started: Fact) -> Self {
+        let mut interception = Self::unrecorded();
+        interception.channel = Some(Channel {
+            sender,
+            credit,
+            sequence: 0,
+        });
+        interception.emit(started);
+        interception
+    }
+
+    /// For a bridge without a recorder: it has an id and counts, and records nothing.
+    pub(crate) fn unrecorded() -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            began: Instant::now(),
+            first_token: None,
+            key_attempts: 0,
+            rounds: 0,
+            hint: None,
+            usage: TokenUsage::default(),
+            channel: None,
+        }
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Whether a fact that is dear to build is worth building.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    /// Records `fact`, which is neither `started` nor `ended`; tokens are summed up for `ended`.
+    pub(crate) fn emit(&mut self, fact: Fact) {
+        debug_assert!(
+            !matches!(fact, Fact::Ended { .. }),
+            "`finish` and `drop` record the end"
+        );
+        if let Fact::TokenUsage { usage, .. } = &fact {
+            self.usage += *usage;
+        }
+        if let Some(channel) = &mut self.channel {
+            channel.send(self.id, fact);
+        }
+    }
+
+    /// Counts a key that is about to be tried.
+    pub(crate) fn key_attempt(&mut self, hint: Option<&KeyHint>) {
+        self.key_attempts = self.key_attempts.saturating_add(1);
+        self.hint = hint.cloned();
+    }
+
+    /// Keys tried so far, over all rounds.
+    pub(crate) fn key_attempts(&self) -> u32 {
+        self.key_attempts
+    }
+
+    /// Counts a round that begins.
+    pub(crate) fn round(&mut self) {
+        self.rounds = self.rounds.saturating_add(1);
+    }
+
+    /// Rounds begun so far.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    /// Takes the time of the first part of the answer; later calls change nothing.
+    pub(crate) fn first_token(&mut self) {
+        self.first_token
+            .get_or_insert_with(|| Instant::now().saturating_duration_since(self.began));
+    }
+
+    /// Tokens so far, over all rounds.
+    pub(crate) fn usage(&self) -> TokenUsage {
+        self.usage
+    }
+
+    /// Records the end. `status` and `error_type` are those of the answer, as far as there is one.
+    pub(crate) fn finish(mut self, outcome: Outcome, status: Option<StatusCode>, error_type: Option<&str>) {
+        self.end(outcome, status, error_type);
+    }
+
+    fn end(&mut self, outcome: Outcome, status: Option<StatusCode>, error_type: Option<&str>) {
+        let Some(channel) = self.channel.take() else { return };
+        let ended = Fact::Ended {
+            outcome,
+            status: status.map(|status| status.as_u16()),
+            error_type: error_type.map(str::to_owned),
+            credential_hint: self.hint.take(),
+            key_attempts: self.key_attempts,
+            rounds: self.rounds,
+            usage: self.usage,
+            duration_ms: millis(Instant::now().saturating_duration_since(self.began)),
+            time_to_first_token_ms: self.first_token.map(millis),
+        };
+        channel.close(self.id, ended);
+    }
+}
+
+impl Drop for Interception {
+    fn drop(&mut self) {
+        let outcome = if std::thread::panicking() {
+            Outcome::BridgeError
+        } else {
+            Outcome::Cancelled
+        };
+        self.end(outcome, None, None);
+    }
+}
+
+impl fmt::Debug for Interception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interception")
+            .field("id", &self.id)
+            .field("recorded", &self.is_recorded())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Channel ===
+
+impl Channel {
+    fn send(&mut self, id: Uuid, fact: Fact) {
+        let event = self.event(id, fact);
+        self.sequence += 1;
+        Self::put(&self.sender, Envelope { event, credit: None });
+    }
+
+    fn close(self, id: Uuid, ended: Fact) {
+        let event = self.event(id, ended);
+        Self::put(
+            &self.sender,
+            Envelope {
+                event,
+                credit: Some(self.credit),
+            },
+        );
+    }
+
+    fn event(&self, interception_id: Uuid, fact: Fact) -> Event {
+        Event {
+            interception_id,
+            sequence: self.sequence,
+            at: SystemTime::now(),
+            fact,
+        }
+    }
+
+    /// Fails only when `Events` was dropped: whoever wanted the event has said that he does not.
+    fn put(sender: &mpsc::UnboundedSender<Envelope>, envelope: Envelope) {
+        drop(sender.send(envelope));
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
