@@ -216,8 +216,10 @@ fn rfc3339<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Er
     use fmt::Write as _;
 
     let mut text = String::with_capacity("2026-01-02T03:04:05.123456Z".len());
-    // humantime refuses years outside 1970 to 9999; `collect_str` would panic there.
-    write!(text, "{}", humantime::format_rfc3339_micros(*at)).map_err(|_| S::Error::custom("time out of range"))?;
+    // humantime panics before 1970 and fails after 9999, and `collect_str` panics where it fails. A clock that is wrong
+    // by so much is no reason to lose the record.
+    let at = (*at).max(SystemTime::UNIX_EPOCH);
+    write!(text, "{}", humantime::format_rfc3339_micros(at)).map_err(|_| S::Error::custom("time beyond year 9999"))?;
     serializer.serialize_str(&text)
 }
 

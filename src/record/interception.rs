@@ -115,7 +115,7 @@ impl Interception {
             .get_or_insert_with(|| Instant::now().saturating_duration_since(self.began));
     }
 
-    /// Tokens so far, over all rounds.
+    /// Tokens so far, over all rounds, as given to [`emit`](Self::emit).
     pub(crate) fn usage(&self) -> TokenUsage {
         self.usage
     }

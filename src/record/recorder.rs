@@ -228,6 +228,10 @@ impl Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
+        // Once every sender is gone this is the end of a drain; before that, requests begin to fail or go unrecorded.
+        if !self.receiver.is_closed() {
+            tracing::warn!("record events dropped: nothing is recorded from here on");
+        }
         // Wakes those who wait for a credit, too.
         self.credits.close();
     }
