@@ -2,6 +2,7 @@
 
 pub mod record;
 pub mod tools;
+pub mod pool;
 mod types;
 
 pub use types::Dialect;

@@ -1,0 +1,236 @@
+//! A key: the secret, which only a header value ever shows, and what the pool counts of it.
+
+use std::{
+    cell::Cell,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use super::{
+    KeyPoolError,
+    word::{Stamp, Word},
+};
+use crate::types::KeyHint;
+
+const SCHEME: &[u8] = b"Bearer ";
+
+/// A provider's API key.
+///
+/// It cannot be read back or cloned, and prints as its [hint](KeyHint). Its bytes exist once, in the buffer of the
+/// `Authorization` value that every request shares; that buffer is overwritten when the last of them is dropped. What
+/// an HTTP client below copies to the wire is beyond our reach, as is a `&str` that the key was made of.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::pool::ApiKey;
+///
+/// let key = ApiKey::new("sk-0123456789abcdefghij")?;
+/// assert_eq!(format!("{key:?}"), r#"ApiKey("sk-0...ghij")"#);
+/// assert!(ApiKey::new("read from a file, line break included\n").is_err());
+/// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
+/// ```
+pub struct ApiKey {
+    secret: Arc<Secret>,
+    hint: KeyHint,
+    /// Proof that the secret is a header value.
+    authorization: HeaderValue,
+}
+
+/// `Bearer <key>`, wiped on drop.
+pub(super) struct Secret(Zeroizing<Vec<u8>>);
+
+/// A key of a pool. Its word is read by every request and written only when the key's standing changes.
+pub(super) struct Key {
+    /// Keys are told apart by it across [`replace`](super::KeyPool::replace), where positions change.
+    pub(super) id: KeyId,
+    pub(super) word: Word,
+    pub(super) hint: KeyHint,
+    pub(super) secret: Arc<Secret>,
+    pub(super) cooled_down: AtomicU64,
+    pub(super) revoked: AtomicU64,
+    pub(super) forbidden: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyId(u64);
+
+/// What requests on one thread write of a key. Threads that share a cache line wait for each other, so each lane, and
+/// the reference count of its header value, has a line of its own.
+#[repr(align(64))]
+pub(super) struct Lane {
+    pub(super) key: Arc<Key>,
+    pub(super) authorization: HeaderValue,
+    pub(super) attempts: AtomicU64,
+    pub(super) accepted: AtomicU64,
+}
+
+/// A key in a key set.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) key: Arc<Key>,
+    /// A power of two of them.
+    lanes: Arc<[Arc<Lane>]>,
+}
+
+/// Keeps the secret alive for one lane's header values.
+#[repr(align(64))]
+struct Owner(Arc<Secret>);
+
+// === impl ApiKey ===
+
+impl ApiKey {
+    /// A key that is sent as `Authorization: Bearer <secret>`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAHeaderValue`](KeyPoolError::NotAHeaderValue) if it is empty, begins or ends with a space, or has other
+    /// characters than visible ASCII and the space.
+    pub fn new(secret: impl Into<String>) -> Result<Self, KeyPoolError> {
+        let text = Zeroizing::new(secret.into());
+        let hint = KeyHint::of(&text);
+        let visible = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if text.is_empty() || !visible || text.starts_with(' ') || text.ends_with(' ') {
+            return Err(KeyPoolError::NotAHeaderValue(hint));
+        }
+        // Of its full size from the start: a buffer that grows leaves its old self behind, unwiped.
+        let mut bearer = Zeroizing::new(Vec::with_capacity(SCHEME.len() + text.len()));
+        bearer.extend_from_slice(SCHEME);
+        bearer.extend_from_slice(text.as_bytes());
+        let secret = Arc::new(Secret(bearer));
+        match secret.authorization() {
+            Ok(authorization) => Ok(Self {
+                secret,
+                hint,
+                authorization,
+            }),
+            Err(_) => Err(KeyPoolError::NotAHeaderValue(hint)),
+        }
+    }
+
+    /// The key, masked.
+    #[must_use]
+    pub fn hint(&self) -> &KeyHint {
+        &self.hint
+    }
+
+    pub(super) fn secret(&self) -> &[u8] {
+        self.secret.key()
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ApiKey").field(&self.hint).finish()
+    }
+}
+
+// === impl Secret ===
+
+impl Secret {
+    /// The key alone.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.0[SCHEME.len()..]
+    }
+
+    /// A header value with a reference count of its own and without a copy of the bytes.
+    fn authorization(self: &Arc<Self>) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Owner(Arc::clone(self))))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    /// Notes that its cool-down is over.
+    #[cold]
+    pub(super) fn wake(&self, rested: Stamp) {
+        if self.word.wake(rested) {
+            tracing::info!(credential_hint = %self.hint, "key usable again");
+        }
+    }
+
+    /// Makes it usable if it is still `dead`. Whether it was this call that did.
+    pub(super) fn restore(&self, dead: Stamp) -> bool {
+        let restored = self.word.restore(dead);
+        if restored {
+            tracing::info!(credential_hint = %self.hint, "key restored");
+        }
+        restored
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// The key as a pool holds it, in a power of two of lanes.
+    pub(super) fn new(
+        ApiKey {
+            secret,
+            hint,
+            authorization,
+        }: ApiKey,
+        lanes: usize,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let key = Arc::new(Key {
+            id: KeyId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            word: Word::default(),
+            hint,
+            secret,
+            cooled_down: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            forbidden: AtomicU64::new(0),
+        });
+        let lane = |_| {
+            Arc::new(Lane {
+                // These bytes passed the same check in `ApiKey::new`; a shared count is the worst that can come of it.
+                authorization: key.secret.authorization().unwrap_or_else(|_| authorization.clone()),
+                key: Arc::clone(&key),
+                attempts: AtomicU64::new(0),
+                accepted: AtomicU64::new(0),
+            })
+        };
+        let lanes = (0..lanes.next_power_of_two()).map(lane).collect();
+        Self { key, lanes }
+    }
+
+    /// The lane of the thread that asks.
+    #[inline]
+    pub(super) fn lane(&self) -> &Arc<Lane> {
+        &self.lanes[thread_number() & (self.lanes.len() - 1)]
+    }
+
+    pub(super) fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
+    }
+}
+
+/// Numbers threads as they come.
+#[inline]
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    NUMBER.get().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        NUMBER.set(Some(number));
+        number
+    })
+}

@@ -1,0 +1,153 @@
+//! What the pool knows of one key, in one machine word, so that each change of it is one atomic instruction.
+//!
+//! The high 20 bits are a generation, the low 44 the key's standing: 0 is usable, all ones revoked, all else the
+//! millisecond since the pool's epoch at which a cool-down ends. Worse is numerically greater, so that `fetch_max`
+//! alone says "a deadline is never shortened" and "revoked wins". To restore a key is to begin its next generation: what
+//! a lease of an earlier one reports is then smaller, and has no effect.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+const STANDING_BITS: u32 = 44;
+const STANDING: u64 = (1 << STANDING_BITS) - 1;
+const LAST_GENERATION: u64 = u64::MAX >> STANDING_BITS;
+
+/// A millisecond since the pool's epoch, which never comes.
+pub(super) const NEVER: u64 = STANDING;
+
+/// Turns instants into milliseconds since the pool was made; 44 bits of them last for 557 years.
+#[derive(Debug)]
+pub(super) struct Clock {
+    epoch: Instant,
+}
+
+/// The atomic word of a key.
+#[derive(Debug, Default)]
+pub(super) struct Word(AtomicU64);
+
+/// A value that the word had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stamp(u64);
+
+/// What a stamp says at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Usable,
+    /// Usable too: its cool-down is over, which nobody noted yet.
+    Rested,
+    /// Until this millisecond.
+    Cooling(u64),
+    Revoked,
+}
+
+// === impl Clock ===
+
+impl Clock {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self { epoch }
+    }
+
+    /// The whole milliseconds that have passed at `now`.
+    pub(super) fn millis(&self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.epoch);
+        (passed.as_secs().saturating_mul(1_000))
+            .saturating_add(u64::from(passed.subsec_millis()))
+            .min(NEVER - 1)
+    }
+
+    /// The first millisecond at which `rest` from `now` is over: rounded up, so that no key is back early.
+    pub(super) fn deadline(&self, now: Instant, rest: Duration) -> u64 {
+        let passed = now.saturating_duration_since(self.epoch).saturating_add(rest);
+        let up = u64::from(!passed.subsec_nanos().is_multiple_of(1_000_000));
+        let whole = passed
+            .as_secs()
+            .saturating_mul(1_000)
+            .saturating_add(u64::from(passed.subsec_millis()));
+        whole.saturating_add(up).min(NEVER - 1)
+    }
+
+    /// What is left at `now` until `deadline`. Both are rounded up alike, so that a rest of whole seconds is reported
+    /// as such and not as a second more.
+    pub(super) fn left(&self, now: Instant, deadline: u64) -> Duration {
+        Duration::from_millis(deadline.saturating_sub(self.deadline(now, Duration::ZERO)))
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    fn new(generation: u64, standing: u64) -> Self {
+        Self(generation << STANDING_BITS | standing)
+    }
+
+    fn generation(self) -> u64 {
+        self.0 >> STANDING_BITS
+    }
+
+    /// What it says at a moment, which is asked for only if it matters.
+    #[inline]
+    pub(super) fn standing(self, now: impl FnOnce() -> u64) -> Standing {
+        match self.0 & STANDING {
+            0 => Standing::Usable,
+            NEVER => Standing::Revoked,
+            deadline if deadline > now() => Standing::Cooling(deadline),
+            _ => Standing::Rested,
+        }
+    }
+
+    /// Its generation's stamp with a cool-down.
+    pub(super) fn cooling(self, deadline: u64) -> Self {
+        Self::new(self.generation(), deadline.min(NEVER - 1))
+    }
+
+    /// Its generation's stamp when revoked.
+    pub(super) fn revoked(self) -> Self {
+        Self::new(self.generation(), NEVER)
+    }
+
+    fn usable(self) -> Self {
+        Self::new(self.generation(), 0)
+    }
+
+    /// After the last generation there is no further one, and a late report may then have an effect: better than a wrap,
+    /// after which no report would.
+    fn restored(self) -> Self {
+        Self::new((self.generation() + 1).min(LAST_GENERATION), 0)
+    }
+}
+
+// === impl Word ===
+
+// Acquire and release pair a key's standing with the pool's next probe, which a revocation moves first.
+impl Word {
+    #[inline]
+    pub(super) fn load(&self) -> Stamp {
+        Stamp(self.0.load(Ordering::Acquire))
+    }
+
+    /// Makes it `stamp` unless it is worse, or of a later generation, already. The value it had, if that was a change.
+    pub(super) fn worsen(&self, stamp: Stamp) -> Option<Stamp> {
+        let before = Stamp(self.0.fetch_max(stamp.0, Ordering::AcqRel));
+        (before < stamp).then_some(before)
+    }
+
+    /// Notes that the cool-down of `rested` is over. Whether it was this call that did.
+    pub(super) fn wake(&self, rested: Stamp) -> bool {
+        self.swap(rested, rested.usable())
+    }
+
+    /// Begins the next generation if it is still `dead`. Whether it was this call that did.
+    pub(super) fn restore(&self, dead: Stamp) -> bool {
+        self.swap(dead, dead.restored())
+    }
+
+    fn swap(&self, from: Stamp, to: Stamp) -> bool {
+        self.0
+            .compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
