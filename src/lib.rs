@@ -3,6 +3,7 @@
 pub mod record;
 pub mod tools;
 pub mod pool;
+mod rope;
 mod types;
 
 pub use types::Dialect;
