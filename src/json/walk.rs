@@ -1,0 +1,261 @@
+//! Finding one's way inside text that a [`Scanner`](super::Scanner) has accepted. It skips loosely for that reason; on
+//! other text it finds nonsense or nothing, but it always ends and never panics.
+//!
+//! All ranges are relative to the slice that was given. A value may have white space around it.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::members::Kind;
+use super::string;
+
+/// A member's name as it is written, without its quotes. Compares with what it says, escaped or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawName<'a>(&'a [u8]);
+
+/// The members of an object, see [`members`].
+#[derive(Clone, Debug)]
+pub(crate) struct MemberIter<'a>(Elements<'a>);
+
+/// The elements of an array, see [`items`].
+#[derive(Clone, Debug)]
+pub(crate) struct Items<'a>(Elements<'a>);
+
+/// The comma-separated parts of a container.
+#[derive(Clone, Debug)]
+struct Elements<'a> {
+    text: &'a [u8],
+    /// Where the next part may begin; the end of the text once there is none.
+    at: usize,
+}
+
+/// The members of the object that `text` is; none if it is no object.
+pub(crate) fn members(text: &[u8]) -> MemberIter<'_> {
+    MemberIter(Elements::new(text, b'{'))
+}
+
+/// The elements of the array that `text` is; none if it is no array.
+pub(crate) fn items(text: &[u8]) -> Items<'_> {
+    Items(Elements::new(text, b'['))
+}
+
+/// The value of an object's member; of the last one, as most parsers do, if the name occurs more than once.
+pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
+    members(object)
+        .filter(|(found, _)| *found == name)
+        .last()
+        .map(|(_, value)| value)
+}
+
+/// What to delete so that an object's member vanishes with its comma. `None` if there is no such member.
+pub(crate) fn member_deletion(object: &[u8], name: &str) -> Option<Range<usize>> {
+    deletions(object, |found| found == name).into_iter().next()
+}
+
+/// What to delete so that all members whose names are `doomed` vanish, each with its comma.
+pub(crate) fn deletions(object: &[u8], mut doomed: impl FnMut(RawName<'_>) -> bool) -> Vec<Range<usize>> {
+    let mut members = members(object);
+    deletions_of(std::iter::from_fn(|| members.next_entry()).map(|(entry, name, _)| (entry, doomed(name))))
+}
+
+/// What to delete so that the doomed ones of some comma-separated parts vanish, each with one comma.
+pub(super) fn deletions_of(parts: impl Iterator<Item = (Range<usize>, bool)>) -> Vec<Range<usize>> {
+    let mut deletions: Vec<Range<usize>> = Vec::new();
+    // The end of the part before, and where a run of doomed parts at the very front begins.
+    let mut before = None;
+    let mut front = None;
+    for (part, doomed) in parts {
+        match (front, before) {
+            // Nothing before it stays: it goes with the comma after it, if there is one.
+            (_, None) if doomed => front = Some(part.start),
+            (Some(_), _) if doomed => {}
+            (Some(start), _) => {
+                deletions.push(start..part.start);
+                front = None;
+            }
+            (None, Some(end)) if doomed => deletions.push(end..part.end),
+            (None, _) => {}
+        }
+        before = Some(part.end);
+    }
+    if let (Some(start), Some(end)) = (front, before) {
+        deletions.push(start..end);
+    }
+    deletions
+}
+
+/// What a string literal, quotes included, says. `None` if it is not one.
+pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
+    string::unescape(literal)
+}
+
+pub(crate) fn kind(value: &[u8]) -> Kind {
+    Kind::of(value.get(skip_space(value, 0)).copied().unwrap_or_default())
+}
+
+pub(crate) fn is_null(value: &[u8]) -> bool {
+    value.trim_ascii() == b"null"
+}
+
+pub(crate) fn as_bool(value: &[u8]) -> Option<bool> {
+    match value.trim_ascii() {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
+    }
+}
+
+/// An integer that is written as one.
+pub(crate) fn as_u64(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok()
+}
+
+// === impl RawName ===
+
+impl<'a> RawName<'a> {
+    /// The name, quotes included.
+    fn literal(text: &'a [u8], quoted: &Range<usize>) -> Self {
+        Self(
+            text.get(quoted.start + 1..quoted.end.saturating_sub(1))
+                .unwrap_or_default(),
+        )
+    }
+
+    /// What the name says.
+    pub(crate) fn to_str(self) -> Option<Cow<'a, str>> {
+        if memchr::memchr(b'\\', self.0).is_none() {
+            return std::str::from_utf8(self.0).ok().map(Cow::Borrowed);
+        }
+        let literal = [b"\"", self.0, b"\""].concat();
+        string::unescape(&literal).map(|name| Cow::Owned(name.into_owned()))
+    }
+}
+
+impl PartialEq<str> for RawName<'_> {
+    fn eq(&self, other: &str) -> bool {
+        if memchr::memchr(b'\\', self.0).is_none() {
+            return self.0 == other.as_bytes();
+        }
+        // Escaping only lengthens.
+        self.0.len() > other.len() && self.to_str().is_some_and(|name| name == other)
+    }
+}
+
+impl PartialEq<&str> for RawName<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        *self == **other
+    }
+}
+
+// === impl MemberIter ===
+
+impl<'a> MemberIter<'a> {
+    /// The next member: from its name to the end of its value, its name, its value.
+    fn next_entry(&mut self) -> Option<(Range<usize>, RawName<'a>, Range<usize>)> {
+        let Elements { text, at } = self.0;
+        let name = at..skip_value(text, at);
+        let colon = skip_space(text, name.end);
+        if text.get(at) != Some(&b'"') || text.get(colon) != Some(&b':') {
+            self.0.at = text.len();
+            return None;
+        }
+        let start = skip_space(text, colon + 1);
+        let value = start..skip_value(text, start);
+        self.0.pass(value.end);
+        Some((at..value.end, RawName::literal(text, &name), value))
+    }
+}
+
+impl<'a> Iterator for MemberIter<'a> {
+    type Item = (RawName<'a>, Range<usize>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_entry().map(|(_, name, value)| (name, value))
+    }
+}
+
+// === impl Items ===
+
+impl Iterator for Items<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Elements { text, at } = self.0;
+        let item = at..skip_value(text, at);
+        if item.is_empty() {
+            self.0.at = text.len();
+            return None;
+        }
+        self.0.pass(item.end);
+        Some(item)
+    }
+}
+
+// === impl Elements ===
+
+impl<'a> Elements<'a> {
+    fn new(text: &'a [u8], open: u8) -> Self {
+        let start = skip_space(text, 0);
+        let at = if text.get(start) == Some(&open) {
+            skip_space(text, start + 1)
+        } else {
+            text.len()
+        };
+        Self { text, at }
+    }
+
+    /// Moves on to what follows the part that ends at `end`.
+    fn pass(&mut self, end: usize) {
+        let comma = skip_space(self.text, end);
+        self.at = match self.text.get(comma) {
+            Some(b',') => skip_space(self.text, comma + 1),
+            _ => self.text.len(),
+        };
+    }
+}
+
+/// Where the white space at `at` ends.
+fn skip_space(text: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
+        at += 1;
+    }
+    at.min(text.len())
+}
+
+/// Where the value at `at` ends; `at` itself if there is none.
+fn skip_value(text: &[u8], mut at: usize) -> usize {
+    let mut depth = 0_usize;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => at = string::skip(text, at),
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+                continue;
+            }
+            b'}' | b']' if depth == 0 => return at,
+            b'}' | b']' => {
+                depth -= 1;
+                at += 1;
+            }
+            b',' | b':' | b' ' | b'\n' | b'\r' | b'\t' if depth > 0 => {
+                at += 1;
+                continue;
+            }
+            b',' | b':' | b' ' | b'\n' | b'\r' | b'\t' => return at,
+            _ => at = skip_scalar(text, at),
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    at.min(text.len())
+}
+
+/// Where the number or word at `at` ends.
+fn skip_scalar(text: &[u8], at: usize) -> usize {
+    let is_scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let len = text[at..].iter().take_while(|byte| is_scalar(byte)).count();
+    // Never stand still.
+    at + len.max(1)
+}
