@@ -3,6 +3,7 @@
 pub mod record;
 pub mod tools;
 pub mod pool;
+mod dialect;
 mod json;
 mod rope;
 mod types;

@@ -1,0 +1,395 @@
+//! Server-sent events, taken apart without losing a byte, so that what is relayed is what the provider sent.
+//!
+//! Framing is that of [WHATWG HTML, §9.2]. The input may be cut into frames anywhere. A relay can forward, drop or edit
+//! the [`Event`]s one by one: their bytes, put together, are the input.
+//!
+//! [WHATWG HTML, §9.2]: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use memchr::memchr2;
+
+#[cfg(test)]
+mod tests;
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+/// What the buffers keep for the next event.
+const KEEP: usize = 64 * 1024;
+
+/// Cuts a stream into events. In the long run it allocates nothing, and it copies only events that do not lie within one
+/// frame, each byte once.
+///
+/// An event is out as soon as its blank line is in. Where lines end with CR LF and a frame ends between the two, the LF
+/// comes late, as an event of its own that [`Event::is_tail`].
+pub(crate) struct Decoder {
+    max_event: usize,
+    /// What came last; `..at` is done with.
+    frame: Bytes,
+    at: usize,
+    /// The event at hand, as far as it came in earlier frames.
+    held: Vec<u8>,
+    block: Block,
+    /// Reused by events whose data has several lines.
+    joined: Vec<u8>,
+    /// The last byte was a CR, and an LF after it belongs to the same line end.
+    after_cr: bool,
+    /// No line has ended yet, so the first may begin with a byte order mark.
+    at_start: bool,
+    /// The event at hand was handed out, the next call begins a new one.
+    is_out: bool,
+    failed: bool,
+    /// Bytes looked at and copied, to show that the time is linear.
+    #[cfg(test)]
+    work: usize,
+}
+
+/// One event as it was sent, from its first field or comment to its blank line.
+///
+/// A block without data is an event here too, for its bytes: a lone comment with its blank line, say.
+#[derive(Clone, Copy)]
+pub(crate) struct Event<'a> {
+    raw: &'a [u8],
+    /// What `raw` is a part of, if not of our own buffer.
+    frame: Option<&'a Bytes>,
+    data: &'a [u8],
+    block: &'a Block,
+    is_tail: bool,
+}
+
+/// What a stream has left over when it ends, see [`Decoder::finish`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest<'a> {
+    /// Without its blank line; a last line without a line end counts as a line.
+    pub(crate) event: Event<'a>,
+    /// Whether the last line has its line end, so that only the blank line is missing.
+    pub(crate) line_ended: bool,
+}
+
+/// An event has more bytes than it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLong {
+    max_event: usize,
+}
+
+/// The lines of an event. Offsets are those of the event's bytes.
+#[derive(Debug, Default)]
+struct Block {
+    /// Where the unfinished line begins.
+    line: usize,
+    /// The values of the `data` fields.
+    data: Vec<Range<usize>>,
+    has_fields: bool,
+    has_comments: bool,
+}
+
+/// A complete event, by where it is.
+enum Piece {
+    Frame(Range<usize>),
+    Held,
+    Tail(usize),
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    /// Events of more than `max_event` bytes are an error. The LF of a blank line that ends with CR LF does not count.
+    pub(crate) fn new(max_event: usize) -> Self {
+        Self {
+            max_event,
+            frame: Bytes::new(),
+            at: 0,
+            held: Vec::new(),
+            block: Block::default(),
+            joined: Vec::new(),
+            after_cr: false,
+            at_start: true,
+            is_out: false,
+            failed: false,
+            #[cfg(test)]
+            work: 0,
+        }
+    }
+
+    /// Takes the next bytes of the stream. Call it when [`Self::next`] has nothing left, else it has to copy.
+    pub(crate) fn push(&mut self, frame: Bytes) {
+        if self.failed {
+            return;
+        }
+        let rest = &self.frame[self.at..];
+        self.frame = if rest.is_empty() {
+            frame
+        } else {
+            [rest, &frame].concat().into()
+        };
+        self.at = 0;
+    }
+
+    /// The next event that is complete; `None` if more input is needed.
+    ///
+    /// # Errors
+    ///
+    /// An event is too long. The stream cannot be read on from there, so every further call says the same.
+    pub(crate) fn next(&mut self) -> Result<Option<Event<'_>>, TooLong> {
+        let piece = self.advance().inspect_err(|_| self.give_up())?;
+        Ok(piece.map(|piece| self.event(&piece)))
+    }
+
+    /// What is left at the end of the input, once [`Self::next`] has returned `None`. By the standard it is no event.
+    pub(crate) fn finish(&mut self) -> Option<Rest<'_>> {
+        debug_assert_eq!(self.at, self.frame.len(), "there are events left");
+        self.begin();
+        if self.held.is_empty() {
+            return None;
+        }
+        let line = self.block.line..self.held.len();
+        let line_ended = line.is_empty();
+        let line = without_bom(&mut self.at_start, &self.held, line);
+        self.block.read(line.start, &self.held[line]);
+        self.is_out = true;
+        Some(Rest {
+            event: self.event(&Piece::Held),
+            line_ended,
+        })
+    }
+
+    fn advance(&mut self) -> Result<Option<Piece>, TooLong> {
+        let too_long = Err(TooLong {
+            max_event: self.max_event,
+        });
+        if self.failed {
+            return too_long;
+        }
+        self.begin();
+        let Self {
+            frame, at, held, block, ..
+        } = self;
+        if self.after_cr && *at < frame.len() {
+            self.after_cr = false;
+            if frame[*at] == b'\n' {
+                *at += 1;
+                if held.is_empty() {
+                    return Ok(Some(Piece::Tail(*at - 1)));
+                }
+                held.push(b'\n');
+                block.line += 1;
+            }
+        }
+        // Either the whole event is in `frame[start..]`, or all of it up to `at` is held.
+        let start = *at;
+        let is_held = !held.is_empty();
+        while let Some(len) = memchr2(b'\n', b'\r', &frame[*at..]) {
+            let end = *at + len;
+            let after = end + 1;
+            let is_cr = frame[end] == b'\r';
+            let is_crlf = is_cr && frame.get(after) == Some(&b'\n');
+            if is_held {
+                held.extend_from_slice(&frame[*at..after]);
+            }
+            let event = if is_held { &held[..] } else { &frame[start..after] };
+            if event.len() > self.max_event {
+                return too_long;
+            }
+            let line = without_bom(&mut self.at_start, event, block.line..event.len() - 1);
+            let is_blank = line.is_empty();
+            block.read(line.start, &event[line]);
+
+            self.after_cr = is_cr && after == frame.len();
+            *at = after + usize::from(is_crlf);
+            if is_held && is_crlf {
+                held.push(b'\n');
+            }
+            block.line = if is_held { held.len() } else { *at - start };
+            if is_blank {
+                self.is_out = true;
+                return Ok(Some(if is_held { Piece::Held } else { Piece::Frame(start..*at) }));
+            }
+        }
+        let unheld = &frame[if is_held { *at } else { start }..];
+        if held.len() + unheld.len() > self.max_event {
+            return too_long;
+        }
+        held.extend_from_slice(unheld);
+        *frame = Bytes::new();
+        *at = 0;
+        Ok(None)
+    }
+
+    /// Clears what the last call lent out.
+    fn begin(&mut self) {
+        if self.is_out {
+            self.is_out = false;
+            self.held.clear();
+            self.held.shrink_to(KEEP);
+            self.joined.clear();
+            self.joined.shrink_to(KEEP);
+            self.block.clear();
+        }
+    }
+
+    #[cold]
+    fn give_up(&mut self) {
+        *self = Self {
+            failed: true,
+            ..Self::new(self.max_event)
+        };
+    }
+
+    fn event(&mut self, piece: &Piece) -> Event<'_> {
+        let Self {
+            frame,
+            held,
+            joined,
+            block,
+            ..
+        } = self;
+        let (raw, is_tail, frame) = match *piece {
+            Piece::Frame(ref range) => (&frame[range.clone()], false, Some(&*frame)),
+            Piece::Tail(at) => (&frame[at..=at], true, Some(&*frame)),
+            Piece::Held => (&held[..], false, None),
+        };
+        let data = match &block.data[..] {
+            [] => &[],
+            [only] => &raw[only.clone()],
+            [first, others @ ..] => {
+                joined.extend_from_slice(&raw[first.clone()]);
+                for line in others {
+                    joined.push(b'\n');
+                    joined.extend_from_slice(&raw[line.clone()]);
+                }
+                &joined[..]
+            }
+        };
+        Event {
+            raw,
+            frame,
+            data,
+            block,
+            is_tail,
+        }
+    }
+}
+
+/// Streams hold what people and models write: only sizes print.
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder")
+            .field("max_event", &self.max_event)
+            .field("unread", &(self.frame.len() - self.at))
+            .field("held", &self.held.len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Event ===
+
+impl<'a> Event<'a> {
+    /// The event's exact bytes.
+    pub(crate) fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// The event's exact bytes; shared with the frame in which it came, copied only if it came in several.
+    pub(crate) fn to_bytes(self) -> Bytes {
+        self.frame
+            .map_or_else(|| Bytes::copy_from_slice(self.raw), |frame| frame.slice_ref(self.raw))
+    }
+
+    /// Whether there is a `data` field, be it an empty one. An event without it is not dispatched.
+    pub(crate) fn has_data(&self) -> bool {
+        !self.block.data.is_empty()
+    }
+
+    /// The payload: the values of all `data` fields, joined by LF.
+    pub(crate) fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// Comments and nothing else.
+    pub(crate) fn is_comment_only(&self) -> bool {
+        self.block.has_comments && !self.block.has_fields
+    }
+
+    /// A blank line and nothing else.
+    pub(crate) fn is_blank(&self) -> bool {
+        !self.is_tail && !self.block.has_comments && !self.block.has_fields
+    }
+
+    /// Not an event, but the late LF of the one before. It shares that one's fate: dropped if that one was.
+    pub(crate) fn is_tail(&self) -> bool {
+        self.is_tail
+    }
+
+    /// Where in [`Self::raw`] a byte of the payload is, its end included.
+    ///
+    /// A range of the payload maps by its two ends. If it spans lines, so does its image: what is between the two values,
+    /// line end and field name, is a part of it.
+    pub(crate) fn raw_offset(&self, mut offset: usize) -> usize {
+        let mut end = self.raw.len();
+        for line in &self.block.data {
+            if offset <= line.len() {
+                return line.start + offset;
+            }
+            offset -= line.len() + 1;
+            end = line.end;
+        }
+        end
+    }
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("raw_len", &self.raw.len())
+            .field("data_len", &self.data.len())
+            .field("is_tail", &self.is_tail)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl TooLong ===
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a server-sent event has more than {} bytes", self.max_event)
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+// === impl Block ===
+
+impl Block {
+    fn clear(&mut self) {
+        self.line = 0;
+        self.data.clear();
+        self.data.shrink_to(KEEP / size_of::<Range<usize>>());
+        self.has_fields = false;
+        self.has_comments = false;
+    }
+
+    /// Takes a line, without its line end, that begins at `start`.
+    fn read(&mut self, start: usize, line: &[u8]) {
+        match line {
+            [] => {}
+            [b':', ..] => self.has_comments = true,
+            _ => {
+                self.has_fields = true;
+                let value = match line.strip_prefix(b"data") {
+                    Some([]) => &[],
+                    Some([b':', b' ', value @ ..] | [b':', value @ ..]) => value,
+                    _ => return,
+                };
+                let end = start + line.len();
+                self.data.push(end - value.len()..end);
+            }
+        }
+    }
+}
+
+/// A line of an event, less the byte order mark with which the stream may begin.
+fn without_bom(at_start: &mut bool, event: &[u8], line: Range<usize>) -> Range<usize> {
+    let has_bom = std::mem::take(at_start) && event[line.clone()].starts_with(BOM);
+    line.start + if has_bom { BOM.len() } else { 0 }..line.end
+}
