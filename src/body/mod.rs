@@ -1,0 +1,9 @@
+//! The two bodies that cross the bridge's borders, and the bounded reading of others.
+
+pub(crate) mod collect;
+mod request;
+mod response;
+
+pub use request::RequestBody;
+pub use response::ResponseBody;
+pub(crate) use response::Sink;

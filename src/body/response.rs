@@ -1,0 +1,203 @@
+//! The response body that the caller gets: the inner service's own, a whole reply, or a conversation still going on.
+//!
+//! The last kind *owns* the rest of the conversation: the caller's polls drive it, so that nothing runs ahead of a slow
+//! reader, and dropping the body drops the provider's call with it. No task is spawned.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+
+use crate::rope::Rope;
+
+/// The body of a response above the bridge.
+///
+/// # Examples
+///
+/// ```
+/// use http_body_util::Empty;
+/// use hyper::body::{Body, Bytes};
+/// use tower_llm_bridge::ResponseBody;
+///
+/// let body = ResponseBody::passthrough(Empty::<Bytes>::new());
+/// assert_eq!(body.size_hint().exact(), Some(0));
+/// ```
+#[pin_project]
+pub struct ResponseBody<B> {
+    #[pin]
+    kind: Kind<B>,
+}
+
+#[pin_project(project = KindProj)]
+enum Kind<B> {
+    Passthrough(#[pin] B),
+    Full(Rope),
+    Driven { driver: Option<Driver>, outlet: Outlet },
+}
+
+/// The rest of a conversation; its output goes through the [`Sink`] that it holds.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The driver's end of a one-place hand-over to the body that polls it.
+#[derive(Clone, Default)]
+pub(crate) struct Sink(Arc<Mutex<Option<Bytes>>>);
+
+/// The body's end of a [`Sink`].
+pub(crate) struct Outlet(Sink);
+
+// === impl ResponseBody ===
+
+impl<B> ResponseBody<B> {
+    /// Wraps a body that is handed on as it is.
+    pub fn passthrough(body: B) -> Self {
+        Self {
+            kind: Kind::Passthrough(body),
+        }
+    }
+
+    pub(crate) fn full(body: Rope) -> Self {
+        Self { kind: Kind::Full(body) }
+    }
+
+    pub(crate) fn driven(driver: Driver, outlet: Outlet) -> Self {
+        Self {
+            kind: Kind::Driven {
+                driver: Some(driver),
+                outlet,
+            },
+        }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Passthrough(body) => body.poll_frame(cx),
+            KindProj::Full(rope) => Poll::Ready(rope.pop_front().map(|bytes| Ok(Frame::data(bytes)))),
+            KindProj::Driven { driver, outlet } => {
+                if let Some(bytes) = outlet.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                let Some(running) = driver else {
+                    return Poll::Ready(None);
+                };
+                let ended = running.as_mut().poll(cx).is_ready();
+                if ended {
+                    // Releases the provider's connection now, not when the caller drops the body.
+                    *driver = None;
+                }
+                match outlet.take() {
+                    Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    None if ended => Poll::Ready(None),
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Passthrough(body) => body.is_end_stream(),
+            Kind::Full(rope) => rope.is_empty(),
+            Kind::Driven { driver, outlet } => driver.is_none() && outlet.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Passthrough(body) => body.size_hint(),
+            Kind::Full(rope) => SizeHint::with_exact(rope.len() as u64),
+            Kind::Driven { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Passthrough(_) => "ResponseBody::Passthrough",
+            Kind::Full(_) => "ResponseBody::Full",
+            Kind::Driven { .. } => "ResponseBody::Driven",
+        })
+    }
+}
+
+// === impl Sink ===
+
+impl Sink {
+    pub(crate) fn outlet(&self) -> Outlet {
+        Outlet(self.clone())
+    }
+
+    /// Hands `bytes` over and waits until the reader has taken them.
+    ///
+    /// It registers no waker: only the reader's own poll can make room, and that poll polls the driver next.
+    pub(crate) async fn send(&self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        *self.place() = Some(bytes);
+        poll_fn(|_| {
+            if self.place().is_none() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.place().is_none()
+    }
+
+    fn take(&self) -> Option<Bytes> {
+        self.0.place().take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty};
+
+    use super::{Bytes, ResponseBody, Sink};
+
+    #[tokio::test]
+    async fn a_driver_never_runs_ahead_of_the_reader() {
+        let sink = Sink::default();
+        let (outlet, made) = (sink.outlet(), std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0)));
+        let count = std::sync::Arc::clone(&made);
+        let driver = Box::pin(async move {
+            for _ in 0..3 {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                sink.send(Bytes::from_static(b"x")).await;
+            }
+        });
+        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet);
+        for expected in 1..=3 {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+            assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), expected);
+        }
+        assert!(body.frame().await.is_none());
+        assert!(body.frame().await.is_none());
+    }
+}

@@ -1,0 +1,218 @@
+//! Who calls and with whose key: request extensions that the user's own auth layer sets.
+//!
+//! The bridge takes them out before anything goes inward, so that no inner layer and no later round sees them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use uuid::Uuid;
+
+use crate::types::KeyHint;
+
+/// Who sends the request, as the user's auth layer knows it.
+///
+/// Insert it in the request's extensions above the bridge. It shows in the `started` record and, if
+/// [`BridgeLayer::actor_headers`](crate::BridgeLayer::actor_headers) is on, in the headers that the provider sees.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::Actor;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(Actor::new("u-17").metadata("team", "search"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    id: String,
+    metadata: BTreeMap<String, String>,
+}
+
+/// The caller's own key for this request: one attempt with it, and the pool is left alone.
+///
+/// Insert it in the request's extensions above the bridge. Neither `Debug` nor any record shows more than its hint.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::Credential;
+///
+/// let credential = Credential::bearer("sk-0123456789abcdefghij")?;
+/// assert_eq!(format!("{credential:?}"), r#"Credential("sk-0...ghij")"#);
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[derive(Clone)]
+pub struct Credential {
+    name: HeaderName,
+    value: HeaderValue,
+    hint: KeyHint,
+}
+
+/// What the bridge tells layers above about an intercepted request, in the response's extensions.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::Intercepted;
+///
+/// fn log(response: &http::Response<()>) {
+///     if let Some(intercepted) = response.extensions().get::<Intercepted>() {
+///         println!("{} took {} attempts", intercepted.id(), intercepted.key_attempts());
+///     }
+/// }
+/// # log(&http::Response::new(()));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intercepted {
+    pub(crate) id: Uuid,
+    pub(crate) key_attempts: u32,
+}
+
+/// Which call of the provider a layer below the bridge sees, in the request's extensions.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::UpstreamAttempt;
+///
+/// fn is_failover(request: &http::Request<()>) -> bool {
+///     request.extensions().get::<UpstreamAttempt>().is_some_and(|call| call.attempt() > 1)
+/// }
+/// # assert!(!is_failover(&http::Request::new(())));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamAttempt {
+    pub(crate) round: u32,
+    pub(crate) attempt: u32,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// An actor with the id that the company knows it by.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// Adds one name and value; the last value of a name stays.
+    #[must_use]
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// The actor's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn into_parts(self) -> (String, BTreeMap<String, String>) {
+        (self.id, self.metadata)
+    }
+
+    pub(crate) fn pairs(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+}
+
+// === impl Credential ===
+
+impl Credential {
+    /// A key that is sent as `Authorization: Bearer …` (RFC 6750 §2.1).
+    ///
+    /// # Errors
+    ///
+    /// When the key has bytes that no header value may have. The error does not show them.
+    pub fn bearer(key: &str) -> Result<Self, InvalidHeaderValue> {
+        let mut value = HeaderValue::try_from(format!("Bearer {key}"))?;
+        value.set_sensitive(true);
+        Ok(Self {
+            name: AUTHORIZATION,
+            value,
+            hint: KeyHint::of(key),
+        })
+    }
+
+    /// The key that the caller itself sent, in whichever of the usual headers, kept as it came.
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        [
+            AUTHORIZATION,
+            HeaderName::from_static("x-api-key"),
+            HeaderName::from_static("api-key"),
+        ]
+        .into_iter()
+        .find_map(|name| {
+            let mut value = headers.get(&name)?.clone();
+            value.set_sensitive(true);
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let token = text
+                .split_once(' ')
+                .map_or(&*text, |(_scheme, token)| token.trim_start());
+            let hint = KeyHint::of(token);
+            (!token.is_empty()).then_some(Self { name, value, hint })
+        })
+    }
+
+    /// The masked key.
+    #[must_use]
+    pub fn hint(&self) -> &KeyHint {
+        &self.hint
+    }
+
+    pub(crate) fn header(&self) -> (&HeaderName, &HeaderValue) {
+        (&self.name, &self.value)
+    }
+
+    /// The key's own bytes, without the scheme before it.
+    pub(crate) fn secret(&self) -> &[u8] {
+        let value = self.value.as_bytes();
+        value
+            .iter()
+            .position(|byte| *byte == b' ')
+            .map_or(value, |space| value[space..].trim_ascii_start())
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Credential").field(&self.hint).finish()
+    }
+}
+
+// === impl Intercepted ===
+
+impl Intercepted {
+    /// The interception's id, the same as in its records and, for a success, in the answer's `id`.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// How many calls of the provider were made by the time the response's head was ready.
+    #[must_use]
+    pub fn key_attempts(&self) -> u32 {
+        self.key_attempts
+    }
+}
+
+// === impl UpstreamAttempt ===
+
+impl UpstreamAttempt {
+    /// The round, from 1.
+    #[must_use]
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// The attempt within the round, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+}
