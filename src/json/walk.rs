@@ -34,6 +34,12 @@ pub(crate) fn members(text: &[u8]) -> MemberIter<'_> {
     MemberIter(Elements::new(text, b'{'))
 }
 
+/// The members of an object with the range of each from its name to the end of its value: what to copy to keep it.
+pub(crate) fn entries(text: &[u8]) -> impl Iterator<Item = (Range<usize>, RawName<'_>, Range<usize>)> {
+    let mut members = members(text);
+    std::iter::from_fn(move || members.next_entry())
+}
+
 /// The elements of the array that `text` is; none if it is no array.
 pub(crate) fn items(text: &[u8]) -> Items<'_> {
     Items(Elements::new(text, b'['))

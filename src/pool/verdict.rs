@@ -141,10 +141,9 @@ impl VerdictTable {
         self
     }
 
-    /// Whether the verdict on an answer of `status` depends on its body.
-    pub(crate) fn reads_body(&self, status: StatusCode) -> bool {
-        let mut rules = self.rules.iter().filter(|rule| rule.status == status);
-        rules.next().is_some_and(|first| first.codes.is_some())
+    /// Whether an answer of this status may be about the key, so that its body is read before it goes anywhere.
+    pub(crate) fn concerns(&self, status: StatusCode) -> bool {
+        self.rules.iter().any(|rule| rule.status == status)
     }
 
     /// The verdict on an answer of `status` whose body names `codes`.

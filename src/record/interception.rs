@@ -27,6 +27,8 @@ pub(crate) struct Interception {
     rounds: u32,
     hint: Option<KeyHint>,
     usage: TokenUsage,
+    /// What is recorded at the latest with the end, unless a newer report takes its place.
+    held: Option<Fact>,
     /// `None` once ended, or when nobody records.
     channel: Option<Channel>,
 }
@@ -61,6 +63,7 @@ impl Interception {
             rounds: 0,
             hint: None,
             usage: TokenUsage::default(),
+            held: None,
             channel: None,
         }
     }
@@ -85,6 +88,18 @@ impl Interception {
         }
         if let Some(channel) = &mut self.channel {
             channel.send(self.id, fact);
+        }
+    }
+
+    /// Holds a report that a later one may replace: the usage that a stream has told so far.
+    pub(crate) fn hold(&mut self, fact: Fact) {
+        self.held = Some(fact);
+    }
+
+    /// Records what is held: nothing will replace it any more.
+    pub(crate) fn release(&mut self) {
+        if let Some(fact) = self.held.take() {
+            self.emit(fact);
         }
     }
 
@@ -126,6 +141,7 @@ impl Interception {
     }
 
     fn end(&mut self, outcome: Outcome, status: Option<StatusCode>, error_type: Option<&str>) {
+        self.release();
         let Some(channel) = self.channel.take() else { return };
         let ended = Fact::Ended {
             outcome,

@@ -1,0 +1,180 @@
+//! A whole chat completion: what the rounds need of it, and the two edits that the caller sees.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::usage::{Usage, UsageSum};
+use super::{Call, InBandError, Turn};
+use crate::json::{Kind, Scanner, walk};
+use crate::rope::{Edits, Rope};
+
+/// A reply that has been read.
+#[derive(Debug)]
+pub(crate) struct ChatReply {
+    body: Rope,
+    id: Option<Range<usize>>,
+    usage: Option<Range<usize>>,
+    /// The offset of the closing brace: where a member that is missing goes.
+    end: usize,
+    /// The first choice's message.
+    message: Bytes,
+    turn: Turn,
+}
+
+/// Why an answer is not a chat completion.
+#[derive(Debug)]
+pub(crate) enum Malformed {
+    /// It is an error, sent as a success.
+    Error(InBandError),
+    /// It is something else; the words are for logs.
+    Shape(&'static str),
+}
+
+#[derive(Deserialize)]
+struct ToolCall<'a> {
+    #[serde(borrow, default)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default, alias = "custom")]
+    function: Function<'a>,
+}
+
+/// A function with its `arguments`, or a custom tool with its `input`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Function<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, alias = "input")]
+    arguments: Cow<'a, str>,
+}
+
+// === impl ChatReply ===
+
+impl ChatReply {
+    pub(crate) fn read(body: Rope) -> Result<Self, Malformed> {
+        let mut scanner = Scanner::new();
+        let scanned = body
+            .segments()
+            .try_for_each(|segment| scanner.feed(segment))
+            .and_then(|()| scanner.finish());
+        if scanned.is_err() {
+            return Err(Malformed::Shape("the reply is not one JSON object"));
+        }
+        let bytes = |range: Range<usize>| body.bytes(range);
+        let Some(choices) = scanner.get("choices").filter(|member| member.kind() == Kind::Array) else {
+            return Err(
+                match scanner.get("error").filter(|member| member.kind() != Kind::Null) {
+                    Some(_) => Malformed::Error(InBandError {
+                        body: body.bytes(0..body.len()),
+                    }),
+                    None => Malformed::Shape("the reply has no choices"),
+                },
+            );
+        };
+        let choices = bytes(choices.value());
+        let (message, calls) = match walk::items(&choices).next() {
+            Some(first) => {
+                let first = choices.slice(first);
+                let message = walk::get(&first, "message").map(|range| first.slice(range));
+                let message = message
+                    .filter(|text| text.starts_with(b"{"))
+                    .ok_or(Malformed::Shape("the reply's first choice has no message"))?;
+                let calls = read_calls(&message)?;
+                (message, calls)
+            }
+            // Such as a prompt that a filter refused: nothing to run, and the caller's to judge.
+            None => (Bytes::new(), Vec::new()),
+        };
+        let text = |name| {
+            let member = scanner.get(name).filter(|member| member.kind() == Kind::String)?;
+            walk::unescape(&bytes(member.value())).map(Cow::into_owned)
+        };
+        let usage = scanner.get("usage");
+        Ok(Self {
+            id: scanner.get("id").map(|member| member.value()),
+            end: scanner.end(),
+            turn: Turn {
+                msg_id: text("id").unwrap_or_default(),
+                model: text("model").unwrap_or_default(),
+                service_tier: text("service_tier"),
+                usage: usage
+                    .filter(|member| member.kind() == Kind::Object)
+                    .map(|member| Usage::new(bytes(member.value()))),
+                calls,
+                callers_turn: false,
+            },
+            usage: usage.map(|member| member.value()),
+            message,
+            body,
+        })
+    }
+
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    /// The model's message for the next round, with only the calls that `keep` keeps: each that is replayed must have
+    /// its result, or the provider refuses the request.
+    pub(crate) fn replay(&self, keep: impl Fn(usize) -> bool) -> Rope {
+        if (0..self.turn.calls.len()).all(&keep) {
+            return self.message.clone().into();
+        }
+        let Some(list) = walk::get(&self.message, "tool_calls") else {
+            return self.message.clone().into();
+        };
+        let calls = self.message.slice(list.clone());
+        let mut kept = Vec::from(*b"[");
+        for (_, item) in walk::items(&calls).enumerate().filter(|(index, _)| keep(*index)) {
+            if kept.len() > 1 {
+                kept.push(b',');
+            }
+            kept.extend_from_slice(&calls[item]);
+        }
+        kept.push(b']');
+        let mut edits = Edits::default();
+        edits.replace(list, kept);
+        edits.apply(&self.message.clone().into())
+    }
+
+    /// The caller's answer: the provider's own bytes, but for the `id` and, after several rounds, the `usage`.
+    pub(crate) fn seal(self, id: Uuid, earlier: &UsageSum) -> Rope {
+        let mut edits = Edits::default();
+        let id = format!("\"{id}\"");
+        match self.id {
+            Some(range) => edits.replace(range, id.into_bytes()),
+            None => edits.insert(self.end, format!(r#","id":{id}"#).into_bytes()),
+        }
+        let sum = self
+            .turn
+            .usage
+            .as_ref()
+            .map_or_else(|| earlier.text(), |last| earlier.with(last));
+        match (self.usage, sum) {
+            (Some(range), Some(sum)) => edits.replace(range, sum.into_bytes()),
+            (None, Some(sum)) => edits.insert(self.end, format!(r#","usage":{sum}"#).into_bytes()),
+            (_, None) => {}
+        }
+        edits.apply(&self.body)
+    }
+}
+
+fn read_calls(message: &[u8]) -> Result<Vec<Call>, Malformed> {
+    let Some(list) = walk::get(message, "tool_calls").map(|range| &message[range]) else {
+        return Ok(Vec::new());
+    };
+    let calls: Option<Vec<ToolCall<'_>>> =
+        serde_json::from_slice(list).map_err(|_| Malformed::Shape("the reply's tool calls are not the API's"))?;
+    let calls = calls.unwrap_or_default().into_iter().map(|call| {
+        let Function { name, arguments } = call.function;
+        Call {
+            id: call.id.into_owned(),
+            name: name.into_owned(),
+            arguments: arguments.into_owned(),
+        }
+    });
+    Ok(calls.collect())
+}

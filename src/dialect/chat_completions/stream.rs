@@ -1,0 +1,330 @@
+//! A streamed chat completion: each event is relayed with its own bytes but for the `id`, and folded as far as a next
+//! round and the records need it. What belongs to an injected call is hidden, and so is what would tell the caller that
+//! there was more than one round.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use uuid::Uuid;
+
+use super::fold::Fold;
+use super::usage::{Usage, UsageSum};
+use super::{InBandError, Turn};
+use crate::dialect::offer::Offer;
+use crate::dialect::sse::Event;
+use crate::json::{Kind, Member, Scanner, walk};
+use crate::rope::Rope;
+
+/// Relays one conversation's rounds to one caller.
+pub(crate) struct ChatRelay {
+    /// The conversation's id as a JSON string.
+    id: Bytes,
+    wants_usage: bool,
+    offer: Offer,
+    /// Whether the caller has had its one role delta.
+    role_shown: bool,
+    /// The usage of the rounds before this one.
+    earlier: UsageSum,
+    scanner: Scanner,
+    fold: Fold,
+    /// Whether anybody wants to know of the caller's own tool calls.
+    recorded: bool,
+    /// The edits of the event at hand, as ranges of its payload; kept for their memory.
+    edits: Vec<(Range<usize>, Text)>,
+    last_hidden: bool,
+    usage_reported: bool,
+}
+
+/// How much of a delta the caller may see.
+enum Shown {
+    Whole,
+    /// Some of it, or all of it although the turn's end will be hidden.
+    Part,
+    Nothing,
+}
+
+/// A member of a delta that stays: its range, or its new text.
+enum Part {
+    Kept(Range<usize>),
+    Made(Vec<u8>),
+}
+
+/// What stands in the place of a part of an event.
+enum Text {
+    Id,
+    Null,
+    Made(Vec<u8>),
+}
+
+/// What an event was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A comment or a field without data.
+    Aside,
+    /// A chunk of the answer; the caller sees it or not.
+    Chunk,
+    /// `[DONE]`.
+    Done,
+}
+
+/// Why a stream is not an answer.
+#[derive(Debug)]
+pub(crate) enum StreamFault {
+    /// The provider sent an error as an event.
+    Error(InBandError),
+    /// It sent something else; the words are for logs and callers.
+    Shape(&'static str),
+}
+
+// === impl ChatRelay ===
+
+impl ChatRelay {
+    /// `recorded` is whether the caller's own tool calls have to be known as well.
+    pub(crate) fn new(id: Uuid, wants_usage: bool, offer: Offer, recorded: bool) -> Self {
+        Self {
+            id: Bytes::from(format!("\"{id}\"")),
+            wants_usage,
+            offer,
+            role_shown: false,
+            earlier: UsageSum::default(),
+            scanner: Scanner::new(),
+            fold: Fold::default(),
+            recorded,
+            edits: Vec::new(),
+            last_hidden: false,
+            usage_reported: false,
+        }
+    }
+
+    /// Begins a round; what an attempt folded before it failed is forgotten.
+    pub(crate) fn begin_round(&mut self) {
+        self.fold = Fold::default();
+        self.last_hidden = false;
+    }
+
+    /// Takes one event in, and appends to `out` what of it the caller may see.
+    pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<Progress, StreamFault> {
+        if event.is_tail() {
+            if !self.last_hidden {
+                out.extend_from_slice(event.raw());
+            }
+            return Ok(Progress::Aside);
+        }
+        self.last_hidden = false;
+        if !event.has_data() {
+            out.extend_from_slice(event.raw());
+            return Ok(Progress::Aside);
+        }
+        let data = event.data();
+        if data.trim_ascii() == b"[DONE]" {
+            if !self.fold.has_chunks() {
+                return Err(StreamFault::Shape("the provider's stream is empty"));
+            }
+            self.show(event, !self.fold.is_ours(), out);
+            return Ok(Progress::Done);
+        }
+        self.edits.clear();
+        let visible = self.chunk(data)?;
+        self.show(event, visible, out);
+        Ok(Progress::Chunk)
+    }
+
+    /// Writes an event with its edits.
+    fn show(&mut self, event: &Event<'_>, visible: bool, out: &mut BytesMut) {
+        self.last_hidden = !visible;
+        if !visible {
+            return;
+        }
+        let raw = event.raw();
+        let mut written = 0;
+        for (range, text) in &self.edits {
+            out.extend_from_slice(&raw[written..event.raw_offset(range.start)]);
+            out.extend_from_slice(match text {
+                Text::Id => &self.id,
+                Text::Null => b"null",
+                Text::Made(text) => text,
+            });
+            // An end is found by the byte before it: what follows it may be on another line.
+            written = event.raw_offset(range.end - 1) + 1;
+        }
+        out.extend_from_slice(&raw[written..]);
+        self.edits.clear();
+    }
+
+    /// Folds one chunk and plans its edits; whether the caller may see it.
+    fn chunk(&mut self, data: &[u8]) -> Result<bool, StreamFault> {
+        if self.scanner.scan(data).is_err() {
+            return Err(StreamFault::Shape(
+                "the provider's stream has an event that is not a JSON object",
+            ));
+        }
+        if self
+            .scanner
+            .get("error")
+            .is_some_and(|member| member.kind() != Kind::Null)
+        {
+            return Err(StreamFault::Error(InBandError {
+                body: Bytes::copy_from_slice(data),
+            }));
+        }
+        self.fold.describe(data, |name| {
+            self.scanner.get(name).filter(|member| member.kind() == Kind::String)
+        });
+        if let Some(id) = self.scanner.get("id") {
+            self.edits.push((id.value(), Text::Id));
+        }
+        let usage = self
+            .scanner
+            .get("usage")
+            .filter(|member| member.kind() == Kind::Object)
+            .cloned();
+        let choices = self
+            .scanner
+            .get("choices")
+            .filter(|member| member.kind() == Kind::Array)
+            .cloned();
+        let visible = match choices {
+            Some(member) if !member.is_empty_container() => self.choices(data, &member)?,
+            _ if usage.is_some() => self.wants_usage && !self.fold.is_ours(),
+            _ => !self.fold.is_ours(),
+        };
+        if let Some(member) = usage {
+            let usage = Usage::new(Bytes::copy_from_slice(&data[member.value()]));
+            if let Some(sum) = self.earlier.with(&usage) {
+                self.edits.push((member.value(), Text::Made(sum.into_bytes())));
+            }
+            self.fold.usage = Some(usage);
+            self.usage_reported = true;
+        }
+        self.edits.sort_unstable_by_key(|(range, _)| range.start);
+        Ok(visible)
+    }
+
+    /// Looks at the first choice; of a request with several none is ours, and only the first one's calls are recorded.
+    fn choices(&mut self, data: &[u8], member: &Member) -> Result<bool, StreamFault> {
+        if self.offer.is_empty() && !self.recorded {
+            return Ok(true);
+        }
+        let Some(item) = walk::items(&data[member.value()]).next() else {
+            return Ok(true);
+        };
+        let start = member.value().start + item.start;
+        let choice = &data[start..member.value().start + item.end];
+        let (mut delta, mut finish_reason) = (None, None);
+        for (name, value) in walk::members(choice) {
+            let value = start + value.start..start + value.end;
+            if name == "delta" {
+                delta = Some(value);
+            } else if name == "finish_reason" {
+                finish_reason = Some(value).filter(|value| &data[value.clone()] != b"null");
+            } else if name == "index" && &data[value] != b"0" {
+                return Ok(true);
+            }
+        }
+        let shown = match delta.filter(|delta| data[delta.start] == b'{') {
+            Some(delta) => self.delta(data, delta)?,
+            None => Shown::Whole,
+        };
+        let ours = self.fold.is_ours();
+        if let Some(range) = finish_reason {
+            if !ours {
+                return Ok(true);
+            }
+            self.edits.push((range, Text::Null));
+        }
+        Ok(match shown {
+            Shown::Whole => !ours,
+            Shown::Part => true,
+            Shown::Nothing => false,
+        })
+    }
+
+    /// Folds a delta, and takes out of it what the caller may not see.
+    fn delta(&mut self, data: &[u8], range: Range<usize>) -> Result<Shown, StreamFault> {
+        let delta = &data[range.clone()];
+        let (mut kept, mut removed, mut shows, mut has_role) = (Vec::new(), false, false, false);
+        for (entry, name, value) in walk::entries(delta) {
+            let text = &delta[value];
+            if name == "role" {
+                if self.role_shown {
+                    removed = true;
+                } else {
+                    has_role = true;
+                    kept.push(Part::Kept(entry));
+                }
+            } else if name == "tool_calls" && text.starts_with(b"[") {
+                let calls = self.fold.tool_calls(text, &self.offer).map_err(StreamFault::Shape)?;
+                match calls {
+                    None => {
+                        shows = true;
+                        kept.push(Part::Kept(entry));
+                    }
+                    Some(visible) => {
+                        removed = true;
+                        if !visible.is_empty() {
+                            shows = true;
+                            kept.push(Part::Made([b"\"tool_calls\":[", &visible[..], b"]"].concat()));
+                        }
+                    }
+                }
+            } else {
+                if !self.offer.is_empty() {
+                    self.fold.text(name, text);
+                }
+                shows |= text != b"null" && text != b"\"\"";
+                kept.push(Part::Kept(entry));
+            }
+        }
+        if self.offer.is_empty() {
+            return Ok(Shown::Whole);
+        }
+        // A role that was hidden with the call that it came with is still owed.
+        let owed = shows && !has_role && !self.role_shown && self.fold.has_role();
+        if has_role {
+            self.fold.note_role();
+        }
+        if (removed || self.fold.is_ours()) && !shows {
+            return Ok(Shown::Nothing);
+        }
+        self.role_shown |= has_role || owed;
+        if !removed && !owed {
+            return Ok(if self.fold.is_ours() { Shown::Part } else { Shown::Whole });
+        }
+        let mut text = Vec::from(if owed { &b"{\"role\":\"assistant\""[..] } else { b"{" });
+        for part in kept {
+            if text.len() > 1 {
+                text.push(b',');
+            }
+            match part {
+                Part::Kept(range) => text.extend_from_slice(&delta[range]),
+                Part::Made(made) => text.extend_from_slice(&made),
+            }
+        }
+        text.push(b'}');
+        self.edits.push((range, Text::Made(text)));
+        Ok(Shown::Part)
+    }
+
+    /// The provider's id of the round's completion.
+    pub(crate) fn msg_id(&self) -> &str {
+        self.fold.msg_id()
+    }
+
+    /// Whether usage was reported since this was last asked.
+    pub(crate) fn takes_usage(&mut self) -> bool {
+        std::mem::take(&mut self.usage_reported)
+    }
+
+    /// What the round said so far.
+    pub(crate) fn turn(&self) -> Turn {
+        self.fold.turn()
+    }
+
+    /// Ends a round that is followed by another: the model's message with only the calls that `keep` keeps.
+    pub(crate) fn replay(&mut self, keep: impl Fn(usize) -> bool) -> Rope {
+        if let Some(usage) = &self.fold.usage {
+            self.earlier.add(usage);
+        }
+        self.fold.replay(keep).into()
+    }
+}

@@ -1,0 +1,234 @@
+//! Token usage: what one round reports, and the sum that the caller is told after several.
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Number, Value};
+
+use crate::types::TokenUsage;
+
+/// One round's `usage`, as text and as the numbers that records need.
+#[derive(Clone, Debug)]
+pub(crate) struct Usage {
+    text: Bytes,
+}
+
+/// The numbers of one round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) usage: TokenUsage,
+    pub(crate) prompt_audio: u64,
+    pub(crate) completion_audio: u64,
+    pub(crate) completion_reasoning: u64,
+    pub(crate) completion_accepted_prediction: u64,
+    pub(crate) completion_rejected_prediction: u64,
+}
+
+/// The sum of several rounds' `usage`, every number in it included.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UsageSum(Option<Value>);
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wire {
+    #[serde(deserialize_with = "count")]
+    prompt_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    completion_tokens: u64,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PromptDetails {
+    #[serde(deserialize_with = "count")]
+    audio_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    cached_tokens: u64,
+    /// Not OpenAI's own: what providers with priced cache writes add.
+    #[serde(deserialize_with = "count")]
+    cache_write_tokens: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CompletionDetails {
+    #[serde(deserialize_with = "count")]
+    audio_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    reasoning_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    accepted_prediction_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    rejected_prediction_tokens: u64,
+}
+
+/// A count that some providers write as `null` or with a fraction.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = Option::<Number>::deserialize(deserializer)?;
+    Ok(number.map_or(0, |number| {
+        // The cast saturates, and a negative count is none.
+        number.as_u64().unwrap_or_else(|| number.as_f64().unwrap_or(0.0) as u64)
+    }))
+}
+
+// === impl Usage ===
+
+impl Usage {
+    pub(crate) fn new(text: Bytes) -> Self {
+        Self { text }
+    }
+
+    /// The numbers; none where the provider's object has another shape than the API's.
+    pub(crate) fn tokens(&self) -> Tokens {
+        let wire: Wire = serde_json::from_slice(&self.text).unwrap_or_else(|error| {
+            tracing::debug!(%error, "the provider's usage has another shape than the API's");
+            Wire::default()
+        });
+        let prompt = wire.prompt_tokens_details.unwrap_or_default();
+        let completion = wire.completion_tokens_details.unwrap_or_default();
+        let mut usage = TokenUsage::default();
+        usage.input = wire.prompt_tokens.saturating_sub(prompt.cached_tokens);
+        usage.output = wire.completion_tokens;
+        usage.cache_read_input_tokens = prompt.cached_tokens;
+        usage.cache_write_input_tokens = prompt.cache_write_tokens;
+        Tokens {
+            usage,
+            prompt_audio: prompt.audio_tokens,
+            completion_audio: completion.audio_tokens,
+            completion_reasoning: completion.reasoning_tokens,
+            completion_accepted_prediction: completion.accepted_prediction_tokens,
+            completion_rejected_prediction: completion.rejected_prediction_tokens,
+        }
+    }
+}
+
+// === impl UsageSum ===
+
+impl UsageSum {
+    pub(crate) fn add(&mut self, usage: &Usage) {
+        // Text that has been scanned parses; only a number beyond `f64` does not, and then the sum has no meaning.
+        let Ok(value) = serde_json::from_slice(&usage.text) else {
+            return;
+        };
+        match &mut self.0 {
+            Some(sum) => add(sum, value),
+            None => self.0 = Some(value),
+        }
+    }
+
+    /// The sum with one more round, as JSON text; `None` if nothing was reported before that round.
+    pub(crate) fn with(&self, last: &Usage) -> Option<String> {
+        self.0.as_ref()?;
+        let mut sum = self.clone();
+        sum.add(last);
+        sum.text()
+    }
+
+    pub(crate) fn text(&self) -> Option<String> {
+        self.0.as_ref().map(Value::to_string)
+    }
+}
+
+/// Adds every number of `more` to its counterpart; what is not a number is taken from the later round.
+fn add(sum: &mut Value, more: Value) {
+    match (sum, more) {
+        (Value::Object(sum), Value::Object(more)) => {
+            for (name, value) in more {
+                match sum.get_mut(&name) {
+                    Some(part) => add(part, value),
+                    None => drop(sum.insert(name, value)),
+                }
+            }
+        }
+        (Value::Number(sum), Value::Number(more)) => {
+            let whole = sum
+                .as_u64()
+                .zip(more.as_u64())
+                .and_then(|(a, b)| a.checked_add(b))
+                .map(Number::from);
+            let total = whole.or_else(|| Number::from_f64(sum.as_f64()? + more.as_f64()?));
+            if let Some(total) = total {
+                *sum = total;
+            }
+        }
+        // A part that one round left out is not lost.
+        (_, Value::Null) => {}
+        (sum, more) => *sum = more,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(text: &'static str) -> Usage {
+        Usage::new(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn cached_tokens_are_not_input() {
+        let tokens = usage(
+            r#"{"prompt_tokens":100,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":60,"audio_tokens":1,
+            "cache_write_tokens":5},"completion_tokens_details":{"reasoning_tokens":2,"audio_tokens":3,
+            "accepted_prediction_tokens":4,"rejected_prediction_tokens":6}}"#,
+        )
+        .tokens();
+        assert_eq!((tokens.usage.input, tokens.usage.output), (40, 7));
+        assert_eq!(
+            (
+                tokens.usage.cache_read_input_tokens,
+                tokens.usage.cache_write_input_tokens
+            ),
+            (60, 5)
+        );
+        assert_eq!(
+            (
+                tokens.prompt_audio,
+                tokens.completion_audio,
+                tokens.completion_reasoning
+            ),
+            (1, 3, 2)
+        );
+        assert_eq!(
+            (
+                tokens.completion_accepted_prediction,
+                tokens.completion_rejected_prediction
+            ),
+            (4, 6)
+        );
+    }
+
+    #[test]
+    fn odd_counts_never_fail_and_never_wrap() {
+        let odd = usage(r#"{"prompt_tokens":3,"completion_tokens":null,"prompt_tokens_details":{"cached_tokens":9}}"#);
+        assert_eq!((odd.tokens().usage.input, odd.tokens().usage.output), (0, 0));
+        assert_eq!(
+            usage(r#"{"prompt_tokens":-3,"completion_tokens":2.9}"#)
+                .tokens()
+                .usage
+                .output,
+            2
+        );
+        assert_eq!(usage(r#"{"prompt_tokens":"x"}"#).tokens(), Tokens::default());
+        assert_eq!(usage("[]").tokens(), Tokens::default());
+    }
+
+    #[test]
+    fn a_sum_keeps_every_number_of_every_round() {
+        let mut sum = UsageSum::default();
+        assert!(sum.text().is_none());
+        assert!(sum.with(&usage("{}")).is_none());
+        sum.add(&usage(
+            r#"{"total_tokens":3,"cost":0.5,"details":{"a":1},"tier":"x","early":2}"#,
+        ));
+        let total = sum.with(&usage(
+            r#"{"total_tokens":4,"cost":0.25,"details":{"a":2,"b":3},"tier":"y","late":null}"#,
+        ));
+        let total: Value = serde_json::from_str(&total.unwrap()).unwrap();
+        let expected = serde_json::json!(
+            {"total_tokens":7,"cost":0.75,"details":{"a":3,"b":3},"tier":"y","early":2,"late":null}
+        );
+        assert_eq!(total, expected);
+    }
+}
