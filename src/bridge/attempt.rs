@@ -1,0 +1,226 @@
+//! One round's walk through the keys: lease, send, judge, report. Only answers about a key lead to another attempt.
+
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use http::{Response, StatusCode, response};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
+
+use super::answer::{Failure, Refusal};
+use super::exchange::{Credentials, Exchange};
+use super::headers;
+use crate::body::collect::collect;
+use crate::dialect::chat_completions::{InBandError, error_codes};
+use crate::error::{BridgeError, BridgeErrorKind};
+use crate::pool::{Exhausted, Judgement, Lease, Verdict, Walk, resolve};
+use crate::rope::Rope;
+use crate::upstream::Upstream;
+
+/// How much of a refusal is read to understand it, and how long that may take: what is longer is judged by its status.
+const REFUSAL_BYTES: usize = 256 << 10;
+const REFUSAL_TIME: Duration = Duration::from_secs(5);
+
+/// One round's attempts so far.
+#[derive(Default)]
+pub(crate) struct RoundWalk {
+    walk: Walk,
+    attempts: u32,
+    /// The first refusal that was about the request and not the key: the answer, if no key can do better.
+    forbidden: Option<Box<Refusal>>,
+}
+
+/// An answer that is not about the key.
+pub(crate) struct Attempted<B> {
+    pub(crate) response: Response<B>,
+    /// When the whole attempt has to be over.
+    pub(crate) deadline: Instant,
+    lease: Option<Lease>,
+}
+
+impl<U: Upstream> Exchange<U> {
+    /// Sends the round's request with one key after the other until an answer is not about the key.
+    ///
+    /// Nothing of a rejected answer but its first bytes lives on while the next one is waited for.
+    pub(crate) async fn attempt(&mut self, walk: &mut RoundWalk, body: &Rope) -> Result<Attempted<U::Body>, Failure> {
+        loop {
+            let lease = match &self.credentials {
+                Credentials::Caller(_) => None,
+                Credentials::Pool(pool) => match pool.lease(&mut walk.walk, Instant::now()) {
+                    Some(lease) => Some(lease),
+                    None => return Err(walk.exhausted(pool.exhausted(Instant::now()))),
+                },
+            };
+            walk.attempts += 1;
+            let request = self.request(body, lease.as_ref(), walk.attempts);
+            let span = tracing::debug_span!(
+                "upstream_attempt",
+                key_attempt = walk.attempts,
+                round = self.round(),
+                credential_hint = lease.as_ref().map(|lease| tracing::field::display(lease.hint())),
+                "http.response.status_code" = tracing::field::Empty,
+            );
+            let deadline = Instant::now() + self.config.attempt_timeout;
+            let sent = timeout_at(deadline, self.upstream.send(request))
+                .instrument(span.clone())
+                .await;
+            let response = sent
+                .map_err(|_| Failure::timeout())?
+                .map_err(|error| Failure::upstream(&error.0))?;
+            span.record("http.response.status_code", response.status().as_u16());
+            if lease.is_none() || !self.config.verdicts.concerns(response.status()) {
+                return Ok(Attempted {
+                    response,
+                    deadline,
+                    lease,
+                });
+            }
+            let (parts, body) = response.into_parts();
+            let mut body = pin!(body);
+            let body = match timeout(REFUSAL_TIME, collect(body.as_mut(), REFUSAL_BYTES, |_| ())).await {
+                Ok(Ok(rope)) => rope.bytes(0..rope.len()),
+                // Unreadable: the status has to do.
+                Ok(Err(_)) | Err(_) => bytes::Bytes::new(),
+            };
+            let refusal = Refusal {
+                codes: error_codes(&body),
+                parts,
+                body,
+            };
+            self.judge(walk, lease, refusal)?;
+        }
+    }
+
+    /// Reports what a refusal says about the key; `Ok` means that another key may do better.
+    fn judge(&self, walk: &mut RoundWalk, lease: Option<Lease>, refusal: Refusal) -> Result<(), Failure> {
+        let (Some(lease), Credentials::Pool(pool)) = (lease, &self.credentials) else {
+            return Err(self.refused(refusal));
+        };
+        let codes: Vec<&str> = refusal.codes.iter().map(String::as_str).collect();
+        let verdict = self.config.verdicts.judge(refusal.parts.status, &codes);
+        let judgement = resolve(verdict, &refusal.parts.headers, SystemTime::now());
+        pool.report(&lease, judgement, Instant::now());
+        match verdict {
+            Verdict::Accept => Err(self.refused(refusal)),
+            Verdict::Forbid => {
+                if walk.forbidden.is_none() {
+                    let Failure::Provider(refusal) = self.refused(refusal) else {
+                        return Ok(());
+                    };
+                    walk.forbidden = Some(refusal);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for an error that came inside a success.
+    pub(crate) fn judge_in_band(
+        &self,
+        walk: &mut RoundWalk,
+        lease: Option<Lease>,
+        parts: response::Parts,
+        error: InBandError,
+    ) -> Result<(), Failure> {
+        let refusal = in_band_refusal(parts, error);
+        self.judge(walk, lease, refusal)
+    }
+
+    /// The attempt's key has served.
+    pub(crate) fn accept(&self, lease: Option<&Lease>) {
+        if let (Some(lease), Credentials::Pool(pool)) = (lease, &self.credentials) {
+            pool.report(lease, Judgement::Accepted, Instant::now());
+        }
+    }
+
+    /// The provider's error for the caller: as it came, but without our keys.
+    pub(crate) fn refused(&self, mut refusal: Refusal) -> Failure {
+        headers::clean_response(&mut refusal.parts.headers, |value| self.credentials.occur_in(value));
+        refusal.parts.version = http::Version::default();
+        if let Credentials::Pool(pool) = &self.credentials {
+            if let Some(redacted) = pool.redact(&refusal.body) {
+                refusal.body = redacted.into();
+            }
+        }
+        Failure::Provider(Box::new(refusal))
+    }
+
+    /// Reads an error of the provider that is not about the key, to its end.
+    pub(crate) async fn read_refusal(&mut self, attempted: Attempted<U::Body>) -> Failure {
+        let (response, deadline, lease) = attempted.into_parts();
+        self.accept(lease.as_ref());
+        let (parts, body) = response.into_parts();
+        let mut body = pin!(body);
+        match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body, |_| ())).await {
+            Ok(Ok(rope)) => {
+                let body = rope.bytes(0..rope.len());
+                self.refused(Refusal {
+                    codes: error_codes(&body),
+                    parts,
+                    body,
+                })
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => Failure::timeout(),
+        }
+    }
+}
+
+/// An error event as the refusal that it would have been with the right status.
+pub(crate) fn in_band_refusal(mut parts: response::Parts, error: InBandError) -> Refusal {
+    let codes = error_codes(&error.body);
+    parts.status = error.status(&codes);
+    parts.headers.remove(http::header::TRANSFER_ENCODING);
+    parts.headers.remove(http::header::CONTENT_LENGTH);
+    let json = http::HeaderValue::from_static("application/json");
+    parts.headers.insert(http::header::CONTENT_TYPE, json);
+    Refusal {
+        parts,
+        body: error.body,
+        codes,
+    }
+}
+
+// === impl RoundWalk ===
+
+impl RoundWalk {
+    fn exhausted(&mut self, exhausted: Exhausted) -> Failure {
+        if let Some(refusal) = self.forbidden.take() {
+            return Failure::Provider(refusal);
+        }
+        match exhausted {
+            Exhausted::CoolingDown { retry_after } => BridgeError::new(
+                BridgeErrorKind::KeysCoolingDown,
+                "every key for this provider is rate limited, please try again later",
+            )
+            .retry_after(retry_after.as_secs())
+            .into(),
+            Exhausted::Revoked => Failure::bridge(
+                BridgeErrorKind::KeysRevoked,
+                "no key for this provider is accepted any more, please tell the operator",
+            ),
+        }
+    }
+}
+
+// === impl Attempted ===
+
+impl<B> Attempted<B> {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(crate) fn into_parts(self) -> (Response<B>, Instant, Option<Lease>) {
+        (self.response, self.deadline, self.lease)
+    }
+}
+
+impl<E: std::fmt::Display> From<crate::body::collect::CollectError<E>> for Failure {
+    fn from(error: crate::body::collect::CollectError<E>) -> Self {
+        match error {
+            crate::body::collect::CollectError::TooLarge => Self::invalid("the answer is over the limit"),
+            crate::body::collect::CollectError::Broken(cause) => Self::upstream(&cause),
+        }
+    }
+}

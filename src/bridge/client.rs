@@ -1,0 +1,153 @@
+//! Which client program calls, and in which of its sessions: by the headers with which agents name themselves.
+
+use http::header::{HeaderMap, USER_AGENT};
+
+/// The caller's program, as `started` records it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub(crate) name: &'static str,
+    pub(crate) session_id: Option<String>,
+    pub(crate) user_agent: Option<String>,
+}
+
+/// How one program is known: by the start of its user agent (lower case), or by another header and the start of its
+/// value.
+struct Sign {
+    name: &'static str,
+    user_agent: &'static str,
+    header: Option<(&'static str, &'static str)>,
+    session: Option<&'static str>,
+}
+
+const fn sign(name: &'static str, user_agent: &'static str) -> Sign {
+    Sign {
+        name,
+        user_agent,
+        header: None,
+        session: None,
+    }
+}
+
+const SIGNS: [Sign; 9] = [
+    Sign {
+        session: Some("x-claude-code-session-id"),
+        ..sign("Claude Code", "claude")
+    },
+    Sign {
+        session: Some("session_id"),
+        ..sign("Codex", "codex")
+    },
+    Sign {
+        session: Some("x-client-session-id"),
+        ..sign("Copilot CLI", "copilot/")
+    },
+    Sign {
+        session: Some("x-interaction-id"),
+        ..sign("Copilot Chat", "githubcopilotchat/")
+    },
+    sign("Zed", "zed/"),
+    Sign {
+        header: Some(("originator", "kilo-code")),
+        session: Some("x-kilocode-taskid"),
+        ..sign("Kilo Code", "kilo-code/")
+    },
+    Sign {
+        header: Some(("originator", "roo-code")),
+        ..sign("Roo Code", "roo-code/")
+    },
+    sign("Charm Crush", "charm crush/"),
+    Sign {
+        header: Some(("x-cursor-client-version", "")),
+        ..sign("Cursor", "\0")
+    },
+];
+
+// === impl Client ===
+
+impl Client {
+    pub(crate) fn recognise(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let agent = text(USER_AGENT.as_str());
+        let known = SIGNS.iter().find(|sign| {
+            agent.is_some_and(|agent| starts_with(agent, sign.user_agent))
+                || sign
+                    .header
+                    .is_some_and(|(name, start)| text(name).is_some_and(|value| starts_with(value, start)))
+        });
+        Self {
+            name: known.map_or("unknown", |sign| sign.name),
+            session_id: known.and_then(|sign| sign.session).and_then(text).map(str::to_owned),
+            user_agent: agent.map(str::to_owned),
+        }
+    }
+}
+
+fn starts_with(text: &str, start: &str) -> bool {
+    text.get(..start.len())
+        .is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn agents_are_known_by_their_headers() {
+        let ua = "user-agent";
+        let table: [(&[(&str, &str)], &str, Option<&str>); 14] = [
+            (
+                &[(ua, "claude-cli/2.0 (external)"), ("x-claude-code-session-id", "s1")],
+                "Claude Code",
+                Some("s1"),
+            ),
+            (&[(ua, "codex_cli_rs/0.5"), ("session_id", "s2")], "Codex", Some("s2")),
+            (
+                &[(ua, "copilot/1.0"), ("x-client-session-id", "s3")],
+                "Copilot CLI",
+                Some("s3"),
+            ),
+            (
+                &[(ua, "GitHubCopilotChat/0.3"), ("x-interaction-id", "s4")],
+                "Copilot Chat",
+                Some("s4"),
+            ),
+            (&[(ua, "Zed/0.2")], "Zed", None),
+            (
+                &[(ua, "Kilo-Code/4"), ("x-kilocode-taskid", "s5")],
+                "Kilo Code",
+                Some("s5"),
+            ),
+            (
+                &[(ua, "x/1"), ("originator", "kilo-code"), ("x-kilocode-taskid", "s6")],
+                "Kilo Code",
+                Some("s6"),
+            ),
+            (&[(ua, "roo-code/3")], "Roo Code", None),
+            (&[("originator", "roo-code")], "Roo Code", None),
+            (&[(ua, "Charm Crush/0.1")], "Charm Crush", None),
+            (&[(ua, "whatever"), ("x-cursor-client-version", "1.2")], "Cursor", None),
+            (&[(ua, "OpenAI/Python 1.0"), ("session_id", "s7")], "unknown", None),
+            (&[(ua, "é")], "unknown", None),
+            (&[], "unknown", None),
+        ];
+        for (pairs, name, session) in table {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| {
+                    (
+                        HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                        HeaderValue::from_str(value).unwrap(),
+                    )
+                })
+                .collect();
+            let client = Client::recognise(&headers);
+            assert_eq!(
+                (client.name, client.session_id.as_deref()),
+                (name, session),
+                "{pairs:?}"
+            );
+        }
+    }
+}

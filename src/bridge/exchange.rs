@@ -1,0 +1,255 @@
+//! What all calls of the provider for one request share: the cleaned head, the credentials, the handle, the record.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Extensions, Method, Request, StatusCode, Uri, request};
+
+use super::config::Config;
+use super::headers;
+use crate::dialect::chat_completions::{Tokens, Turn};
+use crate::identity::{Actor, Credential, Intercepted, UpstreamAttempt};
+use crate::pool::{KeyPool, Lease};
+use crate::record::{Fact, Interception, Outcome, TokenDetails};
+use crate::rope::Rope;
+use crate::types::{CredentialKind, KeyHint};
+
+/// One request's side towards the provider.
+pub(crate) struct Exchange<U> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) upstream: U,
+    pub(crate) credentials: Credentials,
+    head: Head,
+    /// None for a pass-through, and once it has ended.
+    interception: Option<Interception>,
+    key_attempts: u32,
+    round: u32,
+}
+
+/// Whose keys are used.
+pub(crate) enum Credentials {
+    Pool(KeyPool),
+    Caller(Box<Credential>),
+}
+
+/// The caller's head, cleaned.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    extensions: Extensions,
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// The caller's own key if the auth layer set one; else the pool; else the key that the caller sent.
+    pub(crate) fn of(config: &Config, own: Option<Credential>, headers: &HeaderMap) -> Option<Self> {
+        match (own, &config.pool) {
+            (Some(credential), _) => Some(Self::Caller(Box::new(credential))),
+            (None, Some(pool)) => Some(Self::Pool(pool.clone())),
+            (None, None) => Credential::from_headers(headers).map(|credential| Self::Caller(Box::new(credential))),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> CredentialKind {
+        match self {
+            Self::Pool(_) => CredentialKind::Centralized,
+            Self::Caller(_) => CredentialKind::Byok,
+        }
+    }
+
+    /// The caller's key, masked; a pool's key is not chosen yet.
+    pub(crate) fn hint(&self) -> Option<KeyHint> {
+        match self {
+            Self::Pool(_) => None,
+            Self::Caller(credential) => Some(credential.hint().clone()),
+        }
+    }
+
+    /// Whether a text of the provider's holds a key.
+    pub(crate) fn occur_in(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Pool(pool) => pool.contains(text),
+            Self::Caller(credential) => memchr::memmem::find(text, credential.secret()).is_some(),
+        }
+    }
+}
+
+// === impl Exchange ===
+
+impl<U> Exchange<U> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        upstream: U,
+        credentials: Credentials,
+        parts: request::Parts,
+        actor: Option<&Actor>,
+        interception: Option<Interception>,
+    ) -> Self {
+        let request::Parts {
+            method,
+            uri,
+            mut headers,
+            extensions,
+            ..
+        } = parts;
+        headers::clean_request(&mut headers);
+        if let Some(actor) = actor.filter(|_| config.actor_headers) {
+            headers::add_actor(&mut headers, actor);
+        }
+        let head = Head {
+            method,
+            uri,
+            headers,
+            extensions,
+        };
+        Self {
+            config,
+            upstream,
+            credentials,
+            head,
+            interception,
+            key_attempts: 0,
+            round: 1,
+        }
+    }
+
+    /// The request for one attempt. Its version is left to the client: the caller's says nothing about the provider.
+    pub(crate) fn request(&mut self, body: &Rope, lease: Option<&Lease>, attempt: u32) -> Request<Rope> {
+        let mut request = Request::new(body.clone());
+        request.method_mut().clone_from(&self.head.method);
+        request.uri_mut().clone_from(&self.head.uri);
+        request.headers_mut().clone_from(&self.head.headers);
+        request.extensions_mut().clone_from(&self.head.extensions);
+        request.extensions_mut().insert(UpstreamAttempt {
+            round: self.round,
+            attempt,
+        });
+        let headers = request.headers_mut();
+        let hint = match (&self.credentials, lease) {
+            (Credentials::Caller(credential), _) => {
+                let (name, value) = credential.header();
+                headers.insert(name, value.clone());
+                Some(credential.hint())
+            }
+            (Credentials::Pool(_), lease) => {
+                if let Some(lease) = lease {
+                    headers.insert(header::AUTHORIZATION, lease.authorization());
+                }
+                lease.map(Lease::hint)
+            }
+        };
+        if !body.is_empty() || matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        self.key_attempts += 1;
+        if let Some(interception) = &mut self.interception {
+            interception.key_attempt(hint);
+        }
+        request
+    }
+
+    pub(crate) fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Counts a round from its start, so that one that fails is counted too.
+    pub(crate) fn begin_round(&mut self, round: u32) {
+        self.round = round;
+        if let Some(interception) = &mut self.interception {
+            interception.round();
+        }
+    }
+
+    pub(crate) fn intercepted(&self) -> Option<Intercepted> {
+        let interception = self.interception.as_ref()?;
+        Some(Intercepted {
+            id: interception.id(),
+            key_attempts: self.key_attempts,
+        })
+    }
+
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.interception.as_ref().is_some_and(Interception::is_recorded)
+    }
+
+    pub(crate) fn emit(&mut self, fact: Fact) {
+        if let Some(interception) = &mut self.interception {
+            interception.emit(fact);
+        }
+    }
+
+    pub(crate) fn first_token(&mut self) {
+        if let Some(interception) = &mut self.interception {
+            interception.first_token();
+        }
+    }
+
+    /// Records what the user asked, once, with the first completion's id.
+    pub(crate) fn record_prompt(&mut self, msg_id: &str, prompt: impl FnOnce() -> Option<String>) {
+        if self.round == 1 && self.is_recorded() {
+            if let Some(prompt) = prompt() {
+                self.emit(Fact::PromptUsage {
+                    msg_id: msg_id.to_owned(),
+                    prompt,
+                });
+            }
+        }
+    }
+
+    /// Keeps a stream's usage as known so far: the last report counts, and it is recorded even if the stream is cut.
+    pub(crate) fn hold_usage(&mut self, turn: &Turn) {
+        if let (Some(fact), Some(interception)) = (usage_fact(turn), &mut self.interception) {
+            interception.hold(fact);
+        }
+    }
+
+    /// Records one round's usage.
+    pub(crate) fn record_usage(&mut self, turn: &Turn) {
+        let span = tracing::Span::current();
+        if let Some(usage) = turn.usage.as_ref().filter(|_| !span.is_disabled()) {
+            let tokens = usage.tokens();
+            span.record("gen_ai.response.model", &*turn.model);
+            span.record(
+                "gen_ai.usage.input_tokens",
+                tokens.usage.input + tokens.usage.cache_read_input_tokens,
+            );
+            span.record("gen_ai.usage.output_tokens", tokens.usage.output);
+        }
+        self.hold_usage(turn);
+        if let Some(interception) = &mut self.interception {
+            interception.release();
+        }
+    }
+
+    pub(crate) fn finish(&mut self, outcome: Outcome, status: StatusCode, error_type: Option<&str>) {
+        if let Some(interception) = self.interception.take() {
+            interception.finish(outcome, Some(status), error_type);
+        }
+    }
+}
+
+fn usage_fact(turn: &Turn) -> Option<Fact> {
+    let Tokens {
+        usage,
+        prompt_audio,
+        completion_audio,
+        completion_reasoning,
+        completion_accepted_prediction,
+        completion_rejected_prediction,
+    } = turn.usage.as_ref()?.tokens();
+    let mut extra = TokenDetails::default();
+    extra.prompt_audio = prompt_audio;
+    extra.completion_audio = completion_audio;
+    extra.completion_reasoning = completion_reasoning;
+    extra.completion_accepted_prediction = completion_accepted_prediction;
+    extra.completion_rejected_prediction = completion_rejected_prediction;
+    Some(Fact::TokenUsage {
+        msg_id: turn.msg_id.clone(),
+        model: turn.model.clone(),
+        service_tier: turn.service_tier.clone(),
+        usage,
+        extra,
+    })
+}

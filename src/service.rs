@@ -1,0 +1,92 @@
+//! The service itself: it decides which requests are the bridge's business, and gives the reserved place back.
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body;
+use tower::Service;
+
+use crate::body::{RequestBody, ResponseBody};
+use crate::bridge::{self, Config, Route};
+use crate::future::ResponseFuture;
+use crate::upstream::{Handle, HttpService};
+
+/// An HTTP service with the bridge around it; made by [`BridgeLayer`](crate::BridgeLayer).
+///
+/// It answers every intercepted request with a response: an `Err` can only come from the inner service, for a request
+/// that was left alone.
+///
+/// # Examples
+///
+/// See the [crate's documentation](crate).
+#[derive(Clone)]
+pub struct Bridge<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+// === impl Bridge ===
+
+impl<S> Bridge<S> {
+    pub(crate) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+
+    /// The inner service.
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// assert_eq!(*tower_llm_bridge::BridgeLayer::new().layer(7).get_ref(), 7);
+    /// ```
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, ReqBody> Service<Request<ReqBody>> for Bridge<S>
+where
+    S: HttpService<RequestBody<ReqBody>, Error: fmt::Display, Future: Send> + Clone + Send + 'static,
+    S::ResBody: Body<Data = Bytes, Error: fmt::Display> + Send,
+    ReqBody: Body<Data = Bytes, Error: fmt::Display> + Send + 'static,
+{
+    type Response = Response<ResponseBody<S::ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, S::ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let route = bridge::route(&self.config, request.method(), request.uri().path());
+        if let Route::Other = route {
+            return ResponseFuture::passthrough(self.inner.call(request.map(RequestBody::passthrough)));
+        }
+        // The pipeline waits for the caller's upload and for a recorder's place before it sends anything. Kept
+        // meanwhile, the place that `poll_ready` reserved could be the one that another request needs to get there, so
+        // the readied handle is dropped, and `ready()` is called right before each send
+        // (https://docs.rs/tower-service/latest/tower_service/trait.Service.html#be-careful-when-cloning-inner-services).
+        let fresh = self.inner.clone();
+        drop(mem::replace(&mut self.inner, fresh));
+        let upstream = Handle::new(self.inner.clone());
+        ResponseFuture::bridged(Box::pin(bridge::run(
+            Arc::clone(&self.config),
+            route,
+            upstream,
+            request,
+        )))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Bridge<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge")
+            .field("inner", &self.inner)
+            .field("config", &self.config)
+            .finish()
+    }
+}
