@@ -41,9 +41,11 @@ fn prompt() -> Fact {
 }
 
 fn tokens(input: u64) -> Fact {
-    let mut usage = TokenUsage::default();
-    usage.input = input;
-    usage.output = 1;
+    let usage = TokenUsage {
+        input,
+        output: 1,
+        ..TokenUsage::default()
+    };
     Fact::TokenUsage {
         msg_id: "chatcmpl-1".into(),
         model: "gpt-4o-2024-08-06".into(),
@@ -111,9 +113,11 @@ fn finish_tells_everything_that_was_counted() {
     assert_eq!(events.len(), 5);
     assert_eq!(events[0].interception_id, id);
     assert_whole(&events);
-    let mut usage = TokenUsage::default();
-    usage.input = 12;
-    usage.output = 2;
+    let usage = TokenUsage {
+        input: 12,
+        output: 2,
+        ..TokenUsage::default()
+    };
     assert_eq!(
         events[4].fact,
         Fact::Ended {
@@ -430,11 +434,12 @@ fn prompt_usage_as_json() {
 
 #[test]
 fn token_usage_as_json() {
-    let mut usage = TokenUsage::default();
-    usage.input = u64::MAX;
-    usage.output = 2;
-    usage.cache_read_input_tokens = 3;
-    usage.cache_write_input_tokens = 4;
+    let usage = TokenUsage {
+        input: u64::MAX,
+        output: 2,
+        cache_read_input_tokens: 3,
+        cache_write_input_tokens: 4,
+    };
     let extra = TokenDetails {
         prompt_audio: 5,
         completion_audio: 6,

@@ -9,6 +9,8 @@ use super::ToolDefinition;
 const MAX: usize = 64;
 /// `_` and 8 hexadecimal digits.
 const SUFFIX: usize = 9;
+const FNV_OFFSET: u32 = 0x811c_9dc5;
+const FNV_PRIME: u32 = 0x0100_0193;
 
 /// One name for each definition, in the order given; all of them differ.
 pub(super) fn assign(definitions: &[&ToolDefinition]) -> Vec<String> {
@@ -61,7 +63,7 @@ fn suffixed(definition: &ToolDefinition, plain: &str, taken: &HashSet<String>) -
     let stem = &plain[..plain.len().min(MAX - SUFFIX)];
     let hash = fnv1a(FNV_OFFSET, definition.server_name().as_bytes());
     let hash = fnv1a(fnv1a(hash, &[0]), definition.name().as_bytes());
-    // Hash and number together would be one long suffix for everybody; the next hash is for the few that need one.
+    // A free number is found after as many steps as there are tools, at most; nearly always it is the hash itself.
     let mut next = hash;
     loop {
         let name = format!("{stem}_{next:08x}");
@@ -72,10 +74,7 @@ fn suffixed(definition: &ToolDefinition, plain: &str, taken: &HashSet<String>) -
     }
 }
 
-const FNV_OFFSET: u32 = 0x811c_9dc5;
-const FNV_PRIME: u32 = 0x0100_0193;
-
-/// [FNV-1a](https://datatracker.ietf.org/doc/html/rfc9923), 32 bits; the standard library's hashes may change.
+/// [FNV-1a](https://datatracker.ietf.org/doc/draft-eastlake-fnv/), 32 bits; the standard library's hashes may change.
 fn fnv1a(hash: u32, bytes: &[u8]) -> u32 {
     bytes
         .iter()

@@ -107,14 +107,28 @@ fn a_suffix_yields_to_a_tool_that_is_named_like_it() {
     assert_eq!(tools.get(&suffixed[0]).unwrap().definition().name(), squatter);
 }
 
-fn tool_sets() -> impl Strategy<Value = (Vec<(String, String)>, Vec<(String, String)>)> {
+#[test]
+fn colliding_hashes_do_not_make_names_depend_on_order() {
+    // FNV-1a gives both the same 32 bits; found by trying.
+    let tools = ["/@[<", "]#|("].map(|name| ("a".to_owned(), name.to_owned()));
+    let reversed = [tools[1].clone(), tools[0].clone()];
+    assert_eq!(by_origin(&tools), by_origin(&reversed));
+    let names: Vec<String> = by_origin(&tools).into_values().flatten().collect();
+    assert_eq!(names, ["bmcp_a______0045debc", "bmcp_a______0045debd"]);
+}
+
+/// Server and name.
+type Origin = (String, String);
+
+/// The same tools in two orders.
+fn tool_sets() -> impl Strategy<Value = (Vec<Origin>, Vec<Origin>)> {
     // Few characters and much length, so that much collides.
     let part = prop_oneof![4 => "[ab_. ]{0,2}", 1 => "[a.]{60,70}", 1 => ".{0,4}"];
     prop::collection::vec((part.clone(), part), 0..24)
         .prop_flat_map(|tools| (Just(tools.clone()), Just(tools).prop_shuffle()))
 }
 
-fn by_origin(tools: &[(String, String)]) -> BTreeMap<(String, String), BTreeSet<String>> {
+fn by_origin(tools: &[Origin]) -> BTreeMap<Origin, BTreeSet<String>> {
     let tools = Tools::new(tools.iter().map(|(server, name)| tool(server, name)));
     let mut origins: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     for name in tools.names() {
@@ -372,6 +386,47 @@ mod json_schema {
             let registered = registered(schema);
             assert!(registered.check(r#"{"n":"anything"}"#).is_ok());
             assert!(registered.check("{}").is_err());
+        }
+    }
+
+    #[test]
+    fn a_schema_that_cannot_be_used_is_named_once() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer({
+            let log = log.clone();
+            move || log.clone()
+        });
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            let tool = with(ToolDefinition::new("broken").parameters(json!({ "type": "secret" })));
+            for _ in 0..3 {
+                assert!(
+                    Tools::new([tool.clone()])
+                        .get("bmcp_local_broken")
+                        .unwrap()
+                        .check("{}")
+                        .is_ok()
+                );
+            }
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(log.lines().count(), 1, "{log}");
+        assert!(
+            log.contains("WARN") && log.contains("broken") && !log.contains("secret"),
+            "{log}"
+        );
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
         }
     }
 
