@@ -80,3 +80,6 @@ fn fnv1a(hash: u32, bytes: &[u8]) -> u32 {
         .iter()
         .fold(hash, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(FNV_PRIME))
 }
+
+#[cfg(test)]
+pub(super) mod tests;
