@@ -14,7 +14,7 @@ pub(crate) struct Client {
 /// value.
 struct Sign {
     name: &'static str,
-    user_agent: &'static str,
+    user_agent: Option<&'static str>,
     header: Option<(&'static str, &'static str)>,
     session: Option<&'static str>,
 }
@@ -22,7 +22,7 @@ struct Sign {
 const fn sign(name: &'static str, user_agent: &'static str) -> Sign {
     Sign {
         name,
-        user_agent,
+        user_agent: Some(user_agent),
         header: None,
         session: None,
     }
@@ -57,8 +57,9 @@ const SIGNS: [Sign; 9] = [
     },
     sign("Charm Crush", "charm crush/"),
     Sign {
+        user_agent: None,
         header: Some(("x-cursor-client-version", "")),
-        ..sign("Cursor", "\0")
+        ..sign("Cursor", "")
     },
 ];
 
@@ -69,7 +70,8 @@ impl Client {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let agent = text(USER_AGENT.as_str());
         let known = SIGNS.iter().find(|sign| {
-            agent.is_some_and(|agent| starts_with(agent, sign.user_agent))
+            let agent = agent.zip(sign.user_agent);
+            agent.is_some_and(|(agent, start)| starts_with(agent, start))
                 || sign
                     .header
                     .is_some_and(|(name, start)| text(name).is_some_and(|value| starts_with(value, start)))

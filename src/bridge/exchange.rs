@@ -22,7 +22,6 @@ pub(crate) struct Exchange<U> {
     head: Head,
     /// None for a pass-through, and once it has ended.
     interception: Option<Interception>,
-    key_attempts: u32,
     round: u32,
 }
 
@@ -110,7 +109,6 @@ impl<U> Exchange<U> {
             credentials,
             head,
             interception,
-            key_attempts: 0,
             round: 1,
         }
     }
@@ -143,7 +141,6 @@ impl<U> Exchange<U> {
         if !body.is_empty() || matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        self.key_attempts += 1;
         if let Some(interception) = &mut self.interception {
             interception.key_attempt(hint);
         }
@@ -166,7 +163,7 @@ impl<U> Exchange<U> {
         let interception = self.interception.as_ref()?;
         Some(Intercepted {
             id: interception.id(),
-            key_attempts: self.key_attempts,
+            key_attempts: interception.key_attempts(),
         })
     }
 
@@ -198,8 +195,13 @@ impl<U> Exchange<U> {
         }
     }
 
-    /// Keeps a stream's usage as known so far: the last report counts, and it is recorded even if the stream is cut.
+    /// Keeps a round's usage as known so far: the last report counts, and it is recorded even if the stream is cut.
     pub(crate) fn hold_usage(&mut self, turn: &Turn) {
+        let span = tracing::Span::current();
+        if !self.is_recorded() && span.is_disabled() {
+            return;
+        }
+        span.record("gen_ai.response.model", &*turn.model);
         if let (Some(fact), Some(interception)) = (usage_fact(turn), &mut self.interception) {
             interception.hold(fact);
         }
@@ -207,16 +209,6 @@ impl<U> Exchange<U> {
 
     /// Records one round's usage.
     pub(crate) fn record_usage(&mut self, turn: &Turn) {
-        let span = tracing::Span::current();
-        if let Some(usage) = turn.usage.as_ref().filter(|_| !span.is_disabled()) {
-            let tokens = usage.tokens();
-            span.record("gen_ai.response.model", &*turn.model);
-            span.record(
-                "gen_ai.usage.input_tokens",
-                tokens.usage.input + tokens.usage.cache_read_input_tokens,
-            );
-            span.record("gen_ai.usage.output_tokens", tokens.usage.output);
-        }
         self.hold_usage(turn);
         if let Some(interception) = &mut self.interception {
             interception.release();
@@ -224,7 +216,11 @@ impl<U> Exchange<U> {
     }
 
     pub(crate) fn finish(&mut self, outcome: Outcome, status: StatusCode, error_type: Option<&str>) {
-        if let Some(interception) = self.interception.take() {
+        if let Some(mut interception) = self.interception.take() {
+            interception.release();
+            let (span, usage) = (tracing::Span::current(), interception.usage());
+            span.record("gen_ai.usage.input_tokens", usage.input + usage.cache_read_input_tokens);
+            span.record("gen_ai.usage.output_tokens", usage.output);
             interception.finish(outcome, Some(status), error_type);
         }
     }

@@ -40,8 +40,9 @@ const DRAIN_TIME: Duration = Duration::from_millis(250);
 
 const TOO_LONG: StreamFault = StreamFault::Shape("the provider's stream has an event that is larger than 8 MiB");
 
-/// Room for the events of one frame; one allocation serves many frames.
-const OUT_CAPACITY: usize = 16 << 10;
+/// Room for the events of many frames in one allocation, and how little of it makes a new one worth while.
+const OUT_CAPACITY: usize = 8 << 10;
+const OUT_LOW: usize = 1 << 10;
 
 /// Relays streams, and holds the provider's body of the current round.
 struct Tee<B> {
@@ -91,7 +92,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(conversation: Conversation<U>)
     let reader = Tee {
         relay,
         sink,
-        out: BytesMut::new(),
+        out: BytesMut::with_capacity(OUT_CAPACITY),
         commit: Some(commit),
         parts: None,
         incoming: None,
@@ -129,7 +130,6 @@ async fn converse<U: Upstream>(mut conversation: Conversation<U>, mut reader: Te
         }
         Err(failure) => {
             drop(reader.incoming.take());
-            conversation.exchange.record_usage(&reader.relay.turn());
             if let Some(commit) = reader.commit.take() {
                 let exchange = &mut conversation.exchange;
                 exchange.finish(failure.outcome(), failure.status(), failure.error_type());
@@ -159,7 +159,9 @@ where
         }
         let bytes = self.out.split().freeze();
         self.hand_over(bytes).await;
-        self.out.reserve(OUT_CAPACITY);
+        if self.out.capacity() < OUT_LOW {
+            self.out.reserve(OUT_CAPACITY);
+        }
     }
 
     async fn hand_over(&mut self, bytes: Bytes) {
@@ -192,6 +194,23 @@ where
         Ok(None)
     }
 
+    /// Looks at what the end of the provider's body left without a blank line: the end of the answer or an error is
+    /// understood without one, part of an answer is not.
+    fn last_words(&mut self) -> Result<Option<Progress>, StreamFault> {
+        let Some(rest) = self.incoming.as_mut().and_then(|incoming| incoming.decoder.finish()) else {
+            return Ok(None);
+        };
+        let whole = self.out.len();
+        match self.relay.event(&rest.event, &mut self.out) {
+            Ok(Progress::Done) => Ok(Some(Progress::Done)),
+            Err(StreamFault::Error(error)) => Err(StreamFault::Error(error)),
+            Ok(_) | Err(StreamFault::Shape(_)) => {
+                self.out.truncate(whole);
+                Ok(None)
+            }
+        }
+    }
+
     /// Reads the provider's next frame into the decoder; `false` at the end of its body.
     async fn read_frame(&mut self) -> Result<bool, Failure> {
         let Some(incoming) = &mut self.incoming else {
@@ -218,6 +237,7 @@ where
                 return Ok(progress);
             }
             if !self.read_frame().await? {
+                self.last_words()?;
                 return Err(StreamFault::Shape("the provider's stream is empty").into());
             }
         }
@@ -293,29 +313,38 @@ where
 
 impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
     async fn read(&mut self, exchange: &mut Exchange<U>, request: &ChatRequest, body: Rope) -> Result<Turn, Failure> {
-        let mut progress = Some(self.connect(exchange, &body).await?);
+        let mut progress = self.connect(exchange, &body).await?;
         exchange.record_prompt(self.relay.msg_id(), || request.prompt());
         let mut idle = Idle::new(exchange.config.attempt_timeout);
         loop {
-            while progress.is_some_and(|progress| progress != Progress::Done) {
-                progress = self.relay_events(false).map_err(|fault| self.broken(exchange, fault))?;
-            }
+            let relayed = match progress {
+                Progress::Done => Ok(Some(Progress::Done)),
+                _ => self.relay_events(false),
+            };
             if self.relay.takes_usage() {
                 exchange.hold_usage(&self.relay.turn());
             }
-            if progress == Some(Progress::Done) {
-                // What is left in `out` waits for the rounds' verdict: it may be the conversation's end.
-                let turn = self.relay.turn();
-                exchange.record_usage(&turn);
-                return Ok(turn);
-            }
-            if !self.out.is_empty() {
+            if self.relay.has_shown() {
                 exchange.first_token();
-                self.flush().await;
             }
-            match idle.watch(self.read_frame()).await? {
-                true => progress = Some(Progress::Aside),
-                false => return Err(Failure::upstream(&"the stream ended without [DONE]")),
+            match relayed {
+                // What is left in `out` waits for the rounds' verdict: it may be the conversation's end.
+                Ok(Some(_)) => {
+                    let turn = self.relay.turn();
+                    exchange.record_usage(&turn);
+                    return Ok(turn);
+                }
+                Ok(None) => self.flush().await,
+                Err(fault) => {
+                    // What came before the fault is the caller's, however it was cut into frames.
+                    self.flush().await;
+                    return Err(self.broken(exchange, fault));
+                }
+            }
+            progress = Progress::Aside;
+            if !idle.watch(self.read_frame()).await? {
+                let last = self.last_words().map_err(|fault| self.broken(exchange, fault))?;
+                progress = last.ok_or_else(|| Failure::upstream(&"the stream ended without [DONE]"))?;
             }
         }
     }

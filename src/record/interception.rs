@@ -119,11 +119,6 @@ impl Interception {
         self.rounds = self.rounds.saturating_add(1);
     }
 
-    /// Rounds begun so far.
-    pub(crate) fn rounds(&self) -> u32 {
-        self.rounds
-    }
-
     /// Takes the time of the first part of the answer; later calls change nothing.
     pub(crate) fn first_token(&mut self) {
         self.first_token

@@ -33,6 +33,8 @@ pub(crate) struct ChatRelay {
     edits: Vec<(Range<usize>, Text)>,
     last_hidden: bool,
     usage_reported: bool,
+    /// Whether the caller has seen a chunk.
+    shown: bool,
 }
 
 /// How much of a delta the caller may see.
@@ -93,6 +95,7 @@ impl ChatRelay {
             edits: Vec::new(),
             last_hidden: false,
             usage_reported: false,
+            shown: false,
         }
     }
 
@@ -111,6 +114,7 @@ impl ChatRelay {
             return Ok(Progress::Aside);
         }
         self.last_hidden = false;
+        self.edits.clear();
         if !event.has_data() {
             out.extend_from_slice(event.raw());
             return Ok(Progress::Aside);
@@ -123,8 +127,8 @@ impl ChatRelay {
             self.show(event, !self.fold.is_ours(), out);
             return Ok(Progress::Done);
         }
-        self.edits.clear();
         let visible = self.chunk(data)?;
+        self.shown |= visible;
         self.show(event, visible, out);
         Ok(Progress::Chunk)
     }
@@ -148,7 +152,6 @@ impl ChatRelay {
             written = event.raw_offset(range.end - 1) + 1;
         }
         out.extend_from_slice(&raw[written..]);
-        self.edits.clear();
     }
 
     /// Folds one chunk and plans its edits; whether the caller may see it.
@@ -308,6 +311,11 @@ impl ChatRelay {
     /// The provider's id of the round's completion.
     pub(crate) fn msg_id(&self) -> &str {
         self.fold.msg_id()
+    }
+
+    /// Whether the caller sees anything of the conversation yet.
+    pub(crate) fn has_shown(&self) -> bool {
+        self.shown
     }
 
     /// Whether usage was reported since this was last asked.
