@@ -1,4 +1,98 @@
-//! A tower layer between AI clients and model providers: key failover, injected tools, usage records.
+//! A tower layer between AI clients and model providers.
+//!
+//! [`BridgeLayer`] wraps any inner HTTP service. For a request that speaks a model API it
+//!
+//! - rewrites authentication for each attempt and walks a [pool of keys](pool) on 401, 403 and 429;
+//! - injects the company's [tools], runs the tool rounds that the model asks for, and hides them from the caller;
+//! - emits [recording events](record) (who, prompt, tokens, tools, outcome, which key) on a channel, losing none;
+//! - leaves everything else alone, to the byte.
+//!
+//! ```text
+//! request ─ route ── not ours ────────────────────────────────► inner service ─► its own response
+//!             │ ours
+//!             ▼
+//!           intake     reads the body, takes Actor, Credential and Tools, records `started`
+//!             ▼
+//!           attempt ◄────────────────┐   one key after the other: lease, send, judge, report
+//!             ▼ an answer            │
+//!           rounds     run the tools that the model called, ask again
+//!             ▼ the caller's turn
+//!           answer     the provider's own bytes, but for `id` and `usage`
+//! ```
+//!
+//! # Example
+//!
+//! No socket is needed to try it: the inner service here is a closure that plays the provider.
+//!
+//! ```
+//! use http::{Request, Response, header};
+//! use http_body_util::{BodyExt, Full};
+//! use hyper::body::Bytes;
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_llm_bridge::{BridgeLayer, RequestBody};
+//! use tower_llm_bridge::pool::KeyPool;
+//! use tower_llm_bridge::record::Recorder;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let provider = service_fn(|request: Request<RequestBody<Full<Bytes>>>| async move {
+//!     let limited = request.headers()[header::AUTHORIZATION] == "Bearer sk-first-key";
+//!     Ok::<_, std::convert::Infallible>(if limited {
+//!         Response::builder().status(429).body(Full::default()).unwrap()
+//!     } else {
+//!         let reply = r#"{"id":"chatcmpl-1","choices":[{"message":{"role":"assistant","content":"Hi"}}]}"#;
+//!         Response::new(Full::from(reply))
+//!     })
+//! });
+//!
+//! let (recorder, mut events) = Recorder::channel(1024);
+//! let service = BridgeLayer::new()
+//!     .pool(KeyPool::from_secrets(["sk-first-key", "sk-second-key"])?)
+//!     .recorder(recorder)
+//!     .layer(provider);
+//!
+//! let request = Request::post("/v1/chat/completions")
+//!     .body(Full::from(r#"{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}"#))?;
+//! let response = service.oneshot(request).await?;
+//! assert_eq!(response.status(), 200);
+//! let body = response.into_body().collect().await?.to_bytes();
+//! assert!(body.ends_with(br#""choices":[{"message":{"role":"assistant","content":"Hi"}}]}"#));
+//!
+//! let mut names = Vec::new();
+//! while let Some(event) = events.recv().await {
+//!     names.push(serde_json::to_value(&event)?["event"].as_str().unwrap_or_default().to_owned());
+//! }
+//! assert_eq!(names, ["started", "prompt_usage", "ended"]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it belongs in a stack
+//!
+//! - **Above** it: what is about the caller and the whole conversation. Authentication (it inserts an [`Actor`], and for
+//!   a caller with a key of its own a [`Credential`], in the request's extensions; the bridge takes both out before
+//!   anything goes inward), rate and concurrency limits, tower-http's `RequestDecompressionLayer`,
+//!   `RequestBodyLimitLayer` and `RequestBodyTimeoutLayer`, tracing, request ids.
+//! - **Below** it: what is about one call of the provider. Each attempt and each round is a request of its own there,
+//!   marked with [`UpstreamAttempt`]: timeouts, metrics and retries of 5xx apply per call. The bridge itself never
+//!   repeats a 5xx: it may have been paid for.
+//! - A concurrency limit belongs above. Below, a place that somebody reserves and does not use starves the rounds of a
+//!   request that is under way: that is inherent in tower's readiness.
+//!
+//! The layer gives the place that `poll_ready` reserved back, and asks for readiness right before every call of the
+//! inner service, so a slow upload or a full recorder never holds one.
+//!
+//! # Errors
+//!
+//! An intercepted request is always answered: the service's `Err` is only ever the inner service's, for a request that
+//! was left alone. The provider's own errors come through as they are. The bridge's own have the provider's shape, and
+//! carry a [`BridgeError`] in the response's extensions.
+//!
+//! # Features
+//!
+//! - `json-schema`: check a call's arguments against the whole JSON schema of its tool, not only its `required` list.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
 mod bridge;
@@ -24,3 +118,8 @@ pub use identity::{Actor, Credential, Intercepted, UpstreamAttempt};
 pub use layer::BridgeLayer;
 pub use service::Bridge;
 pub use types::Dialect;
+
+/// The README's examples are compiled and run like any other.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
