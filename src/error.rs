@@ -26,7 +26,8 @@ use http::StatusCode;
 /// let provider = service_fn(|_: Request<RequestBody<Full<Bytes>>>| async {
 ///     Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::new())))
 /// });
-/// let request = Request::post("/v1/chat/completions").body(Full::from("not json")).unwrap();
+/// let request = Request::post("/v1/chat/completions").header("authorization", "Bearer sk-callers-own");
+/// let request = request.body(Full::from("not json")).unwrap();
 /// let response = BridgeLayer::new().layer(provider).oneshot(request).await?;
 ///
 /// assert_eq!(response.status(), 400);
