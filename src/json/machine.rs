@@ -21,6 +21,10 @@ pub(super) struct Machine {
     depth: u8,
     /// Where the next byte is in the document.
     offset: usize,
+    /// The escape at hand.
+    hex: Hex,
+    /// What is still to come of the word at hand.
+    word: &'static [u8],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,18 +43,18 @@ enum State {
     /// Inside a string.
     Text,
     Escape,
-    Hex(Hex),
+    Hex,
     /// The first half of a surrogate pair wants a `\`, then a `u`, then the second half.
-    PairBackslash(u16),
-    PairU(u16),
+    PairBackslash,
+    PairU,
     Number(Number),
-    /// What is still to come of `true`, `false` or `null`.
-    Word(&'static [u8]),
+    /// Inside `true`, `false` or `null`.
+    Word,
     Done,
 }
 
 /// The digits of a `\u` escape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Hex {
     left: u8,
     value: u16,
@@ -69,6 +73,14 @@ enum Number {
     E,
     ExponentSign,
     Exponent,
+}
+
+/// The piece at hand, read from `at` on.
+struct Input<'a> {
+    text: &'a [u8],
+    at: usize,
+    /// Where `text` begins in the document.
+    base: usize,
 }
 
 /// What the string at hand is.
@@ -94,123 +106,101 @@ impl Machine {
 
     /// Takes the next characters of the document, all of them whole.
     pub(super) fn run(&mut self, text: &[u8], members: &mut Members) -> Result<(), ScanErrorKind> {
-        let base = self.offset;
+        let mut input = Input {
+            text,
+            at: 0,
+            base: self.offset,
+        };
         let mut state = self.state;
-        let mut at = 0;
         let outcome = loop {
-            let Some(&byte) = text.get(at) else { break Ok(()) };
-            let next = match state {
-                State::Text => self.text(text, &mut at, members),
-                State::AfterValue => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => Ok(state),
-                    b',' if self.in_array() => Ok(State::Value),
-                    b',' => Ok(State::Name),
-                    b']' | b'}' => self.close(byte, base + at, false, members),
-                    _ => Err(ScanErrorKind::Syntax),
-                },
-                State::NameOrEnd | State::Name => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => Ok(state),
-                    b'"' => Ok(self.name(base + at, members)),
-                    b'}' if state == State::NameOrEnd => self.close(byte, base + at, true, members),
-                    _ => Err(ScanErrorKind::Syntax),
-                },
-                State::Colon => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => Ok(state),
-                    b':' => Ok(State::Value),
-                    _ => Err(ScanErrorKind::Syntax),
-                },
-                State::Value | State::ItemOrEnd => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => Ok(state),
-                    b']' if state == State::ItemOrEnd => self.close(byte, base + at, true, members),
-                    _ => self.value(byte, base + at, members),
-                },
-                State::Number(number) => match number.next(byte) {
-                    Ok(Some(number)) => Ok(State::Number(number)),
-                    Ok(None) => {
-                        self.value_ends(base + at, false, members);
-                        state = State::AfterValue;
-                        continue;
-                    }
-                    Err(kind) => Err(kind),
-                },
-                State::Word([expected, rest @ ..]) if *expected == byte => {
-                    if rest.is_empty() {
-                        self.value_ends(base + at + 1, false, members);
-                        Ok(State::AfterValue)
-                    } else {
-                        Ok(State::Word(rest))
-                    }
-                }
-                State::Word(_) => Err(ScanErrorKind::Syntax),
-                State::Escape => self.escape(byte, members),
-                State::Hex(hex) => self.hex(hex, byte, members),
-                State::PairBackslash(high) if byte == b'\\' => Ok(State::PairU(high)),
-                State::PairU(high) if byte == b'u' => Ok(State::Hex(Hex::new(Some(high)))),
-                State::PairBackslash(_) | State::PairU(_) => Err(ScanErrorKind::LoneSurrogate),
-                State::Start => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => Ok(state),
-                    b'{' => self.open(false),
-                    _ => Err(ScanErrorKind::NotAnObject),
-                },
-                State::Done => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => Ok(state),
-                    _ => Err(ScanErrorKind::TrailingBytes),
-                },
-            };
-            match next {
-                Ok(next) => {
-                    state = next;
-                    at += 1;
-                }
+            let Some(byte) = input.peek() else { break Ok(()) };
+            match self.step(state, byte, &mut input, members) {
+                Ok(next) => state = next,
                 Err(kind) => break Err(kind),
             }
         };
         self.state = state;
-        self.offset = base + at;
+        self.offset = input.offset();
         outcome
     }
 
-    /// Reads on inside a string, and leaves `at` on the last byte that it took.
+    /// Takes at least the next byte, `byte`, unless it refuses it or a number ends before it.
     #[inline]
-    fn text(&mut self, text: &[u8], at: &mut usize, members: &mut Members) -> Result<State, ScanErrorKind> {
+    fn step(
+        &mut self,
+        state: State,
+        byte: u8,
+        input: &mut Input<'_>,
+        members: &mut Members,
+    ) -> Result<State, ScanErrorKind> {
+        match state {
+            State::Text => self.text(input, members),
+            State::Number(number) => self.number(number, input, members),
+            State::Escape => self.escape(byte, input, members),
+            State::Hex => self.hex(byte, input, members),
+            State::PairBackslash if byte == b'\\' => Ok(input.pass(State::PairU)),
+            State::PairU if byte == b'u' => Ok(input.pass(State::Hex)),
+            State::PairBackslash | State::PairU => Err(ScanErrorKind::LoneSurrogate),
+            State::Word => self.word(byte, input, members),
+            _ if is_space(byte) => {
+                input.skip_space();
+                Ok(state)
+            }
+            State::Name | State::NameOrEnd if byte == b'"' => self.name(input, members),
+            State::Value => self.value(byte, input, members),
+            State::AfterValue if byte == b',' => Ok(input.pass(self.after_comma())),
+            State::AfterValue if byte == b']' || byte == b'}' => self.close(byte, false, input, members),
+            State::ItemOrEnd if byte == b']' => self.close(byte, true, input, members),
+            State::ItemOrEnd => self.value(byte, input, members),
+            State::NameOrEnd if byte == b'}' => self.close(byte, true, input, members),
+            State::Colon if byte == b':' => Ok(input.pass(State::Value)),
+            State::Start if byte == b'{' => self.open(false, input),
+            State::Start => Err(ScanErrorKind::NotAnObject),
+            State::Done => Err(ScanErrorKind::TrailingBytes),
+            State::Name | State::NameOrEnd | State::Colon | State::AfterValue => Err(ScanErrorKind::Syntax),
+        }
+    }
+
+    /// Reads on inside a string.
+    fn text(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         loop {
-            let rest = &text[*at..];
+            let rest = input.rest();
             let plain = plain_len(rest);
             if self.role == Role::MemberName {
                 members.push_name(&rest[..plain]);
             }
-            *at += plain;
+            input.at += plain;
             match rest.get(plain) {
-                Some(b'"') => return self.text_ends(self.offset + *at + 1, members),
+                Some(b'"') => {
+                    input.at += 1;
+                    return self.text_ends(input, members);
+                }
                 Some(b'\\') => match rest.get(plain + 1) {
                     // The common escapes need not leave this loop.
-                    Some(b'n' | b'"' | b'\\' | b'/' | b't' | b'r' | b'b' | b'f') if self.role != Role::MemberName => {
-                        *at += 2;
-                    }
-                    _ => return Ok(State::Escape),
+                    Some(&byte) if self.role != Role::MemberName && is_simple_escape(byte) => input.at += 2,
+                    _ => return Ok(input.pass(State::Escape)),
                 },
                 Some(_) => return Err(ScanErrorKind::ControlCharacter),
-                None => {
-                    *at -= 1;
-                    return Ok(State::Text);
-                }
+                None => return Ok(State::Text),
             }
         }
     }
 
-    fn text_ends(&mut self, end: usize, members: &mut Members) -> Result<State, ScanErrorKind> {
+    fn text_ends(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         match self.role {
-            Role::Value => {
-                self.value_ends(end, false, members);
-                return Ok(State::AfterValue);
-            }
+            Role::Value => return Ok(self.value_ends(input, false, members)),
             Role::Name => {}
             Role::MemberName => members.end_name()?,
         }
-        Ok(State::Colon)
+        // What nearly always follows is taken here and now.
+        Ok(if input.peek() == Some(b':') {
+            input.pass(State::Value)
+        } else {
+            State::Colon
+        })
     }
 
-    fn escape(&mut self, byte: u8, members: &mut Members) -> Result<State, ScanErrorKind> {
+    fn escape(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         let character = match byte {
             b'"' | b'\\' | b'/' => byte,
             b'b' => 0x08,
@@ -218,95 +208,160 @@ impl Machine {
             b'n' => b'\n',
             b'r' => b'\r',
             b't' => b'\t',
-            b'u' => return Ok(State::Hex(Hex::new(None))),
+            b'u' => {
+                self.hex = Hex::new(None);
+                return Ok(input.pass(State::Hex));
+            }
             _ => return Err(ScanErrorKind::Escape),
         };
         if self.role == Role::MemberName {
             members.push_name(&[character]);
         }
-        Ok(State::Text)
+        Ok(input.pass(State::Text))
     }
 
-    fn hex(&mut self, mut hex: Hex, byte: u8, members: &mut Members) -> Result<State, ScanErrorKind> {
+    fn hex(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         let digit = char::from(byte).to_digit(16).ok_or(ScanErrorKind::Escape)?;
+        let hex = &mut self.hex;
         hex.value = hex.value << 4 | digit as u16;
         hex.left -= 1;
         if hex.left > 0 {
-            return Ok(State::Hex(hex));
+            return Ok(input.pass(State::Hex));
         }
-        let units = match hex.high {
-            Some(high) => [high, hex.value],
-            None if (0xD800..0xDC00).contains(&hex.value) => return Ok(State::PairBackslash(hex.value)),
-            None => [hex.value, 0],
-        };
-        let units = &units[..1 + usize::from(hex.high.is_some())];
-        let character = match char::decode_utf16(units.iter().copied()).next() {
-            Some(Ok(character)) => character,
+        let units = [hex.high.unwrap_or(hex.value), hex.value];
+        let count = 1 + usize::from(hex.high.is_some());
+        match char::decode_utf16(units.into_iter().take(count)).next() {
+            Some(Ok(character)) if self.role == Role::MemberName => {
+                members.push_name(character.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+            Some(Ok(_)) => {}
+            _ if hex.high.is_none() && (0xD800..0xDC00).contains(&hex.value) => {
+                *hex = Hex::new(Some(hex.value));
+                return Ok(input.pass(State::PairBackslash));
+            }
             _ => return Err(ScanErrorKind::LoneSurrogate),
-        };
-        if self.role == Role::MemberName {
-            members.push_name(character.encode_utf8(&mut [0; 4]).as_bytes());
         }
-        Ok(State::Text)
+        Ok(input.pass(State::Text))
     }
 
-    /// A name's opening quote.
-    fn name(&mut self, offset: usize, members: &mut Members) -> State {
+    /// Reads on inside a number.
+    fn number(
+        &mut self,
+        mut number: Number,
+        input: &mut Input<'_>,
+        members: &mut Members,
+    ) -> Result<State, ScanErrorKind> {
+        while let Some(byte) = input.peek() {
+            match number.next(byte)? {
+                Some(next) => number = next,
+                None => return Ok(self.value_ends(input, false, members)),
+            }
+            input.at += 1;
+        }
+        Ok(State::Number(number))
+    }
+
+    /// Reads on inside `true`, `false` or `null`.
+    fn word(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
+        match self.word.split_first() {
+            Some((&expected, rest)) if expected == byte => self.word = rest,
+            _ => return Err(ScanErrorKind::Syntax),
+        }
+        input.at += 1;
+        Ok(if self.word.is_empty() {
+            self.value_ends(input, false, members)
+        } else {
+            State::Word
+        })
+    }
+
+    /// Takes a name from its opening quote on.
+    fn name(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         self.role = Role::Name;
         if self.depth == 1 {
             self.role = Role::MemberName;
-            members.begin(offset);
+            members.begin(input.offset());
         }
-        State::Text
+        input.at += 1;
+        self.text(input, members)
     }
 
-    /// A value's first byte.
-    fn value(&mut self, byte: u8, offset: usize, members: &mut Members) -> Result<State, ScanErrorKind> {
+    /// Takes a value from its first byte on.
+    #[inline]
+    fn value(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         match self.depth {
-            1 => members.value_starts(offset, byte),
-            2 if self.in_array() => members.item_starts(offset),
+            1 => members.value_starts(input.offset(), byte),
+            2 if self.in_array() => members.item_starts(input.offset()),
             _ => {}
         }
-        match byte {
+        let number = match byte {
             b'"' => {
                 self.role = Role::Value;
-                Ok(State::Text)
+                input.at += 1;
+                return self.text(input, members);
             }
-            b'{' => self.open(false),
-            b'[' => self.open(true),
-            b'-' => Ok(State::Number(Number::Minus)),
-            b'0' => Ok(State::Number(Number::LeadingZero)),
-            b'1'..=b'9' => Ok(State::Number(Number::Integer)),
-            b't' => Ok(State::Word(b"rue")),
-            b'f' => Ok(State::Word(b"alse")),
-            b'n' => Ok(State::Word(b"ull")),
-            _ => Err(ScanErrorKind::Syntax),
-        }
+            b'{' => return self.open(false, input),
+            b'[' => return self.open(true, input),
+            b't' => return self.words(b"true", input, members),
+            b'f' => return self.words(b"false", input, members),
+            b'n' => return self.words(b"null", input, members),
+            b'-' => Number::Minus,
+            b'0' => Number::LeadingZero,
+            b'1'..=b'9' => Number::Integer,
+            _ => return Err(ScanErrorKind::Syntax),
+        };
+        input.at += 1;
+        self.number(number, input, members)
     }
 
+    fn words(
+        &mut self,
+        word: &'static [u8],
+        input: &mut Input<'_>,
+        members: &mut Members,
+    ) -> Result<State, ScanErrorKind> {
+        if input.rest().starts_with(word) {
+            input.at += word.len();
+            return Ok(self.value_ends(input, false, members));
+        }
+        self.word = word;
+        Ok(State::Word)
+    }
+
+    /// What comes after the value that ends here.
     #[inline]
-    fn value_ends(&mut self, end: usize, is_empty: bool, members: &mut Members) {
+    fn value_ends(&mut self, input: &mut Input<'_>, is_empty: bool, members: &mut Members) -> State {
         match self.depth {
-            1 => members.value_ends(end, is_empty),
-            2 if self.in_array() => members.item_ends(end),
+            1 => members.value_ends(input.offset(), is_empty),
+            2 if self.in_array() => members.item_ends(input.offset()),
             _ => {}
         }
+        // What nearly always follows is taken here and now.
+        if input.peek() == Some(b',') {
+            input.pass(self.after_comma())
+        } else {
+            State::AfterValue
+        }
     }
 
-    fn open(&mut self, array: bool) -> Result<State, ScanErrorKind> {
+    fn after_comma(&self) -> State {
+        if self.in_array() { State::Value } else { State::Name }
+    }
+
+    fn open(&mut self, array: bool, input: &mut Input<'_>) -> Result<State, ScanErrorKind> {
         if self.depth == MAX_DEPTH {
             return Err(ScanErrorKind::TooDeep);
         }
         self.depth += 1;
         self.arrays = self.arrays << 1 | u128::from(array);
-        Ok(if array { State::ItemOrEnd } else { State::NameOrEnd })
+        Ok(input.pass(if array { State::ItemOrEnd } else { State::NameOrEnd }))
     }
 
     fn close(
         &mut self,
         byte: u8,
-        offset: usize,
         is_empty: bool,
+        input: &mut Input<'_>,
         members: &mut Members,
     ) -> Result<State, ScanErrorKind> {
         if self.in_array() != (byte == b']') {
@@ -315,11 +370,11 @@ impl Machine {
         self.depth -= 1;
         self.arrays >>= 1;
         if self.depth == 0 {
-            members.end(offset);
-            return Ok(State::Done);
+            members.end(input.offset());
+            return Ok(input.pass(State::Done));
         }
-        self.value_ends(offset + 1, is_empty, members);
-        Ok(State::AfterValue)
+        input.at += 1;
+        Ok(self.value_ends(input, is_empty, members))
     }
 
     fn in_array(&self) -> bool {
@@ -342,20 +397,56 @@ impl Hex {
 // === impl Number ===
 
 impl Number {
-    /// Takes the next byte; `None` if the number has ended before it.
+    /// What the next byte makes of the number; `None` if it has ended before.
+    #[inline]
     fn next(self, byte: u8) -> Result<Option<Self>, ScanErrorKind> {
         let next = match (self, byte) {
+            (Self::Integer | Self::Fraction | Self::Exponent, b'0'..=b'9') => self,
             (Self::Minus, b'0') => Self::LeadingZero,
-            (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
+            (Self::Minus, b'1'..=b'9') => Self::Integer,
             (Self::LeadingZero | Self::Integer, b'.') => Self::Point,
-            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
+            (Self::Point, b'0'..=b'9') => Self::Fraction,
             (Self::LeadingZero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::E,
             (Self::E, b'+' | b'-') => Self::ExponentSign,
-            (Self::E | Self::ExponentSign | Self::Exponent, b'0'..=b'9') => Self::Exponent,
+            (Self::E | Self::ExponentSign, b'0'..=b'9') => Self::Exponent,
             (Self::LeadingZero, b'0'..=b'9') => return Err(ScanErrorKind::Number),
             (Self::LeadingZero | Self::Integer | Self::Fraction | Self::Exponent, _) => return Ok(None),
-            _ => return Err(ScanErrorKind::Number),
+            (Self::Minus | Self::Point | Self::E | Self::ExponentSign, _) => return Err(ScanErrorKind::Number),
         };
         Ok(Some(next))
     }
+}
+
+// === impl Input ===
+
+impl<'a> Input<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn offset(&self) -> usize {
+        self.base + self.at
+    }
+
+    /// Takes a byte, to go on with `state`.
+    fn pass(&mut self, state: State) -> State {
+        self.at += 1;
+        state
+    }
+
+    fn skip_space(&mut self) {
+        self.at += self.rest().iter().take_while(|&&byte| is_space(byte)).count();
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+fn is_simple_escape(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }

@@ -126,6 +126,11 @@ impl Members {
         self.end = 0;
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.members.capacity() + self.names.capacity() + self.index.slots.capacity()
+    }
+
     pub(super) fn as_slice(&self) -> &[Member] {
         &self.members
     }

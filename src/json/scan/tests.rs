@@ -1,28 +1,575 @@
-//! The scanner against `serde_json`, whole and split at every byte.
+//! The scanner against `serde_json`: on a table, on generated documents and on damaged ones, whole and cut at every byte.
 
-use super::Scanner;
+use std::collections::HashSet;
 
-#[test]
-fn finds_the_members() {
-    let text = br#" { "a" : [1, {"x":[2]} ] , "b\u0063":{}, "d":"\"", "e":-1.5e3 } "#;
-    let mut scanner = Scanner::new();
-    scanner.scan(text).unwrap();
-    let members: Vec<_> = scanner
+use proptest::prelude::*;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Value, json};
+
+use super::super::walk;
+use super::{ScanError, ScanErrorKind, Scanner};
+use crate::rope::{Edits, Rope};
+
+/// Everything that a scan finds out.
+type Found = Result<(Vec<(String, super::Member)>, usize), ScanError>;
+
+fn found(scanner: &Scanner, outcome: Result<(), ScanError>) -> Found {
+    outcome?;
+    let members = scanner
         .members()
         .iter()
-        .map(|m| (scanner.name(m), std::str::from_utf8(&text[m.value()]).unwrap()))
+        .map(|member| (scanner.name(member).to_owned(), *member))
         .collect();
-    assert_eq!(
-        members,
-        [
-            ("a", r#"[1, {"x":[2]} ]"#),
-            ("bc", "{}"),
-            ("d", r#""\"""#),
-            ("e", "-1.5e3")
-        ]
+    Ok((members, scanner.end()))
+}
+
+fn scan_in(scanner: &mut Scanner, chunks: &[&[u8]]) -> Found {
+    scanner.reset();
+    let outcome = chunks
+        .iter()
+        .try_for_each(|chunk| scanner.feed(chunk))
+        .and_then(|()| scanner.finish());
+    found(scanner, outcome)
+}
+
+/// Scans whole, in two chunks cut at every byte, and byte by byte; the result must be the same.
+fn scan(text: &[u8]) -> Found {
+    let mut scanner = Scanner::new();
+    let outcome = scanner.scan(text);
+    let whole = found(&scanner, outcome);
+    for cut in 0..=text.len() {
+        let (left, right) = text.split_at(cut);
+        assert_eq!(scan_in(&mut scanner, &[left, right]), whole, "cut at {cut}: {text:?}");
+    }
+    let bytes: Vec<_> = text.chunks(1).collect();
+    assert_eq!(scan_in(&mut scanner, &bytes), whole, "byte by byte: {text:?}");
+    whole
+}
+
+/// The names of a top-level object, unescaped and in order; no other value will do.
+struct Names(Vec<String>);
+
+impl<'de> serde::Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// Whether `serde_json` takes the document, magnitudes of numbers aside.
+fn serde_takes(text: &[u8]) -> bool {
+    let mut text = text.to_vec();
+    loop {
+        let Err(error) = serde_json::from_slice::<Value>(&text) else {
+            return true;
+        };
+        if !error.to_string().contains("number out of range") {
+            return false;
+        }
+        // Put a number in its place that is in range, to see what it says of the rest.
+        let lines: usize = text
+            .split_inclusive(|&byte| byte == b'\n')
+            .take(error.line() - 1)
+            .map(<[u8]>::len)
+            .sum();
+        let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+        let mut end = (lines + error.column()).min(text.len());
+        while end > 0 && !is_number(&text[end - 1]) {
+            end -= 1;
+        }
+        let start = end - text[..end].iter().rev().take_while(|byte| is_number(byte)).count();
+        let end = end + text[end..].iter().take_while(|byte| is_number(byte)).count();
+        if serde_json::from_slice::<IgnoredAny>(&text[start..end]).is_err() {
+            return false;
+        }
+        text.splice(start..end, *b"0");
+    }
+}
+
+fn oracle(text: &[u8]) -> bool {
+    serde_takes(text)
+        && serde_json::from_slice::<Names>(text).is_ok_and(|Names(names)| {
+            let mut seen = HashSet::new();
+            names.into_iter().all(|name| seen.insert(name))
+        })
+}
+
+/// Holds the scanner's verdict against the oracle's, and its findings against a parse of each value.
+fn check(text: &[u8]) -> Result<(), TestCaseError> {
+    let found = scan(text);
+    prop_assert_eq!(
+        found.is_ok(),
+        oracle(text),
+        "{:?}: {:?}",
+        String::from_utf8_lossy(text),
+        found
     );
-    let last = scanner.get("a").unwrap().last_item().unwrap();
-    assert_eq!(&text[last], br#"{"x":[2]}"#);
-    assert!(scanner.get("bc").unwrap().is_empty_container());
-    assert_eq!(text[scanner.end()], b'}');
+    let Ok((members, end)) = found else { return Ok(()) };
+    prop_assert_eq!(text[end], b'}');
+    prop_assert!(text[end + 1..].trim_ascii().is_empty());
+
+    let Names(names) = serde_json::from_slice(text).unwrap();
+    prop_assert!(names.iter().eq(members.iter().map(|(name, _)| name)));
+    let walked: Vec<_> = walk::members(text).collect();
+    prop_assert_eq!(walked.len(), members.len());
+    for ((name, member), (raw_name, value)) in members.iter().zip(walked) {
+        prop_assert!(raw_name == *name.as_str());
+        prop_assert_eq!(raw_name.to_str().unwrap(), name.as_str());
+        prop_assert_eq!(value.clone(), member.value());
+        prop_assert_eq!(walk::kind(&text[value.clone()]), member.kind());
+
+        let entry = [b"{", &text[member.entry()], b"}"].concat();
+        prop_assert!(oracle(&entry));
+        prop_assert_eq!(member.entry().end, value.end);
+        let text = &text[value.clone()];
+        prop_assert!(serde_json::from_slice::<IgnoredAny>(text).is_ok());
+        prop_assert_eq!(text.trim_ascii(), text);
+
+        let items: Vec<_> = walk::items(text)
+            .map(|item| value.start + item.start..value.start + item.end)
+            .collect();
+        prop_assert_eq!(items.last().cloned(), member.last_item());
+        let parts = items.len() + walk::members(text).count();
+        let is_container = matches!(member.kind(), super::super::Kind::Array | super::super::Kind::Object);
+        prop_assert_eq!(member.is_empty_container(), is_container && parts == 0);
+    }
+    Ok(())
+}
+
+fn kind_of(text: impl AsRef<[u8]>) -> Option<ScanErrorKind> {
+    let text = text.as_ref();
+    check(text).unwrap();
+    scan(text).err().map(|error| error.kind())
+}
+
+fn nested(depth: usize, open: &str, close: &str) -> String {
+    format!(r#"{{"a":{}1{}}}"#, open.repeat(depth), close.repeat(depth))
+}
+
+#[test]
+fn takes_what_is_json() {
+    for text in [
+        "{}",
+        " \t\r\n{ \t\r\n} \t\r\n",
+        r#"{"":0}"#,
+        r#"{"a":-0,"b":-0.0e-0,"c":0E+1,"d":1e400,"e":-1e999999999999,"f":123456789012345678901234567890.5}"#,
+        r#"{"a":1e400,"b":[1e999,-1E+4000,0.1e-4000]}"#,
+        r#"{"a":[],"b":{},"c":[[]],"d":[{}],"e":{"a":[]},"f":[ ],"g":{ }}"#,
+        r#"{"a":[1 , 2 ],"b":"" , "c" : null , "d":true,"e":false}"#,
+        r#"{"a":"\"\\\/\b\f\n\r\t\u0000\uFFFF\ud83d\ude00\uD83D\uDE00"}"#,
+        r#"{"a\"b":1,"\u0061":2,"\ud83d\ude00":3,"\n\t\b\f\r\/\\":4}"#,
+        "{\"\u{e9}\u{20ac}\u{1f600}\":\"\u{7f}\u{80}\u{7ff}\u{800}\u{ffff}\u{10000}\u{10ffff}\"}",
+        r#"{"nested":{"a":1,"a":2}}"#,
+    ] {
+        assert_eq!(kind_of(text), None, "{text}");
+    }
+}
+
+#[test]
+fn refuses_what_is_not() {
+    use ScanErrorKind as K;
+    let cases: &[(&[u8], K)] = &[
+        (b"", K::Truncated),
+        (b" \n", K::Truncated),
+        (b"{", K::Truncated),
+        (br#"{""#, K::Truncated),
+        (br#"{"a"#, K::Truncated),
+        (br#"{"a""#, K::Truncated),
+        (br#"{"a":"#, K::Truncated),
+        (br#"{"a":1"#, K::Truncated),
+        (br#"{"a":1,"#, K::Truncated),
+        (br#"{"a":[1"#, K::Truncated),
+        (br#"{"a":"\"#, K::Truncated),
+        (br#"{"a":"\u00"#, K::Truncated),
+        (br#"{"a":tru"#, K::Truncated),
+        (b"[]", K::NotAnObject),
+        (b"\"a\"", K::NotAnObject),
+        (b"1", K::NotAnObject),
+        (b"null", K::NotAnObject),
+        (b"}", K::NotAnObject),
+        (b"\0{}", K::NotAnObject),
+        (b"\x0C{}", K::NotAnObject),
+        (b"\xEF\xBB\xBF{}", K::NotAnObject),
+        (b"// {}\n{}", K::NotAnObject),
+        (b"{}{}", K::TrailingBytes),
+        (b"{},", K::TrailingBytes),
+        (b"{}\0", K::TrailingBytes),
+        (b"{} // no", K::TrailingBytes),
+        (b"{,}", K::Syntax),
+        (br#"{"a":1,}"#, K::Syntax),
+        (br#"{,"a":1}"#, K::Syntax),
+        (br#"{"a":1,,"b":2}"#, K::Syntax),
+        (br#"{"a":1 "b":2}"#, K::Syntax),
+        (br#"{"a" 1}"#, K::Syntax),
+        (br#"{"a"}"#, K::Syntax),
+        (br#"{"a":}"#, K::Syntax),
+        (br#"{"a"::1}"#, K::Syntax),
+        (br#"{a:1}"#, K::Syntax),
+        (br#"{1:1}"#, K::Syntax),
+        (br#"{'a':1}"#, K::Syntax),
+        (br#"{"a":'b'}"#, K::Syntax),
+        (br#"{"a":[1,]}"#, K::Syntax),
+        (br#"{"a":[,1]}"#, K::Syntax),
+        (br#"{"a":[,]}"#, K::Syntax),
+        (br#"{"a":[1 2]}"#, K::Syntax),
+        (br#"{"a":[1}"#, K::Syntax),
+        (br#"{"a":{"b":1]}"#, K::Syntax),
+        (br#"{"a":[}]"#, K::Syntax),
+        (br#"{"a":{]}"#, K::Syntax),
+        (br#"{"a":1]"#, K::Syntax),
+        (br#"{"a":"b" "c"}"#, K::Syntax),
+        (br#"{"a":True}"#, K::Syntax),
+        (br#"{"a":truE}"#, K::Syntax),
+        (br#"{"a":truee}"#, K::Syntax),
+        (br#"{"a":nul}"#, K::Syntax),
+        (br#"{"a":NaN}"#, K::Syntax),
+        (br#"{"a":Infinity}"#, K::Syntax),
+        (br#"{"a":undefined}"#, K::Syntax),
+        (br#"{"a":+1}"#, K::Syntax),
+        (br#"{"a":.5}"#, K::Syntax),
+        (br#"{"a":1/**/}"#, K::Syntax),
+        (b"{\"a\":\x0B1}", K::Syntax),
+        (b"{\"a\":\xC2\xA01}", K::Syntax),
+        (b"{\"a\":1\0}", K::Syntax),
+        (b"{\"a\":\\u0031}", K::Syntax),
+        (br#"{"a":01}"#, K::Number),
+        (br#"{"a":-01}"#, K::Number),
+        (br#"{"a":00}"#, K::Number),
+        (br#"{"a":1.}"#, K::Number),
+        (br#"{"a":1.e1}"#, K::Number),
+        (br#"{"a":-}"#, K::Number),
+        (br#"{"a":--1}"#, K::Number),
+        (br#"{"a":-a}"#, K::Number),
+        (br#"{"a":1e}"#, K::Number),
+        (br#"{"a":1e+}"#, K::Number),
+        (br#"{"a":1e+-1}"#, K::Number),
+        (br#"{"a":1eE1}"#, K::Number),
+        (br#"{"a":0x1}"#, K::Syntax),
+        (br#"{"a":1.2.3}"#, K::Syntax),
+        (br#"{"a":1e5.0}"#, K::Syntax),
+        (br#"{"a":1-2}"#, K::Syntax),
+        (br#"{"a":1_000}"#, K::Syntax),
+        (br#"{"a":0e400,"b":1e400,"c":01}"#, K::Number),
+        (b"{\"a\":\"\n\"}", K::ControlCharacter),
+        (b"{\"a\":\"\0\"}", K::ControlCharacter),
+        (
+            b"{\"a\":\"0123456789012345678901234567890123456789\x1F\"}",
+            K::ControlCharacter,
+        ),
+        (b"{\"a\tb\":1}", K::ControlCharacter),
+        (br#"{"a":"\a"}"#, K::Escape),
+        (br#"{"a":"\x41"}"#, K::Escape),
+        (br#"{"a":"\'"}"#, K::Escape),
+        (br#"{"a":"\U0041"}"#, K::Escape),
+        (br#"{"a":"\u004"}"#, K::Escape),
+        (br#"{"a":"\u00g0"}"#, K::Escape),
+        (br#"{"a":"\u+041"}"#, K::Escape),
+        (b"{\"a\":\"\\\n\"}", K::Escape),
+        (b"{\"a\":\"\\\xC3\xA9\"}", K::Escape),
+        (br#"{"\q":1}"#, K::Escape),
+        (br#"{"a":"\ud800"}"#, K::LoneSurrogate),
+        (br#"{"a":"\udc00"}"#, K::LoneSurrogate),
+        (br#"{"a":"\uDBFF\uDBFF"}"#, K::LoneSurrogate),
+        (br#"{"a":"\ud800\n"}"#, K::LoneSurrogate),
+        (br#"{"a":"\ud800x"}"#, K::LoneSurrogate),
+        (br#"{"a":"\ud800\u0041"}"#, K::LoneSurrogate),
+        (br#"{"a":"\udc00\ud800"}"#, K::LoneSurrogate),
+        (br#"{"\ud800":1}"#, K::LoneSurrogate),
+        (br#"{"a":1e400,"b":"\ud800"}"#, K::LoneSurrogate),
+        (b"{\"a\":\"\xFF\"}", K::Utf8),
+        (b"{\"a\":\"\x80\"}", K::Utf8),
+        (b"{\"a\":\"\xC3\"}", K::Utf8),
+        (b"{\"a\":\"\xC3", K::Utf8),
+        (b"{\"a\":\"\xF0\x9F\x98", K::Utf8),
+        (b"{\"a\":\"\xC0\x80\"}", K::Utf8),
+        (b"{\"a\":\"\xE0\x80\x80\"}", K::Utf8),
+        (b"{\"a\":\"\xED\xA0\x80\"}", K::Utf8),
+        (b"{\"a\":\"\xF4\x90\x80\x80\"}", K::Utf8),
+        (b"{\"a\":\"\xF8\x88\x80\x80\x80\"}", K::Utf8),
+        (b"{\"\xFF\":1}", K::Utf8),
+        (b"\xFE\xFF\0{\0}", K::Utf8),
+        (b"{}\xFF", K::Utf8),
+        // The first error counts.
+        (b"{]\xFF", K::Syntax),
+        (b"{\xFF]", K::Utf8),
+        (br#"{"a":1,"a":2}"#, K::Duplicate),
+        (br#"{"a":1,"\u0061":2}"#, K::Duplicate),
+        (br#"{"\ud83d\ude00":1,"\uD83D\uDE00":2}"#, K::Duplicate),
+        (b"{\"\\ud83d\\ude00\":1,\"\xF0\x9F\x98\x80\":2}", K::Duplicate),
+        (br#"{"":1,"":2}"#, K::Duplicate),
+        (br#"{"\/":1,"/":2}"#, K::Duplicate),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(kind_of(text), Some(*expected), "{:?}", String::from_utf8_lossy(text));
+    }
+}
+
+#[test]
+fn nests_as_deep_as_serde_json() {
+    for (open, close) in [("[", "]"), (r#"{"a":"#, "}"), (r#"[{"b":"#, "}]")] {
+        let levels = 126 / open.matches(['[', '{']).count();
+        assert_eq!(kind_of(nested(levels, open, close)), None);
+        assert_eq!(kind_of(nested(levels + 1, open, close)), Some(ScanErrorKind::TooDeep));
+    }
+    let many = r#"{"a":"#.repeat(100_000);
+    assert_eq!(
+        Scanner::new().scan(many.as_bytes()).unwrap_err().kind(),
+        ScanErrorKind::TooDeep
+    );
+}
+
+#[test]
+fn says_where_and_why_without_quoting() {
+    let say = |text: &[u8]| scan(text).unwrap_err().to_string();
+    assert_eq!(say(br#"{"key":"sk-secret"x}"#), "unexpected character, at byte 18");
+    assert_eq!(say(b"{\"key\":\"\xFF\"}"), "invalid UTF-8, at byte 8");
+    let name = "\\n".repeat(100);
+    let text = format!(r#"{{"{name}":1,"{name}":2}}"#);
+    let shown = "\\n".repeat(64);
+    assert_eq!(
+        say(text.as_bytes()),
+        format!(r#"the name "{shown}" occurs twice at the top level, again at byte 206"#)
+    );
+}
+
+#[test]
+fn an_error_stays() {
+    let mut scanner = Scanner::new();
+    let error = scanner.feed(b"{]").unwrap_err();
+    assert_eq!(scanner.feed(b"{}"), Err(error.clone()));
+    assert_eq!(scanner.finish(), Err(error));
+    scanner.scan(b"{}").unwrap();
+}
+
+#[test]
+fn a_million_members_take_no_quadratic_time() {
+    let mut text = String::from("{");
+    for number in 0..1_000_000 {
+        text.push_str(&format!(r#""{number}":{number},"#));
+    }
+    let mut scanner = Scanner::new();
+    scanner.feed(text.as_bytes()).unwrap();
+    assert_eq!(scanner.members().len(), 1_000_000);
+    assert_eq!(
+        scanner.feed(br#""777777":"#).unwrap_err().kind(),
+        ScanErrorKind::Duplicate
+    );
+
+    scanner.reset();
+    scanner.feed(text.as_bytes()).unwrap();
+    scanner.feed(br#""last":0}"#).unwrap();
+    scanner.finish().unwrap();
+    for number in (0..1_000_000).step_by(9_999) {
+        let value = scanner.get(&number.to_string()).unwrap().value();
+        assert_eq!(text[value], number.to_string());
+    }
+    assert_eq!(scanner.get("1000000"), None);
+}
+
+#[test]
+fn buffers_stay_but_not_for_ever() {
+    let mut scanner = Scanner::new();
+    let object = |count: usize| {
+        let members: serde_json::Map<_, _> = (0..count).map(|number| (number.to_string(), json!(number))).collect();
+        serde_json::to_vec(&members).unwrap()
+    };
+    scanner.scan(&object(500)).unwrap();
+    let kept = scanner.members.capacity();
+    scanner.scan(&object(500)).unwrap();
+    assert_eq!(scanner.members.capacity(), kept);
+    scanner.scan(&object(100_000)).unwrap();
+    let huge = scanner.members.capacity();
+    scanner.reset();
+    assert!(scanner.members.capacity() < huge / 10);
+}
+
+#[test]
+fn deletes_with_the_right_comma() {
+    let text = r#"{ "a" : 1 , "b":[2] ,"c":3, "d":4 }"#;
+    for (doomed, expected) in [
+        ("a", r#"{ "b":[2] ,"c":3, "d":4 }"#),
+        ("b", r#"{ "a" : 1 ,"c":3, "d":4 }"#),
+        ("d", r#"{ "a" : 1 , "b":[2] ,"c":3 }"#),
+        ("ab", r#"{ "c":3, "d":4 }"#),
+        ("bc", r#"{ "a" : 1, "d":4 }"#),
+        ("cd", r#"{ "a" : 1 , "b":[2] }"#),
+        ("ad", r#"{ "b":[2] ,"c":3 }"#),
+        ("ac", r#"{ "b":[2], "d":4 }"#),
+        ("abcd", "{  }"),
+        ("", text),
+        ("x", text),
+    ] {
+        let mut scanner = Scanner::new();
+        scanner.scan(text.as_bytes()).unwrap();
+        let deletions = scanner.deletions(|name| doomed.contains(name));
+        assert_eq!(
+            walk::deletions(text.as_bytes(), |name| doomed.contains(&*name.to_str().unwrap())),
+            deletions
+        );
+        let mut edits = Edits::default();
+        deletions.into_iter().for_each(|range| edits.delete(range));
+        let edited = edits.apply(&Rope::from(text));
+        assert_eq!(edited.bytes(0..edited.len()), expected, "without {doomed}");
+    }
+}
+
+// Generated documents: text, so that the same value is written in many ways.
+
+fn space() -> impl Strategy<Value = &'static str> {
+    prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just("\n\t"), 1 => Just("\r\n  ")]
+}
+
+fn literal() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        4 => "[a-e]{0,3}",
+        1 => "[ -!#-\\[\\]-~]{0,40}",
+        1 => "[é€😀\u{7f}]{1,3}",
+        1 => r#"\\["\\/bfnrt]"#,
+        1 => r"\\u00[0-9a-fA-F]{2}",
+        1 => r"\\ud[89abAB][0-9a-f]{2}\\uD[c-fC-F][0-9A-F]{2}",
+    ];
+    prop::collection::vec(part, 0..4).prop_map(|parts| format!("\"{}\"", parts.concat()))
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("false".to_owned()),
+        r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,4})?",
+        literal(),
+    ];
+    leaf.prop_recursive(4, 32, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec((space(), inner.clone(), space()), 0..4).prop_map(|items| {
+                let items: Vec<_> = items
+                    .iter()
+                    .map(|(left, item, right)| format!("{left}{item}{right}"))
+                    .collect();
+                format!("[{}]", items.join(","))
+            }),
+            object_of(inner),
+        ]
+    })
+}
+
+fn object_of(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    let member = (space(), literal(), space(), space(), value, space());
+    (space(), prop::collection::vec(member, 0..5)).prop_map(|(empty, members)| {
+        let members: Vec<_> = members
+            .iter()
+            .map(|(a, name, b, c, value, d)| format!("{a}{name}{b}:{c}{value}{d}"))
+            .collect();
+        format!("{{{empty}{}}}", members.join(","))
+    })
+}
+
+fn document() -> impl Strategy<Value = String> {
+    (space(), object_of(value()), space()).prop_map(|(left, object, right)| format!("{left}{object}{right}"))
+}
+
+/// Places and what to write over them, by which a document is damaged.
+fn damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
+    let byte = prop_oneof![
+        2 => prop::sample::select(&b"{}[]\",:\\ue0129.-+tfn \n\0"[..]),
+        1 => any::<u8>(),
+    ];
+    prop::collection::vec((any::<prop::sample::Index>(), byte, 0_u8..3), 1..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 512 }))]
+
+    #[test]
+    fn agrees_on_documents(text in document()) {
+        check(text.as_bytes())?;
+    }
+
+    #[test]
+    fn agrees_on_damaged_documents(text in document(), damage in damage()) {
+        let mut text = text.into_bytes();
+        for (place, byte, how) in damage {
+            let at = place.index(text.len().max(1)).min(text.len());
+            match how {
+                0 => text.insert(at, byte),
+                1 if at < text.len() => text[at] = byte,
+                _ => drop(text.drain(at..text.len().min(at + 1))),
+            }
+        }
+        check(&text)?;
+    }
+
+    #[test]
+    fn any_cuts_will_do(text in document(), mut cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+        let text = text.as_bytes();
+        let mut cuts: Vec<_> = cuts.drain(..).map(|cut| cut.index(text.len() + 1)).collect();
+        cuts.sort_unstable();
+        let mut scanner = Scanner::new();
+        let outcome = scanner.scan(text);
+        let whole = found(&scanner, outcome);
+        let starts = [0].into_iter().chain(cuts.iter().copied());
+        let ends = cuts.iter().copied().chain([text.len()]);
+        let chunks: Vec<_> = starts.zip(ends).map(|(start, end)| &text[start..end]).collect();
+        prop_assert_eq!(scan_in(&mut scanner, &chunks), whole);
+    }
+
+    #[test]
+    fn edits_change_nothing_else(text in document(), new in value(), place in any::<prop::sample::Index>()) {
+        let mut scanner = Scanner::new();
+        prop_assume!(scanner.scan(text.as_bytes()).is_ok() && !scanner.members().is_empty());
+        let number = place.index(scanner.members().len());
+        let member = scanner.members()[number];
+        let source = Rope::from(text.clone());
+        let whole = |rope: Rope| String::from_utf8(rope.bytes(0..rope.len()).to_vec()).unwrap();
+
+        let mut edits = Edits::default();
+        edits.replace(member.value(), new.clone());
+        let replaced = whole(edits.apply(&source));
+        prop_assert_eq!(&replaced[..member.value().start], &text[..member.value().start]);
+        prop_assert!(replaced[member.value().start..].starts_with(&new));
+        prop_assert_eq!(&replaced[member.value().start + new.len()..], &text[member.value().end..]);
+        check(replaced.as_bytes())?;
+
+        let name = scanner.name(&member).to_owned();
+        let deletion = walk::member_deletion(text.as_bytes(), &name).unwrap();
+        prop_assert_eq!(scanner.deletions(|other| other == name), [deletion.clone()]);
+        let mut edits = Edits::default();
+        edits.delete(deletion);
+        let deleted = whole(edits.apply(&source));
+        let names_left = scanner.members().iter().map(|member| scanner.name(member)).filter(|other| *other != name);
+        let mut rescanned = Scanner::new();
+        prop_assert!(rescanned.scan(deleted.as_bytes()).is_ok(), "{} {}", text, deleted);
+        prop_assert!(rescanned.members().iter().map(|member| rescanned.name(member)).eq(names_left));
+        for left in rescanned.members() {
+            let before = scanner.get(rescanned.name(left)).unwrap().value();
+            prop_assert_eq!(&deleted[left.value()], &text[before]);
+        }
+    }
+
+    #[test]
+    fn walking_never_hangs_or_panics(text in prop::collection::vec(prop::sample::select(&b"{}[]\",:\\u0 a\xFF"[..]), 0..40)) {
+        for (name, value) in walk::members(&text) {
+            prop_assert!(value.end <= text.len());
+            let _ = name.to_str();
+        }
+        prop_assert!(walk::items(&text).all(|item| item.end <= text.len()));
+        walk::deletions(&text, |_| true);
+        walk::member_deletion(&text, "a");
+        let _ = (walk::get(&text, "a"), walk::unescape(&text), walk::kind(&text), walk::as_u64(&text));
+    }
 }
