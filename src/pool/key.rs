@@ -57,6 +57,7 @@ pub(super) struct Key {
     pub(super) cooled_down: AtomicU64,
     pub(super) revoked: AtomicU64,
     pub(super) forbidden: AtomicU64,
+    pub(super) unanswered: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,6 @@ pub(super) struct KeyId(u64);
 pub(super) struct Lane {
     pub(super) key: Arc<Key>,
     pub(super) authorization: HeaderValue,
-    pub(super) attempts: AtomicU64,
     pub(super) accepted: AtomicU64,
 }
 
@@ -196,13 +196,13 @@ impl Entry {
             cooled_down: AtomicU64::new(0),
             revoked: AtomicU64::new(0),
             forbidden: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
         });
         let lane = |_| {
             Arc::new(Lane {
                 // These bytes passed the same check in `ApiKey::new`; a shared count is the worst that can come of it.
                 authorization: key.secret.authorization().unwrap_or_else(|_| authorization.clone()),
                 key: Arc::clone(&key),
-                attempts: AtomicU64::new(0),
                 accepted: AtomicU64::new(0),
             })
         };
@@ -221,16 +221,88 @@ impl Entry {
     }
 }
 
-/// Numbers threads as they come.
+/// Numbers threads as they come, from 1.
 #[inline]
 fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+        static NUMBER: Cell<usize> = const { Cell::new(0) };
     }
-    NUMBER.get().unwrap_or_else(|| {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        NUMBER.set(Some(number));
-        number
-    })
+    #[cold]
+    fn next() -> usize {
+        static LAST: AtomicUsize = AtomicUsize::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
+    }
+    if NUMBER.get() == 0 {
+        NUMBER.set(next());
+    }
+    NUMBER.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_visible_ascii_is_a_key() {
+        for good in ["k", "sk-0123", "with a space", "~!@#$%^&*()"] {
+            assert_eq!(ApiKey::new(good).unwrap().secret(), good.as_bytes());
+        }
+        for bad in [
+            "",
+            " ",
+            " k",
+            "k ",
+            "k\n",
+            "k\r\nx-evil: 1",
+            "\tk",
+            "a\tb",
+            "k\0",
+            "k\u{7f}",
+            "schlüssel",
+            "🔑",
+        ] {
+            assert!(
+                matches!(ApiKey::new(bad), Err(KeyPoolError::NotAHeaderValue(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_header_value_is_the_secret_s_own_buffer_which_goes_with_its_last_clone() {
+        let entry = Entry::new(ApiKey::new("sk-0123456789abcdefghij").unwrap(), 2);
+        let value = entry.lane().authorization.clone();
+        assert_eq!(value, "Bearer sk-0123456789abcdefghij");
+        assert!(value.is_sensitive());
+        assert_eq!(value.as_bytes().as_ptr(), entry.key.secret.0.as_ptr(), "not a copy");
+
+        let secret = Arc::downgrade(&entry.key.secret);
+        drop(entry);
+        assert!(secret.upgrade().is_some(), "a request still has it");
+        drop(value);
+        assert!(
+            secret.upgrade().is_none(),
+            "dropped, and `Zeroizing` wipes what it drops"
+        );
+    }
+
+    #[test]
+    fn every_lane_counts_by_itself() {
+        let entry = Entry::new(ApiKey::new("k").unwrap(), 3);
+        assert_eq!(entry.lanes().len(), 4, "a power of two");
+        let here = Arc::as_ptr(entry.lane());
+        assert_eq!(here, Arc::as_ptr(entry.lane()), "a thread stays in its lane");
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_shows_no_more_than_the_hint(secret in "[a-z]{20,40}\n") {
+            let error = ApiKey::new(secret.as_str()).unwrap_err();
+            let printed = format!("{error} {error:?}");
+            prop_assert!(!printed.contains(&secret[4..secret.len() - 4]));
+            prop_assert!(!printed.contains('\n'));
+        }
+    }
 }

@@ -45,3 +45,129 @@ fn date(text: &str, now: SystemTime) -> Option<Duration> {
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or_default().min(CAP))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: f64 = 3_600.0;
+
+    /// The wall clock at `Wed, 21 Oct 2015 07:28:00 GMT`.
+    fn then() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_480)
+    }
+
+    fn seconds(headers: &[(&'static str, &[u8])]) -> f64 {
+        let headers = headers
+            .iter()
+            .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap()));
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value);
+        }
+        cool_down(&map, then()).as_secs_f64()
+    }
+
+    #[test]
+    fn every_form() {
+        for (value, expected) in [
+            ("0", 0.0),
+            ("1", 1.0),
+            ("007", 7.0),
+            ("0.25", 0.25),
+            ("1.", 1.0),
+            (".5", 0.5),
+            (" 2 ", 2.0),
+            ("1e1", 10.0),
+            ("3600", HOUR),
+            ("3601", HOUR),
+            ("99999999999999999999999999", HOUR),
+            ("1e400", HOUR),
+            ("Wed, 21 Oct 2015 07:28:05 GMT", 5.0),
+            ("Wednesday, 21-Oct-15 07:28:05 GMT", 5.0),
+            ("Wed Oct 21 07:28:05 2015", 5.0),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+            ("Wed, 21 Oct 2015 23:28:05 GMT", HOUR),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", HOUR),
+            ("", 60.0),
+            ("-1", 60.0),
+            ("-0", 60.0),
+            ("nan", 60.0),
+            ("inf", 60.0),
+            ("infinity", 60.0),
+            ("e", 60.0),
+            ("--1", 60.0),
+            ("1 s", 60.0),
+            ("1s", 60.0),
+            ("1,5", 60.0),
+            ("0x10", 60.0),
+            ("soon", 60.0),
+            ("Wed, 32 Oct 2015 07:28:05 GMT", 60.0),
+        ] {
+            assert_eq!(seconds(&[("retry-after", value.as_bytes())]), expected, "{value:?}");
+        }
+        assert_eq!(seconds(&[("retry-after", b"\xff")]), 60.0);
+        assert_eq!(seconds(&[]), 60.0);
+    }
+
+    #[test]
+    fn milliseconds_come_first() {
+        for (value, expected) in [
+            ("1", 0.001),
+            ("1500", 1.5),
+            ("20.5", 0.0205),
+            ("0", 0.0),
+            ("3600001", HOUR),
+            ("1e999", HOUR),
+            // Then the other header speaks.
+            ("", 7.0),
+            ("-5", 7.0),
+            ("NaN", 7.0),
+            ("soon", 7.0),
+            // A date is a form of the other header only.
+            ("Wed, 21 Oct 2015 07:28:05 GMT", 7.0),
+        ] {
+            let headers: [(_, &[u8]); 2] = [("retry-after-ms", value.as_bytes()), ("retry-after", b"7")];
+            assert_eq!(seconds(&headers), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_values_the_first_that_can_be_read() {
+        assert_eq!(
+            seconds(&[("retry-after", b"soon"), ("retry-after", b"5"), ("retry-after", b"6")]),
+            5.0
+        );
+        assert_eq!(
+            seconds(&[("retry-after-ms", b"\xff"), ("retry-after-ms", b"5000")]),
+            5.0
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_at_most_the_cap(ms in any::<Vec<u8>>(), plain in any::<Vec<u8>>(), number in any::<f64>()) {
+            let number = number.to_string().into_bytes();
+            for value in [ms, plain, number] {
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    for name in ["retry-after-ms", "retry-after"] {
+                        let mut headers = HeaderMap::new();
+                        headers.append(name, value.clone());
+                        prop_assert!(cool_down(&headers, then()) <= CAP);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn whole_seconds_are_exact(seconds in 0_u64..=3_600) {
+            let mut headers = HeaderMap::new();
+            headers.append("retry-after", HeaderValue::from(seconds));
+            prop_assert_eq!(cool_down(&headers, then()), Duration::from_secs(seconds));
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! The keys of a pool, in order of preference, and the way to the first that is usable.
 
 use std::{
-    collections::HashSet,
-    sync::atomic::{AtomicU64, Ordering},
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use tokio::time::Instant;
 
 use super::{
@@ -15,7 +18,8 @@ use super::{
 };
 
 /// Fewer unusable keys than this are passed by faster than remembered.
-const WORTH_SKIPPING: usize = 16;
+// Tests reach it with a handful of keys.
+const WORTH_SKIPPING: usize = if cfg!(test) { 2 } else { 16 };
 
 const UNTIL_BITS: u32 = 44;
 const MOST_SKIPPED: u64 = u64::MAX >> UNTIL_BITS;
@@ -26,17 +30,18 @@ pub(super) struct KeySet {
     pub(super) entries: Box<[Entry]>,
     /// How many leading keys are known to be unusable (high 20 bits) until which millisecond (low 44 bits).
     skip: AtomicU64,
-    /// Positions by secret, for [`redact`](Self::redact).
-    sorted: Box<[Group]>,
+    /// How to find the keys in a text.
+    groups: Arc<[Group]>,
 }
 
-/// The keys that begin with the same bytes, as those of one provider do.
-#[derive(Clone)]
+/// The keys that begin with the same four bytes, as those of one provider do: a header value is searched once per
+/// provider, not once per key.
 struct Group {
-    /// How many bytes they share.
-    prefix: usize,
-    /// Their positions, of which there is at least one.
-    keys: Box<[usize]>,
+    head: Finder<'static>,
+    /// The length of the shortest key; most header values are shorter.
+    shortest: usize,
+    /// Positions.
+    keys: Vec<usize>,
 }
 
 /// One upstream round's way through the pool: which keys have been tried.
@@ -54,6 +59,16 @@ pub(crate) struct Walk {
 // === impl Walk ===
 
 impl Walk {
+    #[inline]
+    pub(super) fn is_new(&self) -> bool {
+        self.last.is_none()
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_allocated(&self) -> bool {
+        self.earlier.capacity() > 0
+    }
+
     #[inline]
     pub(super) fn has_tried(&self, key: KeyId) -> bool {
         self.last == Some(key) || self.earlier.contains(&key)
@@ -83,11 +98,11 @@ impl KeySet {
     }
 
     pub(super) fn new(entries: Box<[Entry]>) -> Self {
-        let sorted = Group::all(&entries);
+        let groups = Group::all(&entries);
         Self {
             entries,
             skip: AtomicU64::new(0),
-            sorted,
+            groups,
         }
     }
 
@@ -96,7 +111,7 @@ impl KeySet {
         Self {
             entries: self.entries.clone(),
             skip: AtomicU64::new(0),
-            sorted: self.sorted.clone(),
+            groups: Arc::clone(&self.groups),
         }
     }
 
@@ -191,16 +206,15 @@ impl KeySet {
 
     /// Where keys occur in `text`: start, end, and which.
     fn occurrences<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = (usize, usize, usize)> + 'a {
-        self.sorted.iter().flat_map(move |group| {
-            let prefix = &self.entries[group.keys[0]].key.secret.key()[..group.prefix];
-            overlapping(text, prefix).flat_map(move |start| {
-                let here =
-                    move |position: &&usize| text[start..].starts_with(self.entries[**position].key.secret.key());
-                group
-                    .keys
-                    .iter()
-                    .filter(here)
-                    .map(move |&position| (start, start + self.entries[position].key.secret.key().len(), position))
+        let groups = self.groups.iter().filter(|group| group.shortest <= text.len());
+        groups.flat_map(move |group| {
+            overlapping(&group.head, text).flat_map(move |start| {
+                group.keys.iter().filter_map(move |&position| {
+                    let secret = self.entries[position].key.secret.key();
+                    text[start..]
+                        .starts_with(secret)
+                        .then_some((start, start + secret.len(), position))
+                })
             })
         })
     }
@@ -209,33 +223,114 @@ impl KeySet {
 // === impl Group ===
 
 impl Group {
-    /// Keys whose first bytes are alike are looked for together: a header value is then searched once per provider,
-    /// not once per key.
-    fn all(entries: &[Entry]) -> Box<[Self]> {
-        const ALIKE: usize = 4;
-        let secret = |position: usize| entries[position].key.secret.key();
-        let head = |position: usize| secret(position).get(..ALIKE).unwrap_or(secret(position));
-        let mut positions: Vec<usize> = (0..entries.len()).collect();
-        positions.sort_unstable_by_key(|&position| secret(position));
-        let group = |keys: &[usize]| {
-            let (first, last) = (secret(keys[0]), secret(keys[keys.len() - 1]));
-            // Of a sorted list, the first and the last share what all share.
-            let prefix = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-            Self {
-                prefix,
-                keys: keys.into(),
-            }
+    fn all(entries: &[Entry]) -> Arc<[Self]> {
+        const HEAD: usize = 4;
+        let mut groups: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (position, entry) in entries.iter().enumerate() {
+            let secret = entry.key.secret.key();
+            groups
+                .entry(secret.get(..HEAD).unwrap_or(secret))
+                .or_default()
+                .push(position);
+        }
+        let group = |(head, keys): (&[u8], Vec<usize>)| Self {
+            head: Finder::new(head).into_owned(),
+            shortest: keys
+                .iter()
+                .map(|&position| entries[position].key.secret.key().len())
+                .min()
+                .unwrap_or(0),
+            keys,
         };
-        positions.chunk_by(|&a, &b| head(a) == head(b)).map(group).collect()
+        groups.into_iter().map(group).collect()
     }
 }
 
-/// Every position at which `needle` occurs, overlaps included: a key may begin within a false start of itself.
-fn overlapping<'a>(text: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+/// Every position at which `head` occurs, overlaps included: a key may begin within a false start of itself.
+fn overlapping<'a>(head: &'a Finder<'_>, text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
     let mut from = 0;
     std::iter::from_fn(move || {
-        let at = from + memmem::find(text.get(from..)?, needle)?;
+        let at = from + head.find(text.get(from..)?)?;
         from = at + 1;
         Some(at)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(secrets: &[&str]) -> KeySet {
+        KeySet::new(
+            secrets
+                .iter()
+                .map(|&secret| Entry::new(ApiKey::new(secret).unwrap(), 1))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn keys_in_a_text_are_replaced_by_their_hints() {
+        let keys = set(&[
+            "sk-0123456789abcdefghij",
+            "sk-ABCDEFGHIJabcdefghij",
+            "other-0123456789012",
+        ]);
+        for (text, redacted) in [
+            (
+                "a sk-0123456789abcdefghij, sk-0123456789abcdefghij; other-0123456789012",
+                Some("a sk-0...ghij, sk-0...ghij; ot...12"),
+            ),
+            ("sk-ABCDEFGHIJabcdefghij", Some("sk-A...ghij")),
+            // The head of a key, then the key.
+            ("sk-sk-sk-0123456789abcdefghij", Some("sk-sk-sk-0...ghij")),
+            ("sk-0123456789abcdefghi", None),
+            ("SK-0123456789ABCDEFGHIJ", None),
+            ("", None),
+        ] {
+            let got = keys.redact(text.as_bytes());
+            assert_eq!(got.as_deref(), redacted.map(str::as_bytes), "{text}");
+            assert_eq!(keys.occurs_in(text.as_bytes()), redacted.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_overlaps_another_leaves_no_rest() {
+        let keys = set(&["abcabX", "abX-0123456789012345", "abc"]);
+        assert_eq!(keys.redact(b"<abcabX-0123456789012345>").unwrap(), b"<...>");
+        let keys = set(&["aaaab"]);
+        assert_eq!(keys.redact(b"aaaaaab").unwrap(), b"aaa...b");
+    }
+
+    proptest! {
+        /// Against the obvious search, on texts dense with parts of keys.
+        #[test]
+        fn no_occurrence_is_missed(
+            secrets in proptest::collection::hash_set("[ab]{1,7}", 1..6),
+            text in "[abc]{0,40}",
+        ) {
+            let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+            let keys = set(&secrets);
+            let mut expected: Vec<(usize, usize)> = Vec::new();
+            for secret in &secrets {
+                for start in 0..text.len() {
+                    if text[start..].starts_with(secret) {
+                        expected.push((start, start + secret.len()));
+                    }
+                }
+            }
+            expected.sort_unstable();
+            let mut found: Vec<_> = keys.occurrences(text.as_bytes()).map(|(start, end, _)| (start, end)).collect();
+            found.sort_unstable();
+            prop_assert_eq!(&found, &expected);
+
+            // What is kept of the text is what no key covers.
+            let kept = |at: &usize| !expected.iter().any(|(start, end)| (start..end).contains(&at));
+            let kept = (0..text.len()).filter(kept).filter(|&at| text.as_bytes()[at] == b'c').count();
+            let redacted = keys.redact(text.as_bytes()).unwrap_or_else(|| text.clone().into_bytes());
+            prop_assert_eq!(redacted.iter().filter(|&&byte| byte == b'c').count(), kept);
+        }
+    }
 }

@@ -57,9 +57,8 @@ pub struct KeySnapshot {
     pub counters: KeyCounters,
 }
 
-/// How many provider calls a key was used for, and how many of their answers said what about it.
-///
-/// A call that is under way, was cancelled, or got no answer is an attempt and nothing else.
+/// How many provider calls were made with a key, and what came of them. A call counts when its outcome is known: one
+/// that is under way is in none of the counters, and `attempts` is the sum of the others.
 ///
 /// # Examples
 ///
@@ -73,7 +72,7 @@ pub struct KeySnapshot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct KeyCounters {
-    /// Calls made with the key.
+    /// Calls that have come to an outcome.
     pub attempts: u64,
     /// Answers that went on to the caller.
     pub accepted: u64,
@@ -83,6 +82,8 @@ pub struct KeyCounters {
     pub revoked: u64,
     /// Answers that refused the request and not the key.
     pub forbidden: u64,
+    /// Calls that were cancelled, cut, or timed out before their answer said anything.
+    pub unanswered: u64,
 }
 
 fn millis<S: Serializer>(left: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -45,13 +45,14 @@ struct Inner {
     publishing: Mutex<()>,
 }
 
-/// A key for one attempt.
+/// A key for one attempt. Dropped without a report, it counts as unanswered.
 pub(crate) struct Lease {
     lane: Arc<Lane>,
     /// What the key's word said.
     stamp: Stamp,
     /// The key was revoked, and it is tried whether it still is.
     probing: bool,
+    answered: bool,
 }
 
 /// Why there is no key.
@@ -220,24 +221,30 @@ impl KeyPool {
     #[inline]
     pub(crate) fn lease(&self, walk: &mut Walk, now: Instant) -> Option<Lease> {
         let keys = self.inner.keys.load();
-        let clock = &self.inner.clock;
+        // Nearly every walk ends where it begins.
+        if let Some(first) = keys.entries.first()
+            && walk.is_new()
+        {
+            let stamp = first.key.word.load();
+            if stamp.is_usable() {
+                return Some(Lease::new(first, stamp, walk));
+            }
+        }
+        self.search(&keys, walk, now)
+    }
+
+    #[inline(never)]
+    fn search(&self, keys: &KeySet, walk: &mut Walk, now: Instant) -> Option<Lease> {
         let found = if walk.probing {
             None
         } else {
-            keys.first_usable(walk, clock, now)
+            keys.first_usable(walk, &self.inner.clock, now)
         };
         let (entry, stamp) = match found {
             Some(found) => found,
-            None => self.probe(&keys, walk, now)?,
+            None => self.probe(keys, walk, now)?,
         };
-        walk.tries(entry.key.id);
-        let lane = Arc::clone(entry.lane());
-        lane.attempts.fetch_add(1, Ordering::Relaxed);
-        Some(Lease {
-            lane,
-            stamp,
-            probing: walk.probing,
-        })
+        Some(Lease::new(entry, stamp, walk))
     }
 
     /// The next key of a walk that may try revoked ones, which it becomes if it is time to.
@@ -268,7 +275,8 @@ impl KeyPool {
 
     /// Tells the pool what an attempt said of its key.
     #[inline]
-    pub(crate) fn report(&self, lease: &Lease, judgement: Judgement, now: Instant) {
+    pub(crate) fn report(&self, lease: &mut Lease, judgement: Judgement, now: Instant) {
+        lease.answered = true;
         match judgement {
             Judgement::Accepted => {
                 lease.lane.accepted.fetch_add(1, Ordering::Relaxed);
@@ -381,19 +389,23 @@ impl KeyPool {
             Standing::Cooling(deadline) => (KeyState::CoolingDown, Some(clock.left(now, deadline))),
             Standing::Revoked => (KeyState::Revoked, None),
         };
-        let sum = |counter: fn(&Lane) -> &AtomicU64| {
-            entry
-                .lanes()
-                .iter()
-                .map(|lane| counter(lane).load(Ordering::Relaxed))
-                .sum()
-        };
+        let accepted = entry
+            .lanes()
+            .iter()
+            .map(|lane| lane.accepted.load(Ordering::Relaxed))
+            .sum();
+        let cooled_down = key.cooled_down.load(Ordering::Relaxed);
+        let revoked = key.revoked.load(Ordering::Relaxed);
+        let forbidden = key.forbidden.load(Ordering::Relaxed);
+        let unanswered = key.unanswered.load(Ordering::Relaxed);
+        let attempts = accepted + cooled_down + revoked + forbidden + unanswered;
         let counters = KeyCounters {
-            attempts: sum(|lane| &lane.attempts),
-            accepted: sum(|lane| &lane.accepted),
-            cooled_down: key.cooled_down.load(Ordering::Relaxed),
-            revoked: key.revoked.load(Ordering::Relaxed),
-            forbidden: key.forbidden.load(Ordering::Relaxed),
+            attempts,
+            accepted,
+            cooled_down,
+            revoked,
+            forbidden,
+            unanswered,
         };
         KeySnapshot {
             hint: key.hint.clone(),
@@ -418,6 +430,17 @@ impl fmt::Debug for KeyPool {
 // === impl Lease ===
 
 impl Lease {
+    #[inline]
+    fn new(entry: &Entry, stamp: Stamp, walk: &mut Walk) -> Self {
+        walk.tries(entry.key.id);
+        Self {
+            lane: Arc::clone(entry.lane()),
+            stamp,
+            probing: walk.probing,
+            answered: false,
+        }
+    }
+
     /// The key, masked.
     pub(crate) fn hint(&self) -> &KeyHint {
         &self.lane.key.hint
@@ -434,8 +457,20 @@ impl Lease {
     }
 }
 
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.answered {
+            self.key().unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(self.hint()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,3 +186,100 @@ impl Default for VerdictTable {
             .rule(StatusCode::FORBIDDEN, Verdict::Revoke)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Verdict = Verdict::CoolDownFor(Duration::from_secs(3_600));
+
+    fn status(code: u16) -> StatusCode {
+        StatusCode::from_u16(code).unwrap()
+    }
+
+    #[test]
+    fn the_default_table_row_by_row() {
+        let table = VerdictTable::default();
+        for code in [
+            200, 201, 204, 301, 400, 402, 404, 408, 409, 413, 422, 500, 502, 503, 529,
+        ] {
+            assert_eq!(
+                table.judge(status(code), &["insufficient_quota", "model_not_found"]),
+                Verdict::Accept,
+                "{code}"
+            );
+            assert!(!table.reads_body(status(code)), "{code}");
+        }
+        let rows: [(u16, &[&str], Verdict); 9] = [
+            (429, &[], Verdict::CoolDown),
+            (429, &["rate_limit_exceeded", "requests"], Verdict::CoolDown),
+            (429, &["model_not_found"], Verdict::CoolDown),
+            (429, &["insufficient_quota"], HOUR),
+            (429, &["billing", "insufficient_quota"], HOUR),
+            (401, &[], Verdict::Revoke),
+            (401, &["model_not_found"], Verdict::Revoke),
+            (403, &[], Verdict::Revoke),
+            (403, &["invalid_request_error", "account_deactivated"], Verdict::Revoke),
+        ];
+        for (code, codes, verdict) in rows {
+            assert_eq!(table.judge(status(code), codes), verdict, "{code} {codes:?}");
+        }
+        for code in [
+            "model_not_found",
+            "model_permission_blocked_org",
+            "model_permission_blocked_project",
+            "unsupported_country_region_territory",
+            "request_forbidden",
+            "content_policy_violation",
+            "content_filter",
+            "moderation_blocked",
+            "cyber_policy",
+            "bio_policy",
+        ] {
+            assert_eq!(
+                table.judge(status(403), &["invalid_request_error", code]),
+                Verdict::Forbid,
+                "{code}"
+            );
+        }
+        assert!(table.reads_body(status(429)));
+        assert!(table.reads_body(status(403)));
+        assert!(!table.reads_body(status(401)));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let table = VerdictTable::empty()
+            .rule_for(status(403), ["a".to_owned()], Verdict::Forbid)
+            .rule(status(403), Verdict::CoolDown)
+            .rule_for(status(403), ["b"], Verdict::Accept)
+            .rule(status(500), Verdict::Revoke)
+            .rule_for(status(500), ["a"], Verdict::Accept)
+            .rule_for(status(418), ["a"], Verdict::Revoke);
+        assert_eq!(table.judge(status(403), &["b", "a"]), Verdict::Forbid);
+        assert_eq!(table.judge(status(403), &["b"]), Verdict::CoolDown);
+        assert_eq!(table.judge(status(500), &["a"]), Verdict::Revoke);
+        assert_eq!(table.judge(status(418), &["b"]), Verdict::Accept);
+        assert!(table.reads_body(status(403)));
+        assert!(!table.reads_body(status(500)), "its first rule needs no body");
+        assert!(!VerdictTable::empty().reads_body(status(429)));
+        assert_eq!(VerdictTable::empty().judge(status(401), &[]), Verdict::Accept);
+    }
+
+    #[test]
+    fn only_a_plain_cool_down_asks_the_headers() {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", http::HeaderValue::from_static("5"));
+        let now = SystemTime::UNIX_EPOCH;
+        let five = Duration::from_secs(5);
+        for (verdict, judgement) in [
+            (Verdict::Accept, Judgement::Accepted),
+            (Verdict::CoolDown, Judgement::CoolDown(five)),
+            (HOUR, Judgement::CoolDown(Duration::from_secs(3_600))),
+            (Verdict::Revoke, Judgement::Revoked),
+            (Verdict::Forbid, Judgement::Forbidden),
+        ] {
+            assert_eq!(resolve(verdict, &headers, now), judgement);
+        }
+    }
+}

@@ -88,6 +88,11 @@ impl Stamp {
         self.0 >> STANDING_BITS
     }
 
+    #[inline]
+    pub(super) fn is_usable(self) -> bool {
+        self.0 & STANDING == 0
+    }
+
     /// What it says at a moment, which is asked for only if it matters.
     #[inline]
     pub(super) fn standing(self, now: impl FnOnce() -> u64) -> Standing {
@@ -149,5 +154,60 @@ impl Word {
         self.0
             .compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_back_early_and_whole_seconds_stay_whole() {
+        let epoch = Instant::now();
+        let clock = Clock::new(epoch);
+        for micros in [0, 1, 499, 500, 999, 1_000, 1_001] {
+            let now = epoch + Duration::from_micros(micros);
+            for rest in [1_u64, 1_000, 60_000].map(Duration::from_millis) {
+                let deadline = clock.deadline(now, rest);
+                assert_eq!(clock.left(now, deadline), rest, "{micros}");
+                let end = now + rest;
+                assert!(clock.millis(end - Duration::from_nanos(1)) < deadline, "{micros}");
+                assert!(clock.millis(end + Duration::from_millis(1)) >= deadline, "{micros}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_time_overflows_into_the_generation() {
+        let clock = Clock::new(Instant::now());
+        let word = Word::default();
+        let deadline = clock.deadline(Instant::now(), Duration::MAX);
+        word.worsen(word.load().cooling(deadline));
+        assert_eq!(word.load().standing(|| 0), Standing::Cooling(NEVER - 1));
+        assert_eq!(word.load().generation(), 0);
+    }
+
+    #[test]
+    fn worse_wins_within_a_generation_and_the_later_generation_over_all() {
+        let word = Word::default();
+        let first = word.load();
+        assert_eq!(word.worsen(first.cooling(5)), Some(first));
+        assert_eq!(word.worsen(first.cooling(4)), None);
+        assert_eq!(word.worsen(first.cooling(5)), None);
+        assert!(word.worsen(first.revoked()).is_some());
+        assert_eq!(word.worsen(first.cooling(NEVER - 1)), None);
+        assert!(!word.wake(first.cooling(5)));
+
+        assert!(word.restore(word.load()));
+        assert!(word.load().is_usable());
+        assert_eq!(word.worsen(first.revoked()), None);
+        assert!(word.worsen(word.load().cooling(1)).is_some());
+    }
+
+    #[test]
+    fn the_last_generation_is_the_last() {
+        let word = Word(AtomicU64::new(u64::MAX));
+        assert!(word.restore(word.load()));
+        assert_eq!(word.load(), Stamp::new(LAST_GENERATION, 0));
     }
 }

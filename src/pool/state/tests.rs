@@ -1,0 +1,534 @@
+//! The pool's rules one by one. `model.rs` has them all at once.
+
+use std::{
+    io,
+    sync::{Barrier, atomic::AtomicUsize},
+};
+
+use tokio::time::advance;
+
+use super::*;
+use crate::pool::{Verdict, resolve};
+
+mod model;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn pool(secrets: &[&str]) -> KeyPool {
+    KeyPool::from_secrets(secrets.iter().copied()).unwrap()
+}
+
+/// Three keys with hints of their own.
+fn three() -> KeyPool {
+    pool(&["aaaaa-key-0123456789", "bbbbb-key-0123456789", "ccccc-key-0123456789"])
+}
+
+fn lease(pool: &KeyPool, walk: &mut Walk) -> Option<Lease> {
+    pool.lease(walk, Instant::now())
+}
+
+fn fresh(pool: &KeyPool) -> Option<Lease> {
+    lease(pool, &mut Walk::default())
+}
+
+fn report(pool: &KeyPool, mut lease: Lease, judgement: Judgement) {
+    pool.report(&mut lease, judgement, Instant::now());
+}
+
+fn name(lease: Option<&Lease>) -> Option<&str> {
+    lease.map(|lease| &lease.hint().as_str()[..1])
+}
+
+fn states(pool: &KeyPool) -> Vec<KeyState> {
+    pool.snapshot().iter().map(|key| key.state).collect()
+}
+
+/// Revokes every key, each by a request of its own.
+fn revoke_all(pool: &KeyPool) {
+    while let Some(lease) = fresh(pool) {
+        report(pool, lease, Judgement::Revoked);
+    }
+}
+
+fn retry_after(pool: &KeyPool) -> Option<u64> {
+    match pool.exhausted(Instant::now()) {
+        Exhausted::CoolingDown { retry_after } => Some(retry_after.as_secs()),
+        Exhausted::Revoked => None,
+    }
+}
+
+/// What is logged, at every level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn dispatch(&self) -> tracing::Dispatch {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        subscriber.into()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8(self.0.lock().unwrap().clone())
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lists_that_are_no_pool() {
+    assert_eq!(KeyPool::new([]).unwrap_err(), KeyPoolError::Empty);
+    let twice = KeyPool::from_secrets(["aaaaa", "bbbbb", "aaaaa"]).unwrap_err();
+    assert_eq!(twice, KeyPoolError::Duplicate(KeyHint::of("aaaaa")));
+    assert!(matches!(
+        KeyPool::from_secrets(["a", "b\n"]),
+        Err(KeyPoolError::NotAHeaderValue(_))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn order_is_preference_and_each_key_is_tried_once() {
+    let pool = three();
+    let mut walk = Walk::default();
+    for expected in ["a", "b", "c"] {
+        let lease = lease(&pool, &mut walk).unwrap();
+        assert_eq!(name(Some(&lease)), Some(expected));
+        report(&pool, lease, Judgement::Forbidden);
+    }
+    assert!(lease(&pool, &mut walk).is_none());
+    assert_eq!(retry_after(&pool), Some(1), "they are usable, only not for this walk");
+    assert_eq!(name(fresh(&pool).as_ref()), Some("a"), "forbidden requests harm no key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_allocates_nothing_until_a_key_failed() {
+    let (pool, mut walk) = (three(), Walk::default());
+    assert!(lease(&pool, &mut walk).is_some());
+    assert!(!walk.has_allocated());
+    assert!(lease(&pool, &mut walk).is_some());
+    assert!(walk.has_allocated());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_rests_for_as_long_as_it_was_told() {
+    let pool = three();
+    report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(5 * SECOND));
+    advance(5 * SECOND - Duration::from_millis(1)).await;
+    assert_eq!(name(fresh(&pool).as_ref()), Some("b"));
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(name(fresh(&pool).as_ref()), Some("a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_never_shortened() {
+    let pool = pool(&["key"]);
+    let (first, second, third) = (fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap());
+    report(&pool, first, Judgement::CoolDown(MINUTE));
+    report(&pool, second, Judgement::CoolDown(SECOND));
+    assert_eq!(pool.snapshot()[0].time_left, Some(MINUTE));
+    report(&pool, third, Judgement::CoolDown(2 * MINUTE));
+    assert_eq!(pool.snapshot()[0].time_left, Some(2 * MINUTE));
+    assert_eq!(pool.snapshot()[0].counters.cooled_down, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_wins_over_cooling_in_either_order() {
+    for judgements in [
+        [Judgement::Revoked, Judgement::CoolDown(SECOND)],
+        [Judgement::CoolDown(SECOND), Judgement::Revoked],
+    ] {
+        let pool = pool(&["key"]);
+        let leases = [fresh(&pool).unwrap(), fresh(&pool).unwrap()];
+        for (lease, judgement) in leases.into_iter().zip(judgements) {
+            report(&pool, lease, judgement);
+        }
+        assert_eq!(states(&pool), [KeyState::Revoked]);
+        advance(2 * SECOND).await;
+        assert_eq!(states(&pool), [KeyState::Revoked]);
+        assert_eq!(retry_after(&pool), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_success_revives_nothing() {
+    let pool = pool(&["one", "two"]);
+    let leases = [fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap()];
+    let [late, later, first] = leases;
+    report(&pool, first, Judgement::CoolDown(MINUTE));
+    report(&pool, late, Judgement::Accepted);
+    assert_eq!(states(&pool), [KeyState::CoolingDown, KeyState::Usable]);
+    report(&pool, later, Judgement::Accepted);
+    assert_eq!(states(&pool), [KeyState::CoolingDown, KeyState::Usable]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_millisecond_on_the_only_key_ends_the_walk() {
+    let pool = pool(&["key"]);
+    let mut walk = Walk::default();
+    let mut headers = http::HeaderMap::new();
+    headers.insert("retry-after-ms", HeaderValue::from_static("1"));
+    let judgement = resolve(Verdict::CoolDown, &headers, std::time::SystemTime::UNIX_EPOCH);
+    report(&pool, lease(&pool, &mut walk).unwrap(), judgement);
+    assert!(lease(&pool, &mut walk).is_none());
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(states(&pool), [KeyState::Usable]);
+    assert!(lease(&pool, &mut walk).is_none(), "usable, but this walk has tried it");
+    assert_eq!(retry_after(&pool), Some(1));
+    assert!(fresh(&pool).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cool_down_of_nothing_is_none() {
+    let (pool, log) = (pool(&["key"]), Log::default());
+    tracing::dispatcher::with_default(&log.dispatch(), || {
+        report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(Duration::ZERO));
+    });
+    assert_eq!(states(&pool), [KeyState::Usable]);
+    assert!(log.lines().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_the_least_time_left_in_whole_seconds() {
+    let pool = three();
+    for rest in [90_000, 1_500, 61_000] {
+        report(
+            &pool,
+            fresh(&pool).unwrap(),
+            Judgement::CoolDown(Duration::from_millis(rest)),
+        );
+    }
+    assert_eq!(retry_after(&pool), Some(2), "rounded up");
+    advance(Duration::from_millis(501)).await;
+    assert_eq!(retry_after(&pool), Some(1));
+    advance(Duration::from_millis(998)).await;
+    assert_eq!(retry_after(&pool), Some(1), "at least one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_cooling_key_among_revoked_ones_is_worth_waiting_for() {
+    let pool = three();
+    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(10 * SECOND));
+    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    assert!(fresh(&pool).is_none());
+    assert_eq!(retry_after(&pool), Some(10));
+}
+
+#[test]
+fn concurrent_429s_make_one_transition_and_one_line() {
+    for _ in 0..100 {
+        let (pool, log, start) = (pool(&["key"]), Log::default(), Barrier::new(4));
+        let dispatch = log.dispatch();
+        thread::scope(|scope| {
+            for seconds in 60..64 {
+                let (pool, start, dispatch) = (&pool, &start, &dispatch);
+                let lease = fresh(pool).unwrap();
+                scope.spawn(move || {
+                    tracing::dispatcher::with_default(dispatch, || {
+                        start.wait();
+                        report(pool, lease, Judgement::CoolDown(seconds * SECOND));
+                    });
+                });
+            }
+        });
+        assert_eq!(log.lines().len(), 1, "{:?}", log.lines());
+        assert!(log.lines()[0].contains("WARN") && log.lines()[0].contains("key cools down credential_hint=..."));
+        let left = pool.snapshot()[0].time_left.unwrap();
+        assert!(left > 62 * SECOND && left <= 63 * SECOND, "the longest of them");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_transition_is_one_line() {
+    let (pool, log) = (pool(&["aaaaa-key-0123456789"]), Log::default());
+    let _guard = tracing::dispatcher::set_default(&log.dispatch());
+    let mut expected = Vec::new();
+    let mut logged = |line: &str| {
+        expected.push(line.to_owned());
+        let lines = log.lines();
+        assert_eq!(lines.len(), expected.len(), "{lines:?}");
+        for (line, expected) in lines.iter().zip(&expected) {
+            assert!(
+                line.contains(expected) && line.contains("credential_hint=aaaa...6789"),
+                "{line}"
+            );
+            assert!(line.contains("tower_llm_bridge::pool"), "{line}");
+        }
+    };
+    let late = [fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap()];
+    report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
+    report(
+        &pool,
+        fresh(&pool).unwrap(),
+        Judgement::CoolDown(Duration::from_millis(1_500)),
+    );
+    logged("WARN");
+    assert!(log.lines()[0].contains("seconds=1.5"));
+    let [first, second, third] = late;
+    report(&pool, first, Judgement::CoolDown(2 * SECOND));
+    advance(2 * SECOND).await;
+    assert!(fresh(&pool).is_some() && fresh(&pool).is_some());
+    logged("key usable again");
+    report(&pool, second, Judgement::Revoked);
+    logged("key revoked");
+    report(&pool, third, Judgement::Revoked);
+    assert_eq!(pool.restore_all(), 1);
+    logged("key restored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_from_before_the_restore_has_no_effect() {
+    let pool = pool(&["key"]);
+    let [first, late, later, latest] = [(); 4].map(|()| fresh(&pool).unwrap());
+    report(&pool, first, Judgement::Revoked);
+    assert_eq!(pool.restore(&KeyHint::of("key")), 1);
+    let current = fresh(&pool).unwrap();
+    report(&pool, late, Judgement::Revoked);
+    report(&pool, later, Judgement::CoolDown(MINUTE));
+    assert_eq!(states(&pool), [KeyState::Usable]);
+    report(&pool, current, Judgement::CoolDown(SECOND));
+    report(&pool, latest, Judgement::Revoked);
+    assert_eq!(pool.snapshot()[0].time_left, Some(SECOND));
+    assert_eq!(pool.restore_all(), 1, "cooling keys come back too");
+    assert_eq!(pool.restore_all(), 0);
+    assert_eq!(states(&pool), [KeyState::Usable]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_look_alike_are_restored_together_and_told_apart_otherwise() {
+    let pool = pool(&[
+        "aaaa-first-0000000zzzz",
+        "aaaa-other-0000000zzzz",
+        "bbbb-third-0000000zzzz",
+    ]);
+    let hint = fresh(&pool).unwrap().hint().clone();
+    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    assert_eq!(states(&pool), [KeyState::Revoked, KeyState::Usable, KeyState::Usable]);
+    revoke_all(&pool);
+    assert_eq!(pool.restore(&KeyHint::of("nobody")), 0);
+    assert_eq!(pool.restore(&hint), 2);
+    assert_eq!(states(&pool), [KeyState::Usable, KeyState::Usable, KeyState::Revoked]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_replaced_in_the_middle_of_a_walk() {
+    let [a, b, c] = ["aaaaa-key-0123456789", "bbbbb-key-0123456789", "ccccc-key-0123456789"];
+    let keys = |secrets: &[&str]| {
+        secrets
+            .iter()
+            .map(|&secret| ApiKey::new(secret).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let pool = pool(&[a, b]);
+    let mut walk = Walk::default();
+    let first = lease(&pool, &mut walk).unwrap();
+    pool.replace(keys(&[c, b, a])).unwrap();
+    report(&pool, first, Judgement::Revoked);
+    assert_eq!(
+        states(&pool),
+        [KeyState::Usable, KeyState::Usable, KeyState::Revoked],
+        "it stayed, and was reached"
+    );
+
+    let second = lease(&pool, &mut walk).unwrap();
+    assert_eq!(name(Some(&second)), Some("c"));
+    report(&pool, second, Judgement::CoolDown(MINUTE));
+    let third = lease(&pool, &mut walk).unwrap();
+    assert_eq!(name(Some(&third)), Some("b"), "each once, wherever it now stands");
+    assert!(lease(&pool, &mut walk).is_none());
+
+    for bad in [&[][..], &[a, a]] {
+        assert!(pool.replace(keys(bad)).is_err());
+        assert_eq!(
+            states(&pool),
+            [KeyState::CoolingDown, KeyState::Usable, KeyState::Revoked],
+            "nothing changed"
+        );
+    }
+    pool.replace(keys(&[a, c])).unwrap();
+    report(&pool, third, Judgement::Revoked);
+    assert_eq!(states(&pool), [KeyState::Revoked, KeyState::CoolingDown]);
+    pool.replace(keys(&[b])).unwrap();
+    pool.replace(keys(&[a, b])).unwrap();
+    assert_eq!(
+        states(&pool),
+        [KeyState::Usable, KeyState::Usable],
+        "gone and back is new"
+    );
+    assert_eq!(pool.snapshot()[0].counters, KeyCounters::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_probes_within_a_minute_of_the_last_revocation() {
+    let pool = pool(&["one", "two"]);
+    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    advance(MINUTE - SECOND).await;
+    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    advance(MINUTE - SECOND).await;
+    assert!(fresh(&pool).is_none());
+    assert_eq!(retry_after(&pool), None);
+    advance(SECOND).await;
+    assert!(fresh(&pool).is_some());
+    assert!(fresh(&pool).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_tries_every_key_once_and_restores_the_one_that_is_accepted() {
+    let pool = three();
+    revoke_all(&pool);
+    advance(MINUTE).await;
+    let mut walk = Walk::default();
+    let first = lease(&pool, &mut walk).unwrap();
+    report(&pool, first, Judgement::Revoked);
+    let second = lease(&pool, &mut walk).unwrap();
+    assert_eq!(name(Some(&second)), Some("b"));
+    assert!(fresh(&pool).is_none(), "others wait");
+    report(&pool, second, Judgement::Accepted);
+    assert_eq!(states(&pool), [KeyState::Revoked, KeyState::Usable, KeyState::Revoked]);
+    assert_eq!(name(fresh(&pool).as_ref()), Some("b"));
+
+    assert_eq!(
+        name(lease(&pool, &mut walk).as_ref()),
+        Some("c"),
+        "a walk that goes on after all"
+    );
+    assert!(lease(&pool, &mut walk).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_leaves_the_next_to_the_next_minute() {
+    let pool = pool(&["one", "two"]);
+    revoke_all(&pool);
+    for _ in 0..3 {
+        advance(MINUTE).await;
+        let mut walk = Walk::default();
+        while let Some(lease) = lease(&pool, &mut walk) {
+            report(&pool, lease, Judgement::Revoked);
+        }
+        assert_eq!(states(&pool), [KeyState::Revoked; 2]);
+        advance(MINUTE - SECOND).await;
+        assert!(fresh(&pool).is_none());
+        advance(SECOND).await;
+        assert!(fresh(&pool).is_some());
+    }
+}
+
+#[test]
+fn one_request_a_minute_probes_however_many_come_at_once() {
+    let pool = three();
+    let start = Instant::now();
+    revoke_all(&pool);
+    // Real time may pass between the lines above; a second is enough for it.
+    for minute in 1..4 {
+        let now = start + minute * (MINUTE + SECOND);
+        let (barrier, leased) = (Barrier::new(8), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..50 {
+                        let got = pool.lease(&mut Walk::default(), now).is_some();
+                        leased.fetch_add(got.into(), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(leased.into_inner(), 1, "minute {minute}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_with_no_key_left_does_not_spend_the_probe() {
+    let pool = pool(&["key"]);
+    let mut walk = Walk::default();
+    report(&pool, lease(&pool, &mut walk).unwrap(), Judgement::Revoked);
+    advance(MINUTE).await;
+    assert!(lease(&pool, &mut walk).is_none());
+    assert!(fresh(&pool).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_count_every_outcome() {
+    let pool = pool(&["aaaaa-key-0123456789"]);
+    let leases = [(); 6].map(|()| fresh(&pool).unwrap());
+    let [accepted, cooled, forbidden, revoked, dropped, under_way] = leases;
+    report(&pool, accepted, Judgement::Accepted);
+    report(&pool, cooled, Judgement::CoolDown(Duration::from_millis(1_500)));
+    report(&pool, forbidden, Judgement::Forbidden);
+    drop(dropped);
+    let expected = r#"[{"hint":"aaaa...6789","state":"cooling_down","time_left_ms":1500,"counters":{"attempts":4,"accepted":1,"cooled_down":1,"revoked":0,"forbidden":1,"unanswered":1}}]"#;
+    assert_eq!(serde_json::to_string(&pool.snapshot()).unwrap(), expected);
+    report(&pool, revoked, Judgement::Revoked);
+    let expected = r#"[{"hint":"aaaa...6789","state":"revoked","time_left_ms":null,"counters":{"attempts":5,"accepted":1,"cooled_down":1,"revoked":1,"forbidden":1,"unanswered":1}}]"#;
+    assert_eq!(serde_json::to_string(&pool.snapshot()).unwrap(), expected);
+    drop(under_way);
+}
+
+#[test]
+fn threads_lose_no_count() {
+    let pool = three();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
+                }
+            });
+        }
+    });
+    assert_eq!(pool.snapshot()[0].counters.accepted, 4_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_prints_a_key() {
+    let (secret, log) = ("sk-secret-0123456789abcdef", Log::default());
+    let _guard = tracing::dispatcher::set_default(&log.dispatch());
+    let pool = pool(&[secret]);
+    let key = ApiKey::new(secret).unwrap();
+    let mut walk = Walk::default();
+    let leased = lease(&pool, &mut walk).unwrap();
+    let header = leased.authorization();
+    assert_eq!(header, format!("Bearer {secret}"));
+    let mut printed = format!(
+        "{pool:?} {pool:#?} {key:?} {leased:?} {walk:?} {header:?} {:?}",
+        pool.snapshot()
+    );
+    printed += &format!("{:?}", KeyPool::from_secrets([secret, secret]).unwrap_err());
+    assert!(printed.contains(r#"KeyPool [("sk-s...cdef", Usable)]"#), "{printed}");
+    report(&pool, leased, Judgement::CoolDown(SECOND));
+    advance(SECOND).await;
+    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    advance(MINUTE).await;
+    report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
+    printed += &log.lines().concat();
+    for part in ["secret", "0123", &secret[4..]] {
+        assert!(!printed.contains(part), "{printed}");
+    }
+}
+
+#[test]
+fn what_crosses_threads_can() {
+    fn crosses<T: Send + Sync + 'static>() {}
+    crosses::<KeyPool>();
+    crosses::<Lease>();
+    crosses::<Walk>();
+    crosses::<KeyPoolError>();
+}
