@@ -1,0 +1,56 @@
+//! A provider to play with when there is none: it speaks chat completions on loopback, refuses the first of its two
+//! keys, and asks for a tool when the prompt is about the time.
+
+mod model;
+mod provider;
+
+use std::{convert::Infallible, io, net::SocketAddr, time::SystemTime};
+
+use serde_json::json;
+use tower_llm_bridge::tools::{ToolCall, ToolDefinition, ToolOutput, Tools, tool_fn};
+
+use crate::upstream::BaseUrl;
+
+/// Always over its rate limit.
+const LIMITED_KEY: &str = "demo-key-always-limited";
+const WORKING_KEY: &str = "demo-key-that-works";
+
+/// A running demo provider, and the keys to use it with.
+pub(crate) struct Demo {
+    pub(crate) base: BaseUrl,
+    pub(crate) keys: Vec<String>,
+}
+
+// === impl Demo ===
+
+impl Demo {
+    /// Listens on a free port of the loopback interface until the process ends.
+    pub(crate) async fn start() -> io::Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let base = format!("http://{}", listener.local_addr()?);
+        let base = BaseUrl::parse(&base).map_err(io::Error::other)?;
+        tokio::spawn(axum::serve(listener, provider::routes()).into_future());
+        Ok(Self {
+            base,
+            keys: vec![LIMITED_KEY.into(), WORKING_KEY.into()],
+        })
+    }
+}
+
+/// What the bridge adds to every request: a closure is a tool.
+pub(crate) fn tools() -> Tools {
+    let definition = ToolDefinition::new("current_time")
+        .server("clock")
+        .description("The current date and time in UTC.")
+        .parameters(json!({ "type": "object", "properties": {}, "additionalProperties": false }));
+    Tools::new([tool_fn(definition, |_: ToolCall| async {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
+        Ok::<_, Infallible>(ToolOutput::text(now.to_string()))
+    })])
+}
+
+/// How to try it.
+pub(crate) fn invitation(gateway: SocketAddr) -> String {
+    let body = r#"{"model":"demo","messages":[{"role":"user","content":"What time is it?"}]}"#;
+    format!("a demo provider is inside, try:\n  curl http://{gateway}/v1/chat/completions -d '{body}'")
+}

@@ -1,0 +1,127 @@
+//! A gateway in one binary, to run as it is or to lift into production: this file only wires the parts together.
+//!
+//! ```text
+//! caller ─► server ─► routes (request id, trace, panics, limits, identity, decompression) ─► Bridge ─► upstream ─► provider
+//!                                                                                              └─► recorder ─► JSON lines
+//! ```
+//!
+//! `cargo run --release --all-features --example gateway -- --help` says how to use it.
+
+mod args;
+mod demo;
+mod recorder;
+mod routes;
+mod server;
+mod signals;
+mod upstream;
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use tower_llm_bridge::{BridgeLayer, pool::KeyPool, record::Recorder};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Args, Command},
+    demo::Demo,
+    recorder::Sink,
+    signals::Signals,
+    upstream::Upstream,
+};
+
+/// Interceptions under way at once; when the record file is this far behind, new requests wait and then get a 503.
+const MAX_INTERCEPTIONS: usize = 4096;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = match args::parse(env::args_os().skip(1), env::var_os("OPENAI_API_KEYS")) {
+        Ok(Command::Serve(arguments)) => arguments,
+        Ok(Command::Print(text)) => {
+            say(text);
+            return ExitCode::SUCCESS;
+        }
+        Err(problem) => return fail(2, &problem),
+    };
+    let filter = match EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .try_from_env()
+    {
+        Ok(filter) => filter,
+        Err(_) if env::var_os("RUST_LOG").is_none() => EnvFilter::new("info"),
+        Err(error) => return fail(2, &format!("RUST_LOG: {error}")),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match run(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => fail(1, &problem),
+    }
+}
+
+async fn run(arguments: Args) -> Result<(), String> {
+    let signals = Signals::install().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let sink = match arguments.record {
+        Some(path) => Sink::file(&path).map_err(|error| format!("cannot record to {}: {error}", path.display()))?,
+        None => Sink::Log,
+    };
+    let listener = server::bind(&arguments.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| format!("cannot tell the listening address: {error}"))?;
+
+    let mut layer = BridgeLayer::new().provider("openai");
+    let mut keys = arguments.keys;
+    let demo = arguments.upstream.is_none();
+    let base = match arguments.upstream {
+        Some(base) => base,
+        None => {
+            let demo = Demo::start()
+                .await
+                .map_err(|error| format!("cannot start the demo provider: {error}"))?;
+            layer = layer.tools(demo::tools());
+            keys = demo.keys;
+            demo.base
+        }
+    };
+    info!(upstream = %base, keys = keys.len(), "{}", if keys.is_empty() { "callers bring their own keys" } else { "keys are pooled" });
+    if !keys.is_empty() {
+        layer = layer.pool(KeyPool::from_secrets(keys).map_err(|error| format!("bad key: {error}"))?);
+    }
+
+    let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
+    let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
+    let app = routes::app(&layer.recorder(recorder), Upstream::new(base)?);
+    // Whoever reads only this line and then closes the pipe must not end us.
+    say(&format!("listening on http://{address}"));
+    if demo {
+        say(&demo::invitation(address));
+    }
+
+    let mut signals = server::serve(listener, app, signals).await;
+    // The last recorder goes with the last request, so this ends by itself once everything is written.
+    tokio::select! {
+        written = records.finish() => written,
+        signal = signals.next() => Err(format!("{signal} before the last record was written")),
+    }
+}
+
+/// To stdout, flushed. A closed stdout is nobody's problem.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// To stderr even when the log is off.
+fn fail(code: u8, problem: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "gateway: {problem}");
+    ExitCode::from(code)
+}

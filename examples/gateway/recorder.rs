@@ -1,0 +1,186 @@
+//! Where records go: a file of JSON lines, or the log.
+//!
+//! Records are for billing, so none is dropped. While the file cannot be written the writer keeps what it has, tries
+//! again every second and receives nothing more: the bridge runs out of places and answers new requests with 503
+//! instead of serving them unrecorded. When the disk has room again everything goes on, without a restart.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+use tower_llm_bridge::record::{Event, Events, Fact};
+use tracing::{error, info};
+
+/// Bytes after which a batch is written even when more records wait.
+const BATCH: usize = 256 * 1024;
+/// How long a woken writer waits for company: under load many records share one wake-up and one write.
+const GATHER: Duration = Duration::from_millis(1);
+const RETRY: Duration = Duration::from_secs(1);
+/// Failed writes per line in the log.
+const REPORT_EVERY: u32 = 30;
+/// Failed writes after which records are given up, once the gateway is ending.
+const LAST_TRIES: u32 = 3;
+
+/// Where records go.
+pub(crate) enum Sink {
+    File(File),
+    /// The end of each request, as a line of the log.
+    Log,
+}
+
+/// The writer at work.
+pub(crate) struct Records {
+    ending: Arc<AtomicBool>,
+    done: oneshot::Receiver<Result<(), String>>,
+}
+
+/// Starts the writer on a thread of its own: a file may block for as long as it likes.
+pub(crate) fn start(sink: Sink, events: Events) -> io::Result<Records> {
+    let ending = Arc::new(AtomicBool::new(false));
+    let (sender, done) = oneshot::channel();
+    let seen = Arc::clone(&ending);
+    thread::Builder::new().name("records".into()).spawn(move || {
+        let result = match sink {
+            Sink::File(file) => to_file(file, events, &seen),
+            Sink::Log => to_log(events),
+        };
+        // Nobody listens any more only if a further signal has cut even this.
+        let _ = sender.send(result);
+    })?;
+    Ok(Records { ending, done })
+}
+
+// === impl Sink ===
+
+impl Sink {
+    /// Opens `path` for appending. Prompts are private, so a new file is its owner's only.
+    pub(crate) fn file(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path)?;
+        if cut_short(path, &file)? {
+            file.write_all(b"\n")?;
+        }
+        Ok(Self::File(file))
+    }
+}
+
+/// Whether an earlier run died in the middle of a line, which must not swallow the next record.
+fn cut_short(path: &Path, file: &File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    let mut reader = File::open(path)?;
+    reader.seek(SeekFrom::End(-1))?;
+    reader.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+// === impl Records ===
+
+impl Records {
+    /// Waits until the last record is written; to be called when every recorder is on its way out.
+    ///
+    /// # Errors
+    ///
+    /// Says how many records were lost.
+    pub(crate) async fn finish(self) -> Result<(), String> {
+        self.ending.store(true, Ordering::Relaxed);
+        self.done
+            .await
+            .unwrap_or_else(|_| Err("the record writer panicked".into()))
+    }
+}
+
+fn to_file(mut file: File, mut events: Events, ending: &AtomicBool) -> Result<(), String> {
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(event) = events.blocking_recv() {
+        push(&mut batch, &event);
+        thread::park_timeout(GATHER);
+        while batch.len() < BATCH
+            && let Some(event) = events.try_recv()
+        {
+            push(&mut batch, &event);
+        }
+        if let Err((problem, lost)) = write(&mut file, &batch, ending) {
+            let lost = lost + std::iter::from_fn(|| events.blocking_recv()).count();
+            return Err(format!("{lost} records are lost: {problem}"));
+        }
+        batch.clear();
+        // One huge prompt is no reason to keep its memory.
+        batch.shrink_to(2 * BATCH);
+    }
+    Ok(())
+}
+
+fn push(batch: &mut Vec<u8>, event: &Event) {
+    let start = batch.len();
+    match serde_json::to_writer(&mut *batch, event) {
+        Ok(()) => batch.push(b'\n'),
+        Err(error) => {
+            batch.truncate(start);
+            error!(%error, ?event, "a record cannot be written as JSON");
+        }
+    }
+}
+
+/// Writes all of `batch`, however often it has to try; gives up only when the gateway is `ending`, and then tells how
+/// many lines are not in the file.
+fn write(file: &mut File, batch: &[u8], ending: &AtomicBool) -> Result<(), (io::Error, usize)> {
+    let mut rest = batch;
+    let mut failures = 0;
+    let mut last_tries = 0;
+    while !rest.is_empty() {
+        let error = match file.write(rest) {
+            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Ok(written) => {
+                // A half-written line goes on where it stopped.
+                rest = &rest[written..];
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => error,
+        };
+        if failures % REPORT_EVERY == 0 {
+            error!(%error, "cannot write records; they are kept, but new requests will get 503 when no place is left");
+        }
+        failures += 1;
+        if ending.load(Ordering::Relaxed) {
+            last_tries += 1;
+            if last_tries == LAST_TRIES {
+                return Err((error, rest.iter().filter(|byte| **byte == b'\n').count()));
+            }
+        }
+        thread::park_timeout(RETRY);
+    }
+    if failures > 0 {
+        info!(failures, "records are written again, none is lost");
+    }
+    Ok(())
+}
+
+fn to_log(mut events: Events) -> Result<(), String> {
+    while let Some(event) = events.blocking_recv() {
+        if !matches!(event.fact, Fact::Ended { .. }) {
+            continue;
+        }
+        match serde_json::to_string(&event) {
+            Ok(record) => info!(record, "ended"),
+            Err(error) => error!(%error, ?event, "a record cannot be written as JSON"),
+        }
+    }
+    Ok(())
+}

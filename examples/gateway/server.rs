@@ -1,0 +1,116 @@
+//! Accepts connections and ends them in order: no new ones, then the requests under way, and nobody waits for ever.
+
+use std::{convert::Infallible, io, time::Duration};
+
+use axum::response::Response;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinError, JoinSet},
+    time::{sleep, timeout},
+};
+use tower::Service;
+use tracing::{debug, error, info, warn};
+
+use crate::signals::Signals;
+
+/// How long requests may go on after the first signal.
+const DRAIN: Duration = Duration::from_secs(30);
+/// For a request's head; it also ends a kept-alive connection that stays silent.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Finds a caller that vanished without a word.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+pub(crate) async fn bind(address: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves until a signal, then drains. When it returns every connection and with it `app` is gone; the signals are for
+/// what is left to end.
+pub(crate) async fn serve<S>(listener: TcpListener, app: S, mut signals: Signals) -> Signals
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let service = TowerToHyperService::new(app);
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+
+    let signal = loop {
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                continue;
+            }
+            signal = signals.next() => break signal,
+        };
+        let connection = http
+            .serve_connection(TokioIo::new(stream), service.clone())
+            .into_owned();
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                // A caller that leaves in the middle is daily business.
+                debug!(error, "connection ended early");
+            }
+        });
+    };
+
+    drop(listener);
+    info!(
+        signal,
+        connections = connections.len(),
+        "draining; a second signal ends it"
+    );
+    tokio::select! {
+        drained = timeout(DRAIN, graceful.shutdown()) => if drained.is_err() {
+            warn!(seconds = DRAIN.as_secs(), "still busy, cutting what is left");
+        },
+        signal = signals.next() => warn!(signal, "cutting what is left"),
+    }
+    // Dropping a connection drops its requests, which is how the bridge learns that they are cancelled.
+    connections.abort_all();
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+    signals
+}
+
+/// The next connection. Failures are this machine's (out of descriptors, say) or the peer's, never a reason to stop.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "no TCP_NODELAY");
+                }
+                return stream;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => debug!(%error, "peer left early"),
+            Err(error) => {
+                error!(%error, "cannot accept a connection, waiting a second");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "a connection panicked");
+    }
+}

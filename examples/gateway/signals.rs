@@ -1,0 +1,51 @@
+//! Ctrl-C and SIGTERM as one stream: the first asks for a drain, the second for an end.
+
+use std::io;
+
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Installed before anything is served, so that no signal falls between.
+#[cfg(unix)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+#[cfg(not(unix))]
+pub(crate) struct Signals(());
+
+// === impl Signals ===
+
+#[cfg(unix)]
+impl Signals {
+    pub(crate) fn install() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The name of the next signal.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    pub(crate) fn install() -> io::Result<Self> {
+        Ok(Self(()))
+    }
+
+    pub(crate) async fn next(&mut self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "Ctrl-C",
+            // Without a handler the system ends us by itself.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
