@@ -1,0 +1,372 @@
+//! Starts the gateway and the other ends of its connections: a caller, and a provider that answers by hand.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::{ExitStatus, Output, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Json, Router, extract::State, response::IntoResponse, routing::post};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+use hyper_util::{
+    client::legacy::{self, Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStderr, Command},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::records::Records;
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type HttpClient = Client<HttpConnector, Body>;
+
+pub(crate) const KEY: &str = "sk-e2e-0123456789abcdefghijklmnop";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    process: Child,
+    pub(crate) address: SocketAddr,
+    log: Lines<BufReader<ChildStderr>>,
+    /// What was read of the log so far.
+    logged: String,
+    pub(crate) records: PathBuf,
+    client: HttpClient,
+}
+
+/// A provider whose answers the test gives by hand.
+pub(crate) struct Provider {
+    pub(crate) url: String,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+pub(crate) struct Arrival {
+    pub(crate) headers: HeaderMap,
+    /// Closed when the gateway has given this call up.
+    pub(crate) answer: oneshot::Sender<Value>,
+}
+
+/// A body that does not tell its length, so it is sent in chunks.
+pub(crate) struct Undeclared(pub(crate) Full<Bytes>);
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts it on a free port, recording into a file of its own.
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let records = scratch("jsonl");
+        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        arguments.extend([OsStr::new("--record"), records.as_os_str()]);
+        Self::start_recording(&arguments, records.clone()).await
+    }
+
+    pub(crate) async fn start_recording(arguments: &[&OsStr], records: PathBuf) -> Self {
+        let mut process = command(&["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .spawn()
+            .expect("the gateway starts");
+        let stdout = process.stdout.take().expect("stdout is piped");
+        let log = process.stderr.take().expect("stderr is piped");
+        // The rest of stdout is dropped: a reader that leaves must not end the gateway.
+        let line = within(BufReader::new(stdout).lines().next_line())
+            .await
+            .expect("stdout is readable");
+        let line = line.expect("the gateway says where it listens");
+        let address = line
+            .strip_prefix("listening on http://")
+            .expect(&line)
+            .parse()
+            .expect("an address");
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self {
+            process,
+            address,
+            log: BufReader::new(log).lines(),
+            logged: String::new(),
+            records,
+            client,
+        }
+    }
+
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> legacy::ResponseFuture {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.client.request(request.body(body).expect("a request"))
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> (StatusCode, Value) {
+        read(
+            within(self.request(method, path, headers, body))
+                .await
+                .expect("an answer"),
+        )
+        .await
+    }
+
+    pub(crate) async fn ask(&self, prompt: &str) -> (StatusCode, Value) {
+        self.send(Method::POST, CHAT, &[], chat(prompt)).await
+    }
+
+    /// A request that goes on in the background.
+    pub(crate) fn ask_later(&self, prompt: &str) -> JoinHandle<(StatusCode, Value)> {
+        let response = self.request(Method::POST, CHAT, &[], chat(prompt));
+        tokio::spawn(async { read(response.await.expect("an answer")).await })
+    }
+
+    /// Sends nothing but a head, and reads the answer to it.
+    pub(crate) async fn send_head(&self, head: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.expect("a connection");
+        stream.write_all(head.as_bytes()).await.expect("a head is written");
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer))
+            .await
+            .expect("an answer in UTF-8");
+        answer
+    }
+
+    pub(crate) async fn signal(&self) {
+        let pid = self.process.id().expect("still running").to_string();
+        let status = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .await
+            .expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for a line of the log.
+    pub(crate) async fn until_logged(&mut self, text: &str) {
+        loop {
+            let line = within(self.log.next_line()).await.expect("a readable log");
+            let line = line.unwrap_or_else(|| panic!("{text:?} was not logged:\n{}", self.logged));
+            self.logged.push_str(&line);
+            self.logged.push('\n');
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    /// Its exit status, whole log and records.
+    pub(crate) async fn end(mut self) -> (ExitStatus, String, Records) {
+        // An unread pipe fills up and blocks its writer.
+        within(async {
+            while let Some(line) = self.log.next_line().await.expect("a readable log") {
+                self.logged.push_str(&line);
+                self.logged.push('\n');
+            }
+        })
+        .await;
+        let status = within(self.process.wait()).await.expect("an exit status");
+        (status, self.logged, Records::read(&self.records))
+    }
+}
+
+// === impl Provider ===
+
+impl Provider {
+    pub(crate) async fn start() -> Self {
+        let (sender, arrivals) = mpsc::channel(8);
+        let answer = async |State(sender): State<mpsc::Sender<Arrival>>, headers: HeaderMap, _: Bytes| {
+            let (answer, answered) = oneshot::channel();
+            sender
+                .send(Arrival { headers, answer })
+                .await
+                .expect("the test is listening");
+            Json(answered.await.expect("the test answers")).into_response()
+        };
+        let app = Router::new().route(CHAT, post(answer)).with_state(sender);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(axum::serve(listener, app).into_future());
+        Self { url, arrivals }
+    }
+
+    pub(crate) async fn arrival(&mut self) -> Arrival {
+        within(self.arrivals.recv()).await.expect("a request arrives")
+    }
+}
+
+// === impl Undeclared ===
+
+impl hyper::body::Body for Undeclared {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.0).poll_frame(cx).map_err(|never| match never {})
+    }
+}
+
+// === helpers ===
+
+/// Long enough for a loaded machine, and finite.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(120), future)
+        .await
+        .expect("this should have happened by now")
+}
+
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .args(arguments)
+        .env_remove("OPENAI_API_KEYS")
+        .env("RUST_LOG", "trace")
+        .kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+pub(crate) async fn run(arguments: &[&str]) -> Output {
+    within(command(arguments).output()).await.expect("the gateway starts")
+}
+
+/// The example, built as this test is. `cargo test` has done so already, `cargo test --test gateway` has not.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // target/PROFILE/deps/gateway-HASH
+        let test = env::current_exe().expect("the test's path");
+        let profile = test.ancestors().nth(2).expect("a profile's directory");
+        let binary = profile.join("examples").join("gateway");
+        let name = match profile.file_name().and_then(OsStr::to_str) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo.args([
+            "build",
+            "--quiet",
+            "--offline",
+            "--example",
+            "gateway",
+            "--profile",
+            name,
+            "--target-dir",
+        ]);
+        cargo
+            .arg(profile.parent().expect("a target directory"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        for (feature, on) in [("json-schema", cfg!(feature = "json-schema"))] {
+            if on {
+                cargo.args(["--features", feature]);
+            }
+        }
+        // What cargo told this process about the package would look to build scripts like a change.
+        for (name, _) in env::vars_os() {
+            let name = name.to_string_lossy();
+            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+            {
+                cargo.env_remove(&*name);
+            }
+        }
+        let built = cargo.output().expect("cargo runs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        binary
+    })
+}
+
+/// A path that nothing uses yet.
+pub(crate) fn scratch(extension: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = format!(
+        "{}/gateway-{}-{count}.{extension}",
+        env!("CARGO_TARGET_TMPDIR"),
+        std::process::id()
+    );
+    let _ = fs::remove_file(&path);
+    path.into()
+}
+
+pub(crate) async fn read(response: Response<hyper::body::Incoming>) -> (StatusCode, Value) {
+    let status = response.status();
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+    assert!(response.headers().contains_key("x-request-id"));
+    let body = within(response.into_body().collect())
+        .await
+        .expect("a whole body")
+        .to_bytes();
+    (status, serde_json::from_slice(&body).expect("a JSON body"))
+}
+
+pub(crate) fn bytes(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn chat(prompt: &str) -> Body {
+    bytes(json!({ "model": "demo", "messages": [{ "role": "user", "content": prompt }] }).to_string())
+}
+
+pub(crate) fn completion(content: &str) -> Value {
+    let choice = json!({ "index": 0, "message": { "role": "assistant", "content": content }, "finish_reason": "stop" });
+    json!({ "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "demo", "choices": [choice],
+        "usage": { "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 } })
+}
+
+pub(crate) fn string(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no string"))
+        .to_owned()
+}
+
+pub(crate) fn content(answer: &Value) -> String {
+    string(&answer["choices"][0]["message"]["content"])
+}
+
+/// `{"error":{"message","type","param","code"}}`, nothing else.
+pub(crate) fn assert_error_shape(answer: &Value) {
+    let error = answer["error"]
+        .as_object()
+        .unwrap_or_else(|| panic!("{answer} is no error"));
+    let mut names: Vec<_> = error.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(
+        (answer.as_object().map(serde_json::Map::len), names),
+        (Some(1), vec!["code", "message", "param", "type"])
+    );
+    assert!(!string(&error["message"]).is_empty());
+    assert!(!string(&error["type"]).is_empty());
+}
