@@ -52,5 +52,7 @@ pub(crate) fn tools() -> Tools {
 /// How to try it.
 pub(crate) fn invitation(gateway: SocketAddr) -> String {
     let body = r#"{"model":"demo","messages":[{"role":"user","content":"What time is it?"}]}"#;
-    format!("a demo provider is inside, try:\n  curl http://{gateway}/v1/chat/completions -d '{body}'")
+    format!(
+        "a demo provider is inside, try:\n  curl http://{gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    )
 }
