@@ -178,7 +178,7 @@ fn to_log(mut events: Events) -> Result<(), String> {
             continue;
         }
         match serde_json::to_string(&event) {
-            Ok(record) => info!(record, "ended"),
+            Ok(record) => info!(%record, "ended"),
             Err(error) => error!(%error, ?event, "a record cannot be written as JSON"),
         }
     }

@@ -1,6 +1,7 @@
 //! The innermost service: sends what the bridge made of a request to the provider.
 
 use std::{
+    error::Error,
     fmt,
     sync::Arc,
     task::{Context, Poll},
@@ -40,6 +41,10 @@ pub(crate) struct Upstream<B> {
     client: Client<HttpsConnector<HttpConnector>, B>,
     base: Arc<BaseUrl>,
 }
+
+/// Why the provider could not be asked, told to the root: a log that says only "client error (Connect)" helps nobody.
+#[derive(Debug)]
+pub(crate) struct Explained(pub(crate) legacy::Error);
 
 // === impl BaseUrl ===
 
@@ -176,3 +181,19 @@ where
         self.client.request(request)
     }
 }
+
+// === impl Explained ===
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for Explained {}

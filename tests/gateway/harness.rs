@@ -142,6 +142,36 @@ impl Gateway {
         self.send(Method::POST, CHAT, &[], chat(prompt)).await
     }
 
+    /// The whole text and the usage of a streamed answer, which must end with `[DONE]`.
+    pub(crate) async fn stream(&self, request: &Value) -> (String, Option<Value>) {
+        let response = within(self.request(Method::POST, CHAT, &[], bytes(request.to_string())))
+            .await
+            .expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        let body = within(response.into_body().collect())
+            .await
+            .expect("a whole body")
+            .to_bytes();
+        let body = str::from_utf8(&body).expect("UTF-8");
+        let events = body
+            .strip_suffix("data: [DONE]\n\n")
+            .unwrap_or_else(|| panic!("cut short: {body}"));
+        let chunks = events.lines().filter_map(|line| line.strip_prefix("data: "));
+        let chunks: Vec<Value> = chunks.map(|chunk| serde_json::from_str(chunk).expect(chunk)).collect();
+        let text = chunks
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+            .collect();
+        (
+            text,
+            chunks
+                .iter()
+                .map(|chunk| chunk["usage"].clone())
+                .find(|usage| !usage.is_null()),
+        )
+    }
+
     /// A request that goes on in the background.
     pub(crate) fn ask_later(&self, prompt: &str) -> JoinHandle<(StatusCode, Value)> {
         let response = self.request(Method::POST, CHAT, &[], chat(prompt));

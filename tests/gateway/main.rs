@@ -68,6 +68,30 @@ async fn demo_fails_over_runs_its_tool_and_records() {
 }
 
 #[tokio::test]
+async fn demo_streams() {
+    let gateway = Gateway::start(&[]).await;
+    let hello = json!({ "model": "demo", "stream": true, "messages": [{ "role": "user", "content": "hello" }] });
+    let mut time = hello.clone();
+    time["messages"][0]["content"] = json!("What time is it?");
+    time["stream_options"] = json!({ "include_usage": true });
+
+    let (hello, usage) = gateway.stream(&hello).await;
+    assert_eq!((hello.as_str(), usage), ("You said: hello", None));
+    let (time, usage) = gateway.stream(&time).await;
+    assert!(time.starts_with("The clock says 2"), "{time}");
+    assert_eq!(
+        usage.expect("it was asked for")["prompt_tokens"],
+        4 + 5,
+        "the sum of both rounds"
+    );
+
+    gateway.signal().await;
+    let (status, _, records) = gateway.end().await;
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(records.outcomes(), BTreeMap::from([("completed".into(), 2)]));
+}
+
+#[tokio::test]
 async fn refusals_have_the_providers_shape_and_harm_nobody_else() {
     let gateway = Gateway::start(&[]).await;
     let refused = |method: Method, path, headers: &'static [(&str, &str)], body: Body| {

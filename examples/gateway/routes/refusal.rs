@@ -7,10 +7,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
-use hyper_util::client::legacy;
 use serde_json::json;
 use tower::BoxError;
 use tracing::{error, warn};
+
+use crate::upstream::Explained;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -58,8 +59,8 @@ pub(super) fn within<B>(limit: usize) -> impl Fn(&mut Request<B>) -> Result<(), 
 }
 
 /// For requests that the bridge passed on without reading: their failures come up as errors.
-pub(super) async fn unreachable(error: legacy::Error) -> Response {
-    warn!(error = chain(&error), "the provider could not be asked");
+pub(super) async fn unreachable(error: Explained) -> Response {
+    warn!(%error, "the provider could not be asked");
     refusal(
         StatusCode::BAD_GATEWAY,
         "api_error",
@@ -77,11 +78,6 @@ pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
         Some("server_error"),
         "Internal error of the gateway",
     )
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Any body as the one type that refusals have, too.
