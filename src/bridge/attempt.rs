@@ -93,13 +93,13 @@ impl<U: Upstream> Exchange<U> {
 
     /// Reports what a refusal says about the key; `Ok` means that another key may do better.
     fn judge(&self, walk: &mut RoundWalk, lease: Option<Lease>, refusal: Refusal) -> Result<(), Failure> {
-        let (Some(lease), Credentials::Pool(pool)) = (lease, &self.credentials) else {
+        let (Some(mut lease), Credentials::Pool(pool)) = (lease, &self.credentials) else {
             return Err(self.refused(refusal));
         };
         let codes: Vec<&str> = refusal.codes.iter().map(String::as_str).collect();
         let verdict = self.config.verdicts.judge(refusal.parts.status, &codes);
         let judgement = resolve(verdict, &refusal.parts.headers, SystemTime::now());
-        pool.report(&lease, judgement, Instant::now());
+        pool.report(&mut lease, judgement, Instant::now());
         match verdict {
             Verdict::Accept => Err(self.refused(refusal)),
             Verdict::Forbid => {
@@ -128,9 +128,9 @@ impl<U: Upstream> Exchange<U> {
     }
 
     /// The attempt's key has served.
-    pub(crate) fn accept(&self, lease: Option<&Lease>) {
-        if let (Some(lease), Credentials::Pool(pool)) = (lease, &self.credentials) {
-            pool.report(lease, Judgement::Accepted, Instant::now());
+    pub(crate) fn accept(&self, lease: Option<Lease>) {
+        if let (Some(mut lease), Credentials::Pool(pool)) = (lease, &self.credentials) {
+            pool.report(&mut lease, Judgement::Accepted, Instant::now());
         }
     }
 
@@ -149,7 +149,7 @@ impl<U: Upstream> Exchange<U> {
     /// Reads an error of the provider that is not about the key, to its end.
     pub(crate) async fn read_refusal(&mut self, attempted: Attempted<U::Body>) -> Failure {
         let (response, deadline, lease) = attempted.into_parts();
-        self.accept(lease.as_ref());
+        self.accept(lease);
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
         match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body, |_| ())).await {

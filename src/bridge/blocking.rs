@@ -109,7 +109,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             let body = timeout_at(deadline, reading).await.map_err(|_| Failure::timeout())??;
             match ChatReply::read(body) {
                 Ok(reply) => {
-                    exchange.accept(lease.as_ref());
+                    exchange.accept(lease);
                     let turn = reply.turn().clone();
                     exchange.record_prompt(&turn.msg_id, || request.prompt());
                     exchange.record_usage(&turn);

@@ -41,7 +41,7 @@ where
     match exchange.attempt(&mut RoundWalk::default(), &body).await {
         Ok(attempted) => {
             let (response, _, lease) = attempted.into_parts();
-            exchange.accept(lease.as_ref());
+            exchange.accept(lease);
             let (mut parts, body) = response.into_parts();
             // The body is the provider's own, so its length stays true, for `HEAD` too.
             headers::clean_response(&mut parts.headers, |value| exchange.credentials.occur_in(value));

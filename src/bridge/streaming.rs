@@ -266,7 +266,7 @@ where
                 });
                 match timeout_at(deadline, self.open()).await {
                     Ok(Ok(progress)) => {
-                        exchange.accept(lease.as_ref());
+                        exchange.accept(lease);
                         if self.commit.is_some() {
                             prepare_head(exchange, &mut parts);
                             if let Some(intercepted) = exchange.intercepted() {

@@ -103,7 +103,7 @@ fn finish_tells_everything_that_was_counted() {
     interception.round();
     interception.key_attempt(Some(&KeyHint::of("sk-0123456789abcdefghij")));
     interception.emit(tokens(5));
-    assert_eq!((interception.key_attempts(), interception.rounds()), (3, 2));
+    assert_eq!(interception.key_attempts(), 3);
     assert_eq!((interception.usage().input, interception.usage().output), (12, 2));
     let id = interception.id();
     interception.finish(Outcome::UpstreamError, Some(StatusCode::BAD_GATEWAY), Some("api_error"));
@@ -160,7 +160,7 @@ fn unrecorded_counts_and_says_nothing() {
     assert!(!interception.is_recorded());
     interception.round();
     interception.emit(tokens(3));
-    assert_eq!((interception.rounds(), interception.usage().input), (1, 3));
+    assert_eq!(interception.usage().input, 3);
     assert_ne!(interception.id(), Interception::unrecorded().id());
     interception.finish(Outcome::Completed, None, None);
 }
