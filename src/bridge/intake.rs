@@ -135,7 +135,8 @@ where
         }
     }
     .await;
-    if admitted.is_err() {
+    // A client that waits for `100 Continue` has not begun to send, and need not.
+    if admitted.is_err() && !parts.headers.contains_key(header::EXPECT) {
         discard(body, config.max_request_body, DISCARD_TIME).await;
     }
     admitted

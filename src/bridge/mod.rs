@@ -43,7 +43,22 @@ where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send + 'static,
 {
-    let span = tracing::info_span!(
+    let span = match route {
+        Route::Api(_) => intercept_span(&config),
+        Route::Listed | Route::Other => tracing::debug_span!("passthrough"),
+    };
+    async move {
+        match route {
+            Route::Api(dialect) => intake::answer(config, dialect, upstream, request).await,
+            Route::Listed | Route::Other => listed::answer(config, upstream, request).await,
+        }
+    }
+    .instrument(span)
+}
+
+/// OpenTelemetry's names for generative AI, as far as it has them; what is not known yet is recorded later.
+fn intercept_span(config: &Config) -> tracing::Span {
+    tracing::info_span!(
         "intercept",
         "gen_ai.operation.name" = "chat",
         "gen_ai.provider.name" = config.provider,
@@ -53,12 +68,5 @@ where
         "gen_ai.usage.output_tokens" = tracing::field::Empty,
         stream = tracing::field::Empty,
         interception_id = tracing::field::Empty,
-    );
-    async move {
-        match route {
-            Route::Api(dialect) => intake::answer(config, dialect, upstream, request).await,
-            Route::Listed | Route::Other => listed::answer(config, upstream, request).await,
-        }
-    }
-    .instrument(span)
+    )
 }
