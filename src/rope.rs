@@ -285,3 +285,139 @@ impl Edits {
         edited
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rope(parts: &[Vec<u8>]) -> Rope {
+        let mut rope = Rope::default();
+        parts.iter().for_each(|part| rope.push(Bytes::copy_from_slice(part)));
+        rope
+    }
+
+    fn flat(rope: &Rope) -> Vec<u8> {
+        let flat: Vec<_> = rope.segments().flatten().copied().collect();
+        assert_eq!(flat.len(), rope.len());
+        assert!(rope.segments().all(|segment| !segment.is_empty()));
+        flat
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 0..6)
+    }
+
+    #[test]
+    fn edits_may_touch_and_insertions_keep_their_order() {
+        let mut edits = Edits::default();
+        assert!(edits.is_empty());
+        edits.insert(2, "1");
+        edits.replace(2..4, "CD");
+        edits.insert(2, "2");
+        edits.insert(4, "3");
+        edits.delete(4..5);
+        edits.replace(0..2, "AB");
+        edits.insert(2, "x");
+        edits.insert(6, "!");
+        assert_eq!(flat(&edits.apply(&Rope::from("abcdef"))), b"AB12xCD3f!");
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "edit 3..5 overlaps another")]
+    fn overlapping_edits_are_a_mistake() {
+        let mut edits = Edits::default();
+        edits.delete(2..4);
+        edits.delete(3..5);
+    }
+
+    #[test]
+    fn what_is_not_edited_is_shared() {
+        let source = Rope::from(vec![7; 100]);
+        let mut edits = Edits::default();
+        edits.replace(10..20, "new");
+        let edited = edits.apply(&source);
+        let starts: Vec<_> = edited.segments().map(|segment| segment.as_ptr()).collect();
+        let base = source.bytes(0..100);
+        assert_eq!([starts[0], starts[2]], [base.as_ptr(), base[20..].as_ptr()]);
+        assert_eq!(source.bytes(5..9).as_ptr(), base[5..].as_ptr());
+        assert_eq!(
+            source.slice(5..9).segments().next().unwrap().as_ptr(),
+            base[5..].as_ptr()
+        );
+    }
+
+    #[test]
+    fn only_the_length_prints() {
+        assert_eq!(format!("{:?}", Rope::from("secret")), "Rope(6 bytes)");
+        let mut edits = Edits::default();
+        edits.insert(0, "secret");
+        assert!(!format!("{edits:?}").contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn is_the_concatenation(left in parts(), right in parts(), range in any::<[prop::sample::Index; 2]>()) {
+            let model = [left.concat(), right.concat()].concat();
+            let mut both = rope(&left);
+            both.append(rope(&right));
+            prop_assert_eq!(flat(&both), &model[..]);
+            prop_assert_eq!(both.is_empty(), model.is_empty());
+
+            let [start, end] = range.map(|index| index.index(model.len() + 1));
+            let range = start.min(end)..start.max(end);
+            prop_assert_eq!(flat(&both.slice(range.clone())), &model[range.clone()]);
+            prop_assert_eq!(both.bytes(range.clone()), &model[range]);
+
+            let mut popped = Vec::new();
+            while let Some(segment) = both.pop_front() {
+                prop_assert!(!segment.is_empty());
+                popped.extend_from_slice(&segment);
+                prop_assert_eq!(flat(&both), &model[popped.len()..]);
+            }
+            prop_assert_eq!(popped, model);
+        }
+
+        #[test]
+        fn edits_do_what_they_say(
+            source in parts(),
+            cuts in prop::collection::vec((any::<prop::sample::Index>(), parts(), 0_u8..4), 0..8),
+            swap in any::<bool>(),
+        ) {
+            let text = source.concat();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|(at, with, how)| (at.index(text.len() + 1), with, how)).collect();
+            cuts.sort_by_key(|cut| cut.0);
+            // Each cut edits up to the next.
+            let ends: Vec<_> = cuts.iter().skip(1).map(|cut| cut.0).chain([text.len()]).collect();
+            let mut model = text[..cuts.first().map_or(text.len(), |cut| cut.0)].to_vec();
+            let mut made = Vec::new();
+            for ((at, with, how), end) in cuts.into_iter().zip(ends) {
+                match how {
+                    0 => model.extend_from_slice(&text[at..end]),
+                    1 => {
+                        model.extend(with.concat());
+                        model.extend_from_slice(&text[at..end]);
+                        made.push((at..at, with));
+                    }
+                    2 if at < end => made.push((at..end, Vec::new())),
+                    _ if at < end => {
+                        model.extend(with.concat());
+                        made.push((at..end, with));
+                    }
+                    _ => {}
+                }
+            }
+            let mut edits = Edits::default();
+            // Insertions at one place keep their order, so only a stable change of order is fair.
+            if swap {
+                made.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
+            }
+            for (range, with) in &made {
+                edits.replace(range.clone(), rope(with));
+            }
+            prop_assert_eq!(flat(&edits.apply(&rope(&source))), model);
+        }
+    }
+}
