@@ -8,18 +8,13 @@ const WORD: usize = size_of::<u64>();
 /// How many bytes at the front of `text` stand for themselves in a string: neither `"`, nor `\`, nor a control character.
 #[inline]
 pub(super) fn plain_len(text: &[u8]) -> usize {
-    // Names and enum-like values end within two words; the position in a word comes without a loop.
-    let (words, _) = text.as_chunks::<WORD>();
-    for (index, word) in words.iter().take(2).enumerate() {
-        if let Some(at) = first_special(*word) {
-            return index * WORD + at;
-        }
+    // Names and most short values end within two words, and there the position comes without a loop.
+    if let Some((&[first, second], _)) = text.as_chunks::<WORD>().0.split_first_chunk() {
+        return first_special(first)
+            .or_else(|| first_special(second).map(|at| WORD + at))
+            .unwrap_or_else(|| plain_len_long(text, 2 * WORD));
     }
-    if text.len() < 2 * WORD {
-        let done = words.len() * WORD;
-        return done + text[done..].iter().take_while(|&&byte| !is_special(byte)).count();
-    }
-    plain_len_long(text, 2 * WORD)
+    plain_len_long(text, 0)
 }
 
 fn plain_len_long(text: &[u8], mut done: usize) -> usize {
@@ -83,4 +78,66 @@ pub(super) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
         return simdutf8::basic::from_utf8(inner).ok().map(Cow::Borrowed);
     }
     serde_json::from_slice(literal).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_special_byte_is_found_everywhere() {
+        for special in (0..0x20).chain([b'"', b'\\']) {
+            for at in 0..130 {
+                // The neighbours are the bytes that arithmetic on whole words could mistake.
+                for others in [0x20, 0x21, 0x23, 0x5B, 0x5D, 0x7F, 0x80, 0x9F, 0xA2, 0xDC, 0xFF] {
+                    let mut text = [others; 130];
+                    assert_eq!(plain_len(&text[..at]), at);
+                    text[at] = special;
+                    assert_eq!(plain_len(&text), at, "{special:#x} among {others:#x}");
+                    text[at + 1..].fill(special);
+                    assert_eq!(plain_len(&text), at, "{special:#x} among {others:#x}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plain_len_is_that_of_the_definition(text in prop::collection::vec(any::<u8>(), 0..100), plain in 0_usize..100) {
+            let mut text = text;
+            text.iter_mut().take(plain).for_each(|byte| *byte |= 0x60);
+            let expected = text.iter().position(|&byte| is_special(byte)).unwrap_or(text.len());
+            prop_assert_eq!(plain_len(&text), expected);
+        }
+
+        #[test]
+        fn unescape_reads_what_serde_json_writes(text in any::<String>()) {
+            let literal = serde_json::to_string(&text).unwrap();
+            prop_assert_eq!(unescape(literal.as_bytes()).unwrap(), text);
+            prop_assert_eq!(skip(format!("{literal}\"\"").as_bytes(), 0), literal.len());
+        }
+    }
+
+    #[test]
+    fn unescape_refuses_what_is_no_literal() {
+        for text in [
+            "",
+            "\"",
+            "a",
+            "\"a",
+            "a\"",
+            "\"a\"b\"",
+            "\"\\\"",
+            "\"\n\"",
+            " \"a\" ",
+            "\"\\ud800\"",
+            "\"\\x\"",
+        ] {
+            assert_eq!(unescape(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(unescape(b"\"\xFF\""), None);
+        assert!(matches!(unescape(br#""plain""#), Some(Cow::Borrowed("plain"))));
+    }
 }
