@@ -40,9 +40,6 @@ pub(crate) struct Decoder {
     /// The event at hand was handed out, the next call begins a new one.
     is_out: bool,
     failed: bool,
-    /// Bytes looked at and copied, to show that the time is linear.
-    #[cfg(test)]
-    work: usize,
 }
 
 /// One event as it was sent, from its first field or comment to its blank line.
@@ -107,8 +104,6 @@ impl Decoder {
             at_start: true,
             is_out: false,
             failed: false,
-            #[cfg(test)]
-            work: 0,
         }
     }
 
@@ -179,7 +174,7 @@ impl Decoder {
         // Either the whole event is in `frame[start..]`, or all of it up to `at` is held.
         let start = *at;
         let is_held = !held.is_empty();
-        while let Some(len) = memchr2(b'\n', b'\r', &frame[*at..]) {
+        while let Some(len) = line_len(&frame[*at..]) {
             let end = *at + len;
             let after = end + 1;
             let is_cr = frame[end] == b'\r';
@@ -386,6 +381,13 @@ impl Block {
             }
         }
     }
+}
+
+/// How long the line is with which `text` begins. `None` if it does not end there.
+fn line_len(text: &[u8]) -> Option<usize> {
+    #[cfg(test)]
+    tests::SEARCHED.with(|searched| searched.set(searched.get() + text.len()));
+    memchr2(b'\n', b'\r', text)
 }
 
 /// A line of an event, less the byte order mark with which the stream may begin.
