@@ -98,6 +98,10 @@ mod body;
 mod bridge;
 mod dialect;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+#[path = "fuzzing.rs"]
+pub mod __fuzzing;
 mod future;
 mod identity;
 mod json;

@@ -1,0 +1,74 @@
+//! The door through which `/fuzz` reaches what is internal. It exists under `cfg(fuzzing)` alone, which cargo-fuzz sets.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::dialect::sse::{Decoder, Event};
+use crate::json::{Scanner, walk};
+
+/// A top-level member: its name, the ranges of its value and of its value's last element.
+pub type Member = (String, Range<usize>, Option<Range<usize>>);
+
+/// An event: its bytes, its payload, and whether it is the late LF of the one before.
+pub type Piece = (Vec<u8>, Option<Vec<u8>>, bool);
+
+/// Scans a document that comes in chunks. `Err` is what the error says.
+#[allow(clippy::missing_errors_doc, reason = "said above")]
+pub fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Member>, String> {
+    let mut scanner = Scanner::new();
+    chunks
+        .into_iter()
+        .try_for_each(|chunk| scanner.feed(chunk))
+        .and_then(|()| scanner.finish())
+        .map_err(|error| error.to_string())?;
+    let members = scanner.members().iter();
+    Ok(members
+        .map(|member| (scanner.name(member).to_owned(), member.value(), member.last_item()))
+        .collect())
+}
+
+/// What to delete to rid a scanned document of a member, as the scanner and as the walker see it.
+pub fn deletions(document: &[u8], name: &str) -> [Vec<Range<usize>>; 2] {
+    let mut scanner = Scanner::new();
+    if scanner.scan(document).is_err() {
+        return Default::default();
+    }
+    [
+        scanner.deletions(|found| found == name),
+        walk::deletions(document, |found| found == name),
+    ]
+}
+
+/// The members of what may be an object, as far as they can be made out.
+pub fn walk(text: &[u8]) -> Vec<(Option<String>, Range<usize>)> {
+    walk::members(text)
+        .map(|(name, value)| (name.to_str().map(Into::into), value))
+        .collect()
+}
+
+/// The elements of what may be an array, as far as they can be made out.
+pub fn items(text: &[u8]) -> Vec<Range<usize>> {
+    walk::items(text).collect()
+}
+
+/// Decodes a stream that comes in frames. The last piece is what is left over; `None` if an event is too long.
+pub fn decode<'a>(frames: impl IntoIterator<Item = &'a [u8]>, max_event: usize) -> Option<(Vec<Piece>, Option<Piece>)> {
+    let piece = |event: Event<'_>| {
+        (
+            event.to_bytes().to_vec(),
+            event.has_data().then(|| event.data().to_vec()),
+            event.is_tail(),
+        )
+    };
+    let mut decoder = Decoder::new(max_event);
+    let mut pieces = Vec::new();
+    for frame in frames {
+        decoder.push(Bytes::copy_from_slice(frame));
+        while let Some(event) = decoder.next().ok()? {
+            pieces.push(piece(event));
+        }
+    }
+    let rest = decoder.finish().map(|rest| piece(rest.event));
+    Some((pieces, rest))
+}
