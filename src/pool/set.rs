@@ -1,6 +1,7 @@
 //! The keys of a pool, in order of preference, and the way to the first that is usable.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::{
         Arc,
@@ -189,7 +190,8 @@ impl KeySet {
         if found.is_empty() {
             return None;
         }
-        found.sort_unstable();
+        // Of keys that begin alike, the longest names what was there.
+        found.sort_unstable_by_key(|&(start, end, _)| (start, Reverse(end)));
         let mut redacted = Vec::with_capacity(text.len());
         let mut copied = 0;
         for (start, end, position) in found {
@@ -277,6 +279,7 @@ mod tests {
             "sk-0123456789abcdefghij",
             "sk-ABCDEFGHIJabcdefghij",
             "other-0123456789012",
+            "other-01",
         ]);
         for (text, redacted) in [
             (
@@ -289,6 +292,8 @@ mod tests {
             ("sk-0123456789abcdefghi", None),
             ("SK-0123456789ABCDEFGHIJ", None),
             ("", None),
+            // No longer than the shortest of the keys that begin so.
+            ("other-01", Some("o...1")),
         ] {
             let got = keys.redact(text.as_bytes());
             assert_eq!(got.as_deref(), redacted.map(str::as_bytes), "{text}");
@@ -299,7 +304,9 @@ mod tests {
     #[test]
     fn a_key_that_overlaps_another_leaves_no_rest() {
         let keys = set(&["abcabX", "abX-0123456789012345", "abc"]);
-        assert_eq!(keys.redact(b"<abcabX-0123456789012345>").unwrap(), b"<...>");
+        assert_eq!(keys.redact(b"<abcabX-0123456789012345>").unwrap(), b"<a...X>");
+        let keys = set(&["x-abcabX-x", "abcabX"]);
+        assert_eq!(keys.redact(b"<x-abcabX-x>").unwrap(), b"<x-...-x>");
         let keys = set(&["aaaab"]);
         assert_eq!(keys.redact(b"aaaaaab").unwrap(), b"aaa...b");
     }

@@ -48,10 +48,8 @@ struct Inner {
 /// A key for one attempt. Dropped without a report, it counts as unanswered.
 pub(crate) struct Lease {
     lane: Arc<Lane>,
-    /// What the key's word said.
+    /// What the key's word said. If that it was revoked, the lease is a probe.
     stamp: Stamp,
-    /// The key was revoked, and it is tried whether it still is.
-    probing: bool,
     answered: bool,
 }
 
@@ -280,7 +278,7 @@ impl KeyPool {
         match judgement {
             Judgement::Accepted => {
                 lease.lane.accepted.fetch_add(1, Ordering::Relaxed);
-                if lease.probing && lease.key().restore(lease.stamp) {
+                if lease.stamp.is_revoked() && lease.key().restore(lease.stamp) {
                     self.publish(KeySet::renewed);
                 }
             }
@@ -436,7 +434,6 @@ impl Lease {
         Self {
             lane: Arc::clone(entry.lane()),
             stamp,
-            probing: walk.probing,
             answered: false,
         }
     }

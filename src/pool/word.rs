@@ -93,6 +93,10 @@ impl Stamp {
         self.0 & STANDING == 0
     }
 
+    pub(super) fn is_revoked(self) -> bool {
+        self.0 & STANDING == NEVER
+    }
+
     /// What it says at a moment, which is asked for only if it matters.
     #[inline]
     pub(super) fn standing(self, now: impl FnOnce() -> u64) -> Standing {

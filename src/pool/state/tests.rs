@@ -414,6 +414,24 @@ async fn a_probe_tries_every_key_once_and_restores_the_one_that_is_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_meets_a_usable_key_is_an_ordinary_attempt() {
+    let pool = pool(&["old"]);
+    revoke_all(&pool);
+    advance(MINUTE).await;
+    let mut walk = Walk::default();
+    let _probe = lease(&pool, &mut walk).unwrap();
+    pool.replace([ApiKey::new("new").unwrap()]).unwrap();
+    let (first, second) = (lease(&pool, &mut walk).unwrap(), fresh(&pool).unwrap());
+    report(&pool, first, Judgement::Accepted);
+    report(&pool, second, Judgement::CoolDown(SECOND));
+    assert_eq!(
+        states(&pool),
+        [KeyState::CoolingDown],
+        "nothing was restored, so no report came late"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_probe_leaves_the_next_to_the_next_minute() {
     let pool = pool(&["one", "two"]);
     revoke_all(&pool);
@@ -433,25 +451,28 @@ async fn a_failed_probe_leaves_the_next_to_the_next_minute() {
 
 #[test]
 fn one_request_a_minute_probes_however_many_come_at_once() {
+    const MINUTES: u32 = 500;
     let pool = three();
     let start = Instant::now();
     revoke_all(&pool);
-    // Real time may pass between the lines above; a second is enough for it.
-    for minute in 1..4 {
-        let now = start + minute * (MINUTE + SECOND);
-        let (barrier, leased) = (Barrier::new(8), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
+    let leased: Vec<_> = (0..MINUTES).map(|_| AtomicUsize::new(0)).collect();
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                // A second each for the milliseconds that are rounded.
+                for (minute, leased) in (2..).zip(&leased) {
                     barrier.wait();
-                    for _ in 0..50 {
-                        let got = pool.lease(&mut Walk::default(), now).is_some();
-                        leased.fetch_add(got.into(), Ordering::Relaxed);
-                    }
-                });
-            }
-        });
-        assert_eq!(leased.into_inner(), 1, "minute {minute}");
+                    let got = pool
+                        .lease(&mut Walk::default(), start + minute * (MINUTE + SECOND))
+                        .is_some();
+                    leased.fetch_add(got.into(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    for leased in leased {
+        assert_eq!(leased.into_inner(), 1);
     }
 }
 

@@ -116,11 +116,11 @@ impl Model {
         }
         let key = Rc::clone(found?);
         walk.tried.push(Rc::clone(&key));
-        let generation = key.borrow().generation;
+        let (generation, probing) = (key.borrow().generation, key.borrow().state == State::Revoked);
         Some(ModelLease {
             key,
             generation,
-            probing: walk.probing,
+            probing,
         })
     }
 
@@ -294,10 +294,10 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_does_what_the_model_does(steps in vec(step(), 0..200)) {
+    fn any_sequence_does_what_the_model_does(steps in vec(step(), 0..150)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap().block_on(follow(steps))?;
     }
