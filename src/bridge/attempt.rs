@@ -138,6 +138,8 @@ impl<U: Upstream> Exchange<U> {
     pub(crate) fn refused(&self, mut refusal: Refusal) -> Failure {
         headers::clean_response(&mut refusal.parts.headers, |value| self.credentials.occur_in(value));
         refusal.parts.version = http::Version::default();
+        // They go into records.
+        refusal.codes.retain(|code| !self.credentials.occur_in(code.as_bytes()));
         if let Credentials::Pool(pool) = &self.credentials {
             if let Some(redacted) = pool.redact(&refusal.body) {
                 refusal.body = redacted.into();
