@@ -21,6 +21,7 @@
 
 mod body;
 mod chat;
+mod logs;
 mod probe;
 mod records;
 mod upstream;
@@ -37,6 +38,7 @@ use tower_llm_bridge::{Bridge, ResponseBody};
 pub(crate) use self::{
     body::{Alive, Gate, MockBody, MockError, Piece, halves, pieces},
     chat::{ask, asked, chat, completion, echo, tool_call, tool_calls, with_usage},
+    logs::Logs,
     probe::Probe,
     records::{drain, kinds, lines},
     upstream::{Provider, Reply, Seen},
