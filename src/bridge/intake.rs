@@ -92,6 +92,12 @@ where
         credentials,
         tools,
     } = identity;
+    // A tool that no round could run must not be called.
+    let tools = if config.max_rounds == 0 {
+        Tools::default()
+    } else {
+        tools
+    };
     let offer = request.offer(tools, config.parallel_tool_calls);
     let exchange = Exchange::new(config, upstream, credentials, parts, actor.as_ref(), Some(interception));
     Ok(Conversation {
