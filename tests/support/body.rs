@@ -153,7 +153,8 @@ impl MockBody {
 
     /// Waits here, in virtual time.
     pub(crate) fn sleep(self, time: Duration) -> Self {
-        self.step(Step::Wait(Box::pin(tokio::time::sleep(time))))
+        // The time begins to run when this place is reached.
+        self.step(Step::Wait(Box::pin(async move { tokio::time::sleep(time).await })))
     }
 
     /// Repeats this frame for ever, and lets others run in between.
