@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, response};
 
+use super::exchange::Credentials;
 use crate::body::ResponseBody;
+use crate::body::collect::CollectError;
 use crate::dialect::chat_completions as wire;
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::record::Outcome;
@@ -33,13 +35,22 @@ impl Failure {
         Self::Bridge(BridgeError::new(kind, message))
     }
 
-    /// The provider could not be reached, or broke off.
-    pub(crate) fn upstream(cause: &dyn std::fmt::Display) -> Self {
-        tracing::warn!(%cause, "the call of the provider failed");
+    /// The provider could not be reached, or broke off. A client that quotes what it sent quotes the key.
+    pub(crate) fn upstream(cause: &dyn std::fmt::Display, credentials: &Credentials) -> Self {
+        let cause = credentials.redact(cause.to_string());
+        tracing::warn!(cause, "the call of the provider failed");
         Self::bridge(
             BridgeErrorKind::UpstreamFailed,
             "the provider could not be reached, or its connection was cut",
         )
+    }
+
+    /// An answer could not be read to its end.
+    pub(crate) fn unread<E: std::fmt::Display>(error: &CollectError<E>, credentials: &Credentials) -> Self {
+        match error {
+            CollectError::TooLarge => Self::invalid("the answer is over the limit"),
+            CollectError::Broken(cause) => Self::upstream(cause, credentials),
+        }
     }
 
     pub(crate) fn timeout() -> Self {

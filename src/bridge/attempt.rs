@@ -66,7 +66,7 @@ impl<U: Upstream> Exchange<U> {
                 .await;
             let response = sent
                 .map_err(|_| Failure::timeout())?
-                .map_err(|error| Failure::upstream(&error.0))?;
+                .map_err(|error| Failure::upstream(&error.0, &self.credentials))?;
             span.record("http.response.status_code", response.status().as_u16());
             if lease.is_none() || !self.config.verdicts.concerns(response.status()) {
                 return Ok(Attempted {
@@ -163,7 +163,7 @@ impl<U: Upstream> Exchange<U> {
                     body,
                 })
             }
-            Ok(Err(error)) => error.into(),
+            Ok(Err(error)) => Failure::unread(&error, &self.credentials),
             Err(_) => Failure::timeout(),
         }
     }
@@ -215,14 +215,5 @@ impl<B> Attempted<B> {
 
     pub(crate) fn into_parts(self) -> (Response<B>, Instant, Option<Lease>) {
         (self.response, self.deadline, self.lease)
-    }
-}
-
-impl<E: std::fmt::Display> From<crate::body::collect::CollectError<E>> for Failure {
-    fn from(error: crate::body::collect::CollectError<E>) -> Self {
-        match error {
-            crate::body::collect::CollectError::TooLarge => Self::invalid("the answer is over the limit"),
-            crate::body::collect::CollectError::Broken(cause) => Self::upstream(&cause),
-        }
     }
 }

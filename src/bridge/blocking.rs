@@ -106,7 +106,10 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             }
             let mut body = pin!(body);
             let reading = collect(body.as_mut(), exchange.config.max_response_body, |_| ());
-            let body = timeout_at(deadline, reading).await.map_err(|_| Failure::timeout())??;
+            let body = timeout_at(deadline, reading)
+                .await
+                .map_err(|_| Failure::timeout())?
+                .map_err(|error| Failure::unread(&error, &exchange.credentials))?;
             match ChatReply::read(body) {
                 Ok(reply) => {
                     exchange.accept(lease);

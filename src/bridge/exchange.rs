@@ -73,6 +73,19 @@ impl Credentials {
             Self::Caller(credential) => memchr::memmem::find(text, credential.secret()).is_some(),
         }
     }
+
+    /// `text` with every key replaced by its hint.
+    pub(crate) fn redact(&self, text: String) -> String {
+        match self {
+            Self::Pool(pool) => pool
+                .redact(text.as_bytes())
+                .map_or(text, |redacted| String::from_utf8_lossy(&redacted).into_owned()),
+            Self::Caller(credential) => match std::str::from_utf8(credential.secret()) {
+                Ok(secret) if !secret.is_empty() => text.replace(secret, credential.hint().as_str()),
+                _ => text,
+            },
+        }
+    }
 }
 
 // === impl Exchange ===

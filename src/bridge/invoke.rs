@@ -139,8 +139,9 @@ impl<U> Calls<'_, U> {
         let OurCall { call, tool, .. } = &self.calls[place];
         let output = outcome.unwrap_or_else(ToolOutput::error);
         let error = output.is_error().then(|| output.content().to_owned());
-        if let Some(error) = &error {
-            tracing::debug!(tool = call.name, error, "a tool call failed");
+        if error.is_some() {
+            // Why is for the model and the record: an error may quote arguments, or a secret of the tool's.
+            tracing::debug!(tool = call.name, id = call.id, "a tool call failed");
         }
         let duration = Instant::now().saturating_duration_since(self.started);
         record(self.exchange, self.msg_id, call, tool.as_ref(), error, Some(duration));

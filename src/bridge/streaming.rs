@@ -18,7 +18,7 @@ use tracing::Instrument;
 use super::answer::Failure;
 use super::attempt::{RoundWalk, in_band_refusal};
 use super::blocking::{is_encoded, is_event_stream, prepare_head};
-use super::exchange::Exchange;
+use super::exchange::{Credentials, Exchange};
 use super::rounds::{Conversation, ReadTurn, drive};
 use crate::body::collect::{collect, discard};
 use crate::body::{ResponseBody, Sink};
@@ -212,14 +212,14 @@ where
     }
 
     /// Reads the provider's next frame into the decoder; `false` at the end of its body.
-    async fn read_frame(&mut self) -> Result<bool, Failure> {
+    async fn read_frame(&mut self, credentials: &Credentials) -> Result<bool, Failure> {
         let Some(incoming) = &mut self.incoming else {
             return Ok(false);
         };
         loop {
             match incoming.body.frame().await {
                 None => return Ok(false),
-                Some(Err(cause)) => return Err(Failure::upstream(&cause)),
+                Some(Err(cause)) => return Err(Failure::upstream(&cause, credentials)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         incoming.decoder.push(data);
@@ -231,12 +231,12 @@ where
     }
 
     /// Reads up to the first event that says anything. Nothing of a stream that fails here has been seen by the caller.
-    async fn open(&mut self) -> Result<Progress, Opening> {
+    async fn open(&mut self, credentials: &Credentials) -> Result<Progress, Opening> {
         loop {
             if let Some(progress) = self.relay_events(true)? {
                 return Ok(progress);
             }
-            if !self.read_frame().await? {
+            if !self.read_frame(credentials).await? {
                 self.last_words()?;
                 return Err(StreamFault::Shape("the provider's stream is empty").into());
             }
@@ -264,7 +264,7 @@ where
                     body: Box::pin(body),
                     decoder: Decoder::new(MAX_EVENT),
                 });
-                match timeout_at(deadline, self.open()).await {
+                match timeout_at(deadline, self.open(&exchange.credentials)).await {
                     Ok(Ok(progress)) => {
                         exchange.accept(lease);
                         if self.commit.is_some() {
@@ -283,7 +283,10 @@ where
             } else {
                 let mut body = pin!(body);
                 let reading = collect(body.as_mut(), exchange.config.max_response_body, |_| ());
-                let body = timeout_at(deadline, reading).await.map_err(|_| Failure::timeout())??;
+                let body = timeout_at(deadline, reading)
+                    .await
+                    .map_err(|_| Failure::timeout())?
+                    .map_err(|error| Failure::unread(&error, &exchange.credentials))?;
                 match ChatReply::read(body) {
                     Err(Malformed::Error(error)) => StreamFault::Error(error),
                     _ => StreamFault::Shape("a body that is not a stream"),
@@ -342,9 +345,10 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
                 }
             }
             progress = Progress::Aside;
-            if !idle.watch(self.read_frame()).await? {
+            if !idle.watch(self.read_frame(&exchange.credentials)).await? {
                 let last = self.last_words().map_err(|fault| self.broken(exchange, fault))?;
-                progress = last.ok_or_else(|| Failure::upstream(&"the stream ended without [DONE]"))?;
+                progress =
+                    last.ok_or_else(|| Failure::upstream(&"the stream ended without [DONE]", &exchange.credentials))?;
             }
         }
     }
