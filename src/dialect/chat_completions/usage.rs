@@ -82,7 +82,8 @@ impl Usage {
     /// The numbers; none where the provider's object has another shape than the API's.
     pub(crate) fn tokens(&self) -> Tokens {
         let wire: Wire = serde_json::from_slice(&self.text).unwrap_or_else(|error| {
-            tracing::debug!(%error, "the provider's usage has another shape than the API's");
+            // The error's own words quote the value.
+            tracing::debug!(column = error.column(), "the provider's usage has another shape than the API's");
             Wire::default()
         });
         let prompt = wire.prompt_tokens_details.unwrap_or_default();
