@@ -136,7 +136,8 @@ impl BridgeLayer {
         self.set(|config| config.max_request_body = bytes)
     }
 
-    /// The largest reply that is read whole, in bytes; a larger one is answered with 502. Default: 32 MiB.
+    /// The largest reply that is read whole, in bytes; a larger one is answered with 502. Of a stream, it bounds what is
+    /// kept of one turn to run tools and to record calls; text that is only relayed has no limit. Default: 32 MiB.
     ///
     /// ```
     /// # use tower_llm_bridge::BridgeLayer;

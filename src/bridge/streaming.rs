@@ -88,6 +88,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(conversation: Conversation<U>)
         conversation.request.wants_usage(),
         conversation.offer.clone(),
         conversation.exchange.is_recorded(),
+        conversation.exchange.config.max_response_body,
     );
     let reader = Tee {
         relay,
@@ -235,6 +236,9 @@ where
         loop {
             if let Some(progress) = self.relay_events(true)? {
                 return Ok(progress);
+            }
+            if self.out.len() > MAX_EVENT {
+                return Err(StreamFault::Shape("the provider's stream has nothing but comments").into());
             }
             if !self.read_frame(credentials).await? {
                 self.last_words()?;

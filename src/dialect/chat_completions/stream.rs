@@ -33,6 +33,9 @@ pub(crate) struct ChatRelay {
     edits: Vec<(Range<usize>, Text)>,
     last_hidden: bool,
     usage_reported: bool,
+    /// Bytes of this round that were kept for the next one or for records, and how many may be.
+    held: usize,
+    max_held: usize,
     /// Whether the caller has seen a chunk.
     shown: bool,
 }
@@ -81,8 +84,8 @@ pub(crate) enum StreamFault {
 // === impl ChatRelay ===
 
 impl ChatRelay {
-    /// `recorded` is whether the caller's own tool calls have to be known as well.
-    pub(crate) fn new(id: Uuid, wants_usage: bool, offer: Offer, recorded: bool) -> Self {
+    /// `recorded` is whether the caller's own tool calls have to be known as well; `max_held` is in bytes.
+    pub(crate) fn new(id: Uuid, wants_usage: bool, offer: Offer, recorded: bool, max_held: usize) -> Self {
         Self {
             id: Bytes::from(format!("\"{id}\"")),
             wants_usage,
@@ -95,6 +98,8 @@ impl ChatRelay {
             edits: Vec::new(),
             last_hidden: false,
             usage_reported: false,
+            held: 0,
+            max_held,
             shown: false,
         }
     }
@@ -102,6 +107,7 @@ impl ChatRelay {
     /// Begins a round; what an attempt folded before it failed is forgotten.
     pub(crate) fn begin_round(&mut self) {
         self.fold = Fold::default();
+        self.held = 0;
         self.last_hidden = false;
     }
 
@@ -256,6 +262,7 @@ impl ChatRelay {
                     kept.push(Part::Kept(entry));
                 }
             } else if name == "tool_calls" && text.starts_with(b"[") {
+                self.hold(text)?;
                 let calls = self.fold.tool_calls(text, &self.offer).map_err(StreamFault::Shape)?;
                 match calls {
                     None => {
@@ -272,6 +279,7 @@ impl ChatRelay {
                 }
             } else {
                 if !self.offer.is_empty() {
+                    self.hold(text)?;
                     self.fold.text(name, text);
                 }
                 shows |= text != b"null" && text != b"\"\"";
@@ -306,6 +314,15 @@ impl ChatRelay {
         text.push(b'}');
         self.edits.push((range, Text::Made(text)));
         Ok(Shown::Part)
+    }
+
+    /// Counts what the fold is about to keep: what the caller does not see, no slow reader holds back.
+    fn hold(&mut self, text: &[u8]) -> Result<(), StreamFault> {
+        self.held = self.held.saturating_add(text.len());
+        if self.held > self.max_held {
+            return Err(StreamFault::Shape("the provider's streamed turn is over the limit"));
+        }
+        Ok(())
     }
 
     /// The provider's id of the round's completion.
