@@ -168,8 +168,18 @@ impl Fold {
 
     /// Adds a piece to its call, and decides whose that is as soon as its name is known; the call's place.
     fn piece(&mut self, delta: &ToolDelta<'_>, offer: &Offer) -> usize {
+        // Some providers give every call the index 0, and others every piece an id of its own: a call begins where there
+        // is a new id and a name.
+        let name = delta.function.as_ref().and_then(|function| function.name.as_deref());
+        let begins = |call: &Piecemeal| {
+            name.is_some_and(|name| !name.is_empty() && !call.name.is_empty())
+                && delta.id.as_deref().is_some_and(|id| !id.is_empty() && id != call.id)
+        };
         let known = match (delta.index, &delta.id) {
-            (Some(index), _) => self.calls.iter().position(|call| call.index == index),
+            (Some(index), _) => {
+                let place = self.calls.iter().rposition(|call| call.index == index);
+                place.filter(|place| !begins(&self.calls[*place]))
+            }
             (None, Some(id)) if !id.is_empty() => self.calls.iter().position(|call| call.id == **id),
             (None, _) => self.calls.len().checked_sub(1),
         };
