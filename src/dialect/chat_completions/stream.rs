@@ -15,6 +15,8 @@ use crate::dialect::sse::Event;
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::Rope;
 
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
 /// Relays one conversation's rounds to one caller.
 pub(crate) struct ChatRelay {
     /// The conversation's id as a JSON string.
@@ -36,7 +38,8 @@ pub(crate) struct ChatRelay {
     /// Bytes of this round that were kept for the next one or for records, and how many may be.
     held: usize,
     max_held: usize,
-    /// Whether the caller has seen a chunk.
+    /// Whether anything went to the caller, and whether a chunk did.
+    begun: bool,
     shown: bool,
 }
 
@@ -100,6 +103,7 @@ impl ChatRelay {
             usage_reported: false,
             held: 0,
             max_held,
+            begun: false,
             shown: false,
         }
     }
@@ -109,6 +113,8 @@ impl ChatRelay {
         self.fold = Fold::default();
         self.held = 0;
         self.last_hidden = false;
+        // What an attempt wrote before it failed went nowhere; an attempt that fails has shown no chunk.
+        self.begun = self.shown;
     }
 
     /// Takes one event in, and appends to `out` what of it the caller may see.
@@ -119,10 +125,10 @@ impl ChatRelay {
             }
             return Ok(Progress::Aside);
         }
-        self.last_hidden = false;
+        // Those of a hidden event were never written.
         self.edits.clear();
         if !event.has_data() {
-            out.extend_from_slice(event.raw());
+            self.show(event, true, out);
             return Ok(Progress::Aside);
         }
         let data = event.data();
@@ -130,7 +136,12 @@ impl ChatRelay {
             if !self.fold.has_chunks() {
                 return Err(StreamFault::Shape("the provider's stream is empty"));
             }
-            self.show(event, !self.fold.is_ours(), out);
+            let visible = !self.fold.is_ours();
+            self.show(event, visible, out);
+            if visible && event.raw().ends_with(b"\r\n\r") {
+                // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
+                out.extend_from_slice(b"\n");
+            }
             return Ok(Progress::Done);
         }
         let visible = self.chunk(data)?;
@@ -146,7 +157,13 @@ impl ChatRelay {
             return;
         }
         let raw = event.raw();
-        let mut written = 0;
+        // A stream may begin with a byte order mark, but only the first round's stream begins the caller's.
+        let mut written = if self.begun && raw.starts_with(BOM) {
+            BOM.len()
+        } else {
+            0
+        };
+        self.begun = true;
         for (range, text) in &self.edits {
             out.extend_from_slice(&raw[written..event.raw_offset(range.start)]);
             out.extend_from_slice(match text {
@@ -231,7 +248,7 @@ impl ChatRelay {
             }
         }
         let shown = match delta.filter(|delta| data[delta.start] == b'{') {
-            Some(delta) => self.delta(data, delta)?,
+            Some(delta) => self.delta(data, delta, finish_reason.is_some())?,
             None => Shown::Whole,
         };
         let ours = self.fold.is_ours();
@@ -248,8 +265,9 @@ impl ChatRelay {
         })
     }
 
-    /// Folds a delta, and takes out of it what the caller may not see.
-    fn delta(&mut self, data: &[u8], range: Range<usize>) -> Result<Shown, StreamFault> {
+    /// Folds a delta, and takes out of it what the caller may not see. One that `finishes` the caller's turn is shown
+    /// even when nothing is left of it.
+    fn delta(&mut self, data: &[u8], range: Range<usize>, finishes: bool) -> Result<Shown, StreamFault> {
         let delta = &data[range.clone()];
         let (mut kept, mut removed, mut shows, mut has_role) = (Vec::new(), false, false, false);
         for (entry, name, value) in walk::entries(delta) {
@@ -294,12 +312,13 @@ impl ChatRelay {
         if has_role {
             self.fold.note_role();
         }
-        if (removed || self.fold.is_ours()) && !shows {
+        let ours = self.fold.is_ours();
+        if (removed || ours) && !shows && !(finishes && !ours) {
             return Ok(Shown::Nothing);
         }
         self.role_shown |= has_role || owed;
         if !removed && !owed {
-            return Ok(if self.fold.is_ours() { Shown::Part } else { Shown::Whole });
+            return Ok(if ours { Shown::Part } else { Shown::Whole });
         }
         let mut text = Vec::from(if owed { &b"{\"role\":\"assistant\""[..] } else { b"{" });
         for part in kept {
@@ -312,6 +331,10 @@ impl ChatRelay {
             }
         }
         text.push(b'}');
+        // Between the lines of an event's data there is an LF, which cannot be written in one line. In JSON it is white space.
+        text.iter_mut()
+            .filter(|byte| **byte == b'\n')
+            .for_each(|byte| *byte = b' ');
         self.edits.push((range, Text::Made(text)));
         Ok(Shown::Part)
     }
@@ -330,7 +353,7 @@ impl ChatRelay {
         self.fold.msg_id()
     }
 
-    /// Whether the caller sees anything of the conversation yet.
+    /// Whether the caller sees anything of the answer yet.
     pub(crate) fn has_shown(&self) -> bool {
         self.shown
     }
