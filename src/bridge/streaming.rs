@@ -203,7 +203,14 @@ where
         };
         let whole = self.out.len();
         match self.relay.event(&rest.event, &mut self.out) {
-            Ok(Progress::Done) => Ok(Some(Progress::Done)),
+            Ok(Progress::Done) => {
+                if self.out.len() > whole {
+                    // What counts as an event here has to be one for the caller, too.
+                    self.out
+                        .extend_from_slice(if rest.line_ended { b"\n" } else { b"\n\n" });
+                }
+                Ok(Some(Progress::Done))
+            }
             Err(StreamFault::Error(error)) => Err(StreamFault::Error(error)),
             Ok(_) | Err(StreamFault::Shape(_)) => {
                 self.out.truncate(whole);
@@ -322,7 +329,8 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
     async fn read(&mut self, exchange: &mut Exchange<U>, request: &ChatRequest, body: Rope) -> Result<Turn, Failure> {
         let mut progress = self.connect(exchange, &body).await?;
         exchange.record_prompt(self.relay.msg_id(), || request.prompt());
-        let mut idle = Idle::new(exchange.config.attempt_timeout);
+        // Counts from when the provider is waited for, not from when the caller begins to read.
+        let mut idle = None;
         loop {
             let relayed = match progress {
                 Progress::Done => Ok(Some(Progress::Done)),
@@ -349,6 +357,7 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
                 }
             }
             progress = Progress::Aside;
+            let idle = idle.get_or_insert_with(|| Idle::new(exchange.config.attempt_timeout));
             if !idle.watch(self.read_frame(&exchange.credentials)).await? {
                 let last = self.last_words().map_err(|fault| self.broken(exchange, fault))?;
                 progress =
