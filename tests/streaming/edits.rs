@@ -1,0 +1,119 @@
+//! Random valid chunks, however written: everything but the `id`, and what is hidden, comes out byte for byte.
+
+use proptest::prelude::*;
+
+use crate::sse::{Answer, Bench, Cut};
+use crate::wire::DONE;
+
+/// Any JSON text that a provider may write, with its white space, escapes and number forms.
+fn json_text() -> impl Strategy<Value = String> {
+    let scalar = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("false".to_owned()),
+        "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,3})?",
+        string_text(),
+    ];
+    scalar.prop_recursive(3, 16, 4, |inner| {
+        let member =
+            (string_text(), space(), inner.clone()).prop_map(|(name, space, value)| format!("{name}{space}:{value}"));
+        prop_oneof![
+            (prop::collection::vec(inner, 0..4), space())
+                .prop_map(|(items, space)| format!("[{space}{}]", items.join(","))),
+            (prop::collection::vec(member, 0..3), space())
+                .prop_map(|(members, space)| format!("{{{}{space}}}", members.join(","))),
+        ]
+    })
+}
+
+fn string_text() -> impl Strategy<Value = String> {
+    let character = prop_oneof![
+        "[ !#-\\[\\]-~]",
+        Just("é".to_owned()),
+        Just("😀".to_owned()),
+        Just("\\\"".to_owned()),
+        Just("\\\\".to_owned()),
+        Just("\\n".to_owned()),
+        Just("\\u0041".to_owned()),
+        Just("\\uD83D\\uDE00".to_owned()),
+        Just("data: [DONE]".to_owned()),
+    ];
+    prop::collection::vec(character, 0..6).prop_map(|parts| format!("\"{}\"", parts.concat()))
+}
+
+fn space() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just(""), Just(" "), Just("\t "), Just("\ndata: "), Just("\ndata:")]
+}
+
+/// A chunk in the order and with the white space of whoever wrote it; `@` stands for the id.
+fn chunk() -> impl Strategy<Value = String> {
+    let delta =
+        (prop::collection::vec(("[a-z]{3}_x", json_text()), 0..3), json_text()).prop_map(|(others, content)| {
+            let mut members: Vec<String> = others
+                .iter()
+                .map(|(name, value)| format!("\"{name}\":{value}"))
+                .collect();
+            members.push(format!("\"content\": {content}"));
+            members.join(" ,")
+        });
+    let unknown = prop::collection::vec(("[a-z]{4}_x", json_text()), 0..3);
+    (
+        delta,
+        unknown,
+        space(),
+        space(),
+        any::<prop::sample::Index>(),
+        string_text(),
+    )
+        .prop_map(|(delta, unknown, before, after, place, id)| {
+            let mut members = vec![
+                format!("\"id\"{before}:{after}@{id}@"),
+                format!("\"choices\":{before}[{{\"delta\":{{{delta}{after}}},\"index\":0}}]"),
+            ];
+            for (name, value) in &unknown {
+                if !members.iter().any(|member| member.starts_with(&format!("\"{name}\""))) {
+                    members.push(format!("\"{name}\":{value}"));
+                }
+            }
+            let places = members.len();
+            members.rotate_left(place.index(places));
+            format!(
+                "data: {{{before}{}{after}}}",
+                members.join(&format!("{before},{after}"))
+            )
+        })
+}
+
+/// Splits a chunk at its id's marks; the marks do not occur elsewhere because `@` ends no other member.
+fn with_id(chunk: &str, id: Option<&str>) -> String {
+    let start = chunk.find("@\"").unwrap();
+    let end = start + 1 + chunk[start + 1..].find("\"@").unwrap() + 1;
+    let own = &chunk[start + 1..end];
+    format!("{}{}{}", &chunk[..start], id.unwrap_or(own), &chunk[end + 1..])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn only_the_id_changes(
+        chunks in prop::collection::vec(chunk().prop_filter("marks", |chunk| chunk.matches('@').count() == 2), 1..5),
+        line_end in prop_oneof![Just("\n"), Just("\r\n"), Just("\r")],
+        tools in any::<bool>(),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let stream = |id: Option<&str>| {
+            let chunks = chunks.iter().map(|chunk| format!("{}\n\n", with_id(chunk, id)));
+            (chunks.collect::<String>() + DONE).replace('\n', line_end)
+        };
+        let (sent, expected) = (stream(None), stream(Some("\"$ID\"")));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        for cut in [Cut::Whole, Cut::EveryByte, Cut::At(place.index(sent.len()).max(1))] {
+            let answer = Answer::stream(sent.clone()).cut(cut);
+            let bench = Bench::with([answer], |layer| if tools { layer } else { layer.tools(Default::default()) });
+            let outcome = runtime.block_on(bench.run(crate::wire::ASK_USAGE));
+            prop_assert_eq!(&outcome.body, &expected, "{:?} of {}", cut, sent);
+            prop_assert_eq!(&outcome.ended()["outcome"], "completed");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Streams through the public API, in virtual time: what the caller gets, what the provider got, what was recorded, and
+//! what is still alive.
+
+#[path = "../support/sse.rs"]
+mod sse;
+
+mod edits;
+mod faults;
+mod head;
+mod leave;
+mod parity;
+mod replay;
+mod wire;
