@@ -198,6 +198,7 @@ async fn one_millisecond_on_the_only_key_ends_the_walk() {
 #[tokio::test(start_paused = true)]
 async fn a_cool_down_of_nothing_is_none() {
     let (pool, log) = (pool(&["key"]), Log::default());
+    advance(SECOND).await;
     tracing::dispatcher::with_default(&log.dispatch(), || {
         report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(Duration::ZERO));
     });
@@ -451,21 +452,28 @@ async fn a_failed_probe_leaves_the_next_to_the_next_minute() {
 
 #[test]
 fn one_request_a_minute_probes_however_many_come_at_once() {
-    const MINUTES: u32 = 500;
+    const THREADS: usize = 2;
     let pool = three();
     let start = Instant::now();
     revoke_all(&pool);
-    let leased: Vec<_> = (0..MINUTES).map(|_| AtomicUsize::new(0)).collect();
-    let barrier = Barrier::new(4);
+    let leased: Vec<_> = (0..10_000).map(|_| AtomicUsize::new(0)).collect();
+    let arrived = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..THREADS {
             scope.spawn(|| {
                 // A second each for the milliseconds that are rounded.
-                for (minute, leased) in (2..).zip(&leased) {
-                    barrier.wait();
-                    let got = pool
-                        .lease(&mut Walk::default(), start + minute * (MINUTE + SECOND))
-                        .is_some();
+                for ((round, leased), minute) in leased.iter().enumerate().zip(2..) {
+                    let now = start + minute * (MINUTE + SECOND);
+                    // A barrier would wake them one after the other, too far apart to race.
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    let mut spins = 0_u32;
+                    while arrived.load(Ordering::SeqCst) < THREADS * (round + 1) {
+                        spins += 1;
+                        if spins.is_multiple_of(1_000) {
+                            thread::yield_now();
+                        }
+                    }
+                    let got = pool.lease(&mut Walk::default(), now).is_some();
                     leased.fetch_add(got.into(), Ordering::Relaxed);
                 }
             });
