@@ -31,6 +31,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "types", "error", "identity", "json", "rope", "body", "pool", "tools", "record", "dialect", "upstream",
         ],
     ),
+    // Exists under `cfg(fuzzing)` alone.
+    ("fuzzing", &["dialect", "json"]),
     ("future", &["body:ResponseBody"]),
     (
         "service",
