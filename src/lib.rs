@@ -94,14 +94,14 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod body;
-mod bridge;
-mod dialect;
-mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 #[path = "fuzzing.rs"]
 pub mod __fuzzing;
+mod body;
+mod bridge;
+mod dialect;
+mod error;
 mod future;
 mod identity;
 mod json;

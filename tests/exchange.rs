@@ -17,12 +17,14 @@ use tower_llm_bridge::{Actor, BridgeError, BridgeErrorKind, Credential, Intercep
 const OWN: &str = "sk-callers-0123456789abcdef";
 
 fn with_header(mut request: Request<MockBody>, name: &'static str, value: &str) -> Request<MockBody> {
-    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+        .headers_mut()
+        .insert(name, value.parse().expect("a header's value"));
     request
 }
 
 fn get(path: &str) -> Request<MockBody> {
-    Request::get(path).body(MockBody::new()).unwrap()
+    Request::get(path).body(MockBody::new()).expect("a request")
 }
 
 fn kind(answer: &Answer) -> Option<BridgeErrorKind> {

@@ -404,9 +404,6 @@ async fn no_key_is_ever_told() {
     assert!(shown.contains("sk-f...cdef"), "hints are shown");
     for key in KEYS.into_iter().chain(["sk-callers-0123456789abcdef"]) {
         assert!(!shown.contains(key), "{key} in {shown}");
-        // What the inner service itself says when it fails is its own affair.
-        let logs = logs.text();
-        let mut lines = logs.lines().filter(|line| !line.contains("no route to"));
-        assert!(!lines.any(|line| line.contains(key)), "{key} in {logs}");
+        assert!(!logs.text().contains(key), "{key} in {}", logs.text());
     }
 }

@@ -80,6 +80,7 @@ fn the_probe_notices() {
     let mut ready = Probe::new(tower::service_fn(|()| async { Ok::<_, MockError>(()) }));
     assert!(task::spawn(async { ready.ready().await.is_ok() }).poll().is_ready());
     drop(ready.clone().call(()));
+    drop(ready);
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +160,11 @@ where
         .map(|_| tokio::spawn(stack.clone().oneshot(ask("hi"))))
         .collect();
     for request in requests {
-        let response = timeout(HANGS, request).await.expect("a deadlock").unwrap().unwrap();
+        let response = timeout(HANGS, request)
+            .await
+            .expect("no deadlock")
+            .expect("no panic")
+            .expect("an answer");
         assert_eq!(response.status(), 200);
     }
 }

@@ -21,7 +21,7 @@ fn recorded(credits: usize) -> (BridgeLayer, Events) {
 /// Compares JSON lines; a difference shows the whole of what there is.
 fn assert_golden(events: &mut Events, golden: &str) {
     let lines = lines(events);
-    let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+    let parse = |line: &str| serde_json::from_str::<Value>(line).expect("an event is JSON");
     let actual: Vec<Value> = lines.iter().map(|line| parse(line)).collect();
     let golden: Vec<Value> = golden.lines().map(parse).collect();
     assert!(actual == golden, "this is recorded:\n{}", lines.join("\n"));

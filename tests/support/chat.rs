@@ -70,9 +70,17 @@ pub(crate) fn with_usage(reply: &str, usage: Value) -> String {
     reply.to_string()
 }
 
-/// `bmcp_local_echo`: its result is its arguments.
+/// What the model calls [`echo`].
+pub(crate) const ECHO: &str = "bmcp_local_echo";
+
+/// A tool whose result is its arguments.
 pub(crate) fn echo() -> Tool {
     tool_fn(ToolDefinition::new("echo"), |call: ToolCall| async move {
         Ok::<_, Infallible>(call.arguments().clone())
     })
+}
+
+/// A string in JSON.
+pub(crate) fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
 }

@@ -37,7 +37,7 @@ use tower_llm_bridge::{Bridge, ResponseBody};
 
 pub(crate) use self::{
     body::{Alive, Gate, MockBody, MockError, Piece, halves, pieces},
-    chat::{ask, asked, chat, completion, echo, tool_call, tool_calls, with_usage},
+    chat::{ECHO, ask, asked, chat, completion, echo, text, tool_call, tool_calls, with_usage},
     logs::Logs,
     probe::Probe,
     records::{drain, kinds, lines},
@@ -78,6 +78,17 @@ pub(crate) fn bridge(layer: &BridgeLayer, provider: &Provider) -> Stack {
 pub(crate) async fn send(stack: &Stack, request: Request<MockBody>) -> Answer {
     let response = stack.clone().oneshot(request).await;
     answer(response.expect("an intercepted request is always answered")).await
+}
+
+/// Sends `request` to a provider that gives `replies` one after the other; what it saw, and the answer.
+pub(crate) async fn converse<R: Into<Reply>>(
+    layer: &BridgeLayer,
+    request: Request<MockBody>,
+    replies: impl IntoIterator<Item = R>,
+) -> (Vec<Seen>, Answer) {
+    let provider = Provider::queue(replies);
+    let answer = send(&bridge(layer, &provider), request).await;
+    (provider.seen(), answer)
 }
 
 /// Reads a response to its end.

@@ -17,6 +17,7 @@ use tower::Service;
 use tower_llm_bridge::UpstreamAttempt;
 
 use super::body::{Alive, Gate, MockBody, MockError, Piece, pieces};
+use super::chat::text;
 
 /// A provider that follows a script. Clones share it.
 #[derive(Clone)]
@@ -180,6 +181,22 @@ impl Seen {
 
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the request is text")
+    }
+
+    /// The chat completion's messages.
+    pub(crate) fn messages(&self) -> Vec<Value> {
+        self.json()["messages"]
+            .as_array()
+            .expect("messages are an array")
+            .clone()
+    }
+
+    /// The content of the last message, which is a tool's.
+    pub(crate) fn last_content(&self) -> String {
+        let messages = self.messages();
+        let message = messages.last().expect("a message");
+        assert_eq!(message["role"], "tool");
+        text(&message["content"])
     }
 
     /// Round and attempt.

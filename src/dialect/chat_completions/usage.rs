@@ -83,7 +83,10 @@ impl Usage {
     pub(crate) fn tokens(&self) -> Tokens {
         let wire: Wire = serde_json::from_slice(&self.text).unwrap_or_else(|error| {
             // The error's own words quote the value.
-            tracing::debug!(column = error.column(), "the provider's usage has another shape than the API's");
+            tracing::debug!(
+                column = error.column(),
+                "the provider's usage has another shape than the API's"
+            );
             Wire::default()
         });
         let prompt = wire.prompt_tokens_details.unwrap_or_default();
