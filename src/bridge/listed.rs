@@ -39,10 +39,8 @@ where
         None,
     );
     match exchange.attempt(&mut RoundWalk::default(), &body).await {
-        // The provider's errors are where it may quote the key.
-        Ok(attempted) if attempted.status().is_client_error() || attempted.status().is_server_error() => {
-            exchange.read_refusal(attempted).await.into_response()
-        }
+        // What is no success is where a provider may quote the key.
+        Ok(attempted) if !attempted.status().is_success() => exchange.read_refusal(attempted).await.into_response(),
         Ok(attempted) => {
             let (response, _, lease) = attempted.into_parts();
             exchange.accept(lease);
