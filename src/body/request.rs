@@ -63,6 +63,13 @@ impl<B> RequestBody<B> {
     }
 }
 
+/// An empty body, for layers that make one, such as those that follow redirects.
+impl<B> Default for RequestBody<B> {
+    fn default() -> Self {
+        Self::full(Rope::default())
+    }
+}
+
 impl<B> Body for RequestBody<B>
 where
     B: Body<Data = Bytes>,

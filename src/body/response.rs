@@ -74,6 +74,13 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// An empty body, for layers above that answer themselves, such as tower-http's timeout.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::full(Rope::default())
+    }
+}
+
 impl<B> Body for ResponseBody<B>
 where
     B: Body<Data = Bytes>,
