@@ -1,9 +1,10 @@
-//! Random valid chunks, however written: everything but the `id`, and what is hidden, comes out byte for byte.
+//! Random streams: everything of valid chunks but the `id`, and what is hidden, comes out byte for byte; and nothing at all
+//! depends on how a stream, valid or not, is cut into frames.
 
 use proptest::prelude::*;
 
 use crate::sse::{Answer, Bench, Cut};
-use crate::wire::DONE;
+use crate::wire::{self, DONE, Message};
 
 /// Any JSON text that a provider may write, with its white space, escapes and number forms.
 fn json_text() -> impl Strategy<Value = String> {
@@ -111,9 +112,59 @@ proptest! {
         for cut in [Cut::Whole, Cut::EveryByte, Cut::At(place.index(sent.len()).max(1))] {
             let answer = Answer::stream(sent.clone()).cut(cut);
             let bench = Bench::with([answer], |layer| if tools { layer } else { layer.tools(Default::default()) });
-            let outcome = runtime.block_on(bench.run(crate::wire::ASK_USAGE));
+            let outcome = runtime.block_on(bench.run(wire::ASK_USAGE));
             prop_assert_eq!(&outcome.body, &expected, "{:?} of {}", cut, sent);
             prop_assert_eq!(&outcome.ended()["outcome"], "completed");
         }
+    }
+}
+
+/// What streams are made of, and what breaks them.
+fn fragment() -> impl Strategy<Value = String> {
+    let call = |name: &str| wire::call(0, "call_1", name) + &wire::arguments(0, "{}");
+    prop_oneof![
+        4 => Just(wire::role()),
+        4 => Just(wire::text("a")),
+        3 => Just(call("bmcp_local_clock")),
+        2 => Just(call("mine")),
+        3 => Just(wire::finish("stop")),
+        2 => Just(wire::usage(3, 1)),
+        5 => Just(DONE.to_owned()),
+        1 => Just("data: [DONE]\n\r\n".to_owned()),
+        1 => Just("data: {\"error\":{\"code\":\"x\"}}\n\n".to_owned()),
+        1 => Just(": comment\n\n".to_owned()),
+        1 => Just("data: {\"id\"\ndata: :\"c\",\"choices\":[]}\r\n\r\n".to_owned()),
+        2 => "[\\r\\n]{1,3}",
+        1 => Just("data: nonsense\n\n".to_owned()),
+        1 => "[a-z:\\{\"]{1,9}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_stream_depends_on_its_framing(
+        rounds in prop::collection::vec(prop::collection::vec(fragment(), 0..9), 1..4),
+        line_end in prop_oneof![4 => Just("\n"), 2 => Just("\r\n"), 1 => Just("\r")],
+        usage in any::<bool>(),
+        byte_order_mark in any::<bool>(),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let start = if byte_order_mark { "\u{feff}" } else { "" };
+        let rounds: Vec<String> = rounds.iter().map(|parts| start.to_owned() + &parts.concat().replace('\n', line_end)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let run = |cut: Cut| {
+            let bench = Bench::new(rounds.iter().map(|round| Answer::stream(round.clone()).cut(cut)));
+            runtime.block_on(bench.run(if usage { wire::ASK_USAGE } else { wire::ASK }))
+        };
+        let whole = run(Cut::Whole);
+        let longest = rounds.iter().map(String::len).max().unwrap_or_default();
+        for cut in [Cut::EveryByte, Cut::At(place.index(longest + 1).max(1))] {
+            prop_assert_eq!(&run(cut), &whole, "{:?} of {:?}", cut, rounds);
+        }
+        let message = Message::read(&whole.body);
+        let completed = whole.status == 200 && whole.ended()["outcome"] == "completed";
+        prop_assert_eq!(message.dones, usize::from(completed), "{}", whole.body);
     }
 }

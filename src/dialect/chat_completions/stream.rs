@@ -138,7 +138,7 @@ impl ChatRelay {
             }
             let visible = !self.fold.is_ours();
             self.show(event, visible, out);
-            if visible && event.raw().ends_with(b"\r\n\r") {
+            if visible && event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
                 // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
                 out.extend_from_slice(b"\n");
             }
