@@ -13,6 +13,9 @@ use crate::dialect::offer::Offer;
 use crate::dialect::quote;
 use crate::json::{Member, walk};
 
+#[cfg(test)]
+mod tests;
+
 /// One round of a stream.
 #[derive(Default)]
 pub(super) struct Fold {
