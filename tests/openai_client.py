@@ -1,0 +1,149 @@
+"""The gateway example seen by OpenAI's own Python client: streams, an injected round, a client's tool call, an error.
+
+usage: openai_client.py PATH_OF_THE_GATEWAY
+
+Without the client (`pip install openai`) it says so and exits with 77, which means: skipped.
+"""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+
+try:
+    import openai
+except ImportError:
+    print("skipped: the openai package is not installed")
+    sys.exit(77)
+
+TOOL = {"type": "function", "function": {"name": "mine", "parameters": {"type": "object", "properties": {}}}}
+
+
+class Provider(http.server.BaseHTTPRequestHandler):
+    """Answers by the prompt."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        prompt = request["messages"][-1]["content"]
+        if prompt == "refuse":
+            error = {"message": "no such thing", "type": "invalid_request_error", "param": "messages", "code": "nope"}
+            return self.answer(400, "application/json", [json.dumps({"error": error})])
+        if prompt == "break":
+            error = {"message": "oops", "type": "server_error", "param": None, "code": "server_error"}
+            return self.answer(200, "text/event-stream", [delta(content="Hel"), event({"error": error})])
+        if prompt == "call":
+            begin = {"index": 0, "id": "call_9", "type": "function", "function": {"name": "mine", "arguments": ""}}
+            pieces = [{"index": 0, "function": {"arguments": piece}} for piece in ('{"q"', ": 1}")]
+            deltas = [delta(role="assistant", content=None)] + [delta(tool_calls=[call]) for call in [begin, *pieces]]
+            return self.answer(200, "text/event-stream", [*deltas, delta(finish="tool_calls"), "data: [DONE]\n\n"])
+        self.answer(500, "application/json", ["{}"])
+
+    def answer(self, status, content_type, frames):
+        self.send_response(status)
+        self.send_header("content-type", content_type)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for frame in [*frames, ""]:
+            data = frame.encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
+
+
+class Gateway:
+    """A running gateway and a client of it."""
+
+    def __init__(self, path, *arguments):
+        command = [path, "--listen", "127.0.0.1:0", *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        address = self.process.stdout.readline().removeprefix("listening on ").strip()
+        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="sk-of-the-caller", max_retries=0, timeout=60)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+    def stream(self, prompt, **options):
+        messages = [{"role": "user", "content": prompt}]
+        return self.client.chat.completions.create(model="demo", stream=True, messages=messages, **options)
+
+
+def event(data):
+    return f"data: {json.dumps(data)}\n\n"
+
+
+def delta(finish=None, **members):
+    choice = {"index": 0, "delta": members, "finish_reason": finish}
+    return event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "demo", "choices": [choice]})
+
+
+def read(stream):
+    """The text, and what there must be one of."""
+    chunks = list(stream)
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    assert len({chunk.id for chunk in chunks}) == 1, "one id"
+    assert len([choice for choice in choices if choice.delta.role]) == 1, "one role"
+    assert not any(choice.delta.tool_calls for choice in choices), "no call is shown"
+    finish = [choice.finish_reason for choice in choices if choice.finish_reason]
+    usage = [chunk.usage for chunk in chunks if chunk.usage]
+    return "".join(choice.delta.content or "" for choice in choices), finish, usage
+
+
+def demo(gateway):
+    assert read(gateway.stream("hello")) == ("You said: hello", ["stop"], [])
+    text, finish, usage = read(gateway.stream("hello", stream_options={"include_usage": True}))
+    assert (text, finish) == ("You said: hello", ["stop"])
+    assert [one.total_tokens for one in usage] == [4]
+    print("ok: plain stream")
+
+    text, finish, usage = read(gateway.stream("what time is it?", stream_options={"include_usage": True}))
+    assert text.startswith("The clock says 20") and finish == ["stop"], text
+    assert len(usage) == 1 and usage[0].prompt_tokens > 4, "the sum of both rounds"
+    print("ok: stream with an injected round")
+
+
+def scripted(gateway):
+    with gateway.client.chat.completions.stream(
+        model="demo", messages=[{"role": "user", "content": "call"}], tools=[TOOL]
+    ) as stream:
+        for _ in stream:
+            pass
+        message = stream.get_final_completion().choices[0].message
+    calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls]
+    assert calls == [("call_9", "mine", '{"q": 1}')], calls
+    print("ok: the client's own tool call")
+
+    try:
+        gateway.stream("refuse")
+        raise AssertionError("no error")
+    except openai.BadRequestError as error:
+        assert (error.code, error.param) == ("nope", "messages"), error
+    try:
+        list(gateway.stream("break"))
+        raise AssertionError("no error")
+    except openai.APIError as error:
+        assert "oops" in str(error), error
+    print("ok: errors, before the stream and in it")
+
+
+def main():
+    path = sys.argv[1]
+    with Gateway(path) as gateway:
+        demo(gateway)
+    provider = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
+    provider.daemon_threads = True
+    threading.Thread(target=provider.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{provider.server_address[1]}"
+    with Gateway(path, "--upstream", url, "--key", "sk-of-the-operator") as gateway:
+        scripted(gateway)
+
+
+main()
