@@ -15,6 +15,9 @@ use crate::dialect::sse::Event;
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::Rope;
 
+#[cfg(test)]
+mod tests;
+
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Relays one conversation's rounds to one caller.

@@ -1,0 +1,94 @@
+//! The relay alone, event by event; whole conversations are in `tests/streaming`.
+
+use super::*;
+use crate::dialect::sse::Decoder;
+use crate::tools::{ToolDefinition, Tools, tool_fn};
+
+const HIDDEN: &str = r#"data: {"id":"c","choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"bmcp_local_clock"}}]}}]}"#;
+
+fn relay(offers: bool) -> ChatRelay {
+    let tool = tool_fn(ToolDefinition::new("clock"), |_| async {
+        Ok::<_, std::convert::Infallible>("")
+    });
+    let offer = if offers {
+        Offer::new(Tools::new([tool]), Vec::new(), 128)
+    } else {
+        Offer::none()
+    };
+    let mut relay = ChatRelay::new(Uuid::nil(), true, offer, true);
+    relay.begin_round();
+    relay
+}
+
+/// What the caller gets of frames, and how the last event went.
+fn feed(relay: &mut ChatRelay, frames: &[&str]) -> (String, Result<Progress, StreamFault>) {
+    let (mut decoder, mut out, mut last) = (Decoder::new(usize::MAX), BytesMut::new(), Ok(Progress::Aside));
+    for frame in frames {
+        decoder.push(Bytes::copy_from_slice(frame.as_bytes()));
+        while let Some(event) = decoder.next().unwrap() {
+            last = relay.event(&event, &mut out);
+        }
+    }
+    let out = String::from_utf8(out.into())
+        .unwrap()
+        .replace(&Uuid::nil().to_string(), "$ID");
+    (out, last)
+}
+
+#[test]
+fn the_late_line_end_of_a_hidden_event_is_hidden() {
+    let hidden = format!("{HIDDEN}\r\n\r");
+    let (out, last) = feed(&mut relay(true), &[&hidden, "\n: shown\r\n\r", "\n"]);
+    assert_eq!(out, ": shown\r\n\r\n");
+    assert!(matches!(last, Ok(Progress::Aside)));
+}
+
+#[test]
+fn several_answers_are_nobodys_round() {
+    let chunk = r#"data: {"id" : "c", "choices":[{"index":1,"delta":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}"#;
+    let stream = format!("{chunk}\n\n{chunk}\n\n");
+    for offers in [false, true] {
+        assert_eq!(
+            feed(&mut relay(offers), &[&stream]).0,
+            stream.replace(r#""c""#, r#""$ID""#)
+        );
+    }
+}
+
+#[test]
+fn an_id_of_any_kind_is_replaced_and_a_missing_one_is_not_missed() {
+    let stream = "data: {\"id\":null,\"choices\":[]}\n\ndata: {\"id\": {\"a\":[1]} }\n\ndata: {}\n\n";
+    let shown = "data: {\"id\":\"$ID\",\"choices\":[]}\n\ndata: {\"id\": \"$ID\" }\n\ndata: {}\n\n";
+    assert_eq!(feed(&mut relay(true), &[stream]).0, shown);
+}
+
+#[test]
+fn what_is_no_chunk_is_a_fault() {
+    for data in ["[]", "1", "{", "{}x", r#"{"id":1,"id":2}"#, ""] {
+        let (out, last) = feed(&mut relay(true), &[&format!("data: {data}\n\n")]);
+        assert!(out.is_empty() && matches!(last, Err(StreamFault::Shape(_))), "{data}");
+    }
+    let (_, last) = feed(&mut relay(true), &["data: {\"error\":{\"code\":1}}\n\n"]);
+    assert!(matches!(last, Err(StreamFault::Error(error)) if error.body == r#"{"error":{"code":1}}"#));
+    let (_, last) = feed(&mut relay(true), &["data: {\"error\":null}\n\n"]);
+    assert!(matches!(last, Ok(Progress::Chunk)));
+    let (_, last) = feed(&mut relay(true), &["data: [DONE]\n\n"]);
+    assert!(matches!(last, Err(StreamFault::Shape(_))), "nothing came before it");
+}
+
+#[test]
+fn usage_adds_up_in_the_place_of_the_last() {
+    let mut relay = relay(true);
+    let usage = r#"data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"x":{"y":1}} ,"z":1.0}"#;
+    let first = format!("{HIDDEN}\n\n{usage}\n\ndata: [DONE]\n\n");
+    assert_eq!(feed(&mut relay, &[&first]).0, "");
+    assert!(relay.takes_usage() && !relay.takes_usage());
+    drop(relay.replay(|_| true));
+    relay.begin_round();
+    let (out, last) = feed(&mut relay, &[&format!("{usage}\n\ndata: [DONE]\n\n")]);
+    assert_eq!(
+        out,
+        "data: {\"id\":\"$ID\",\"choices\":[],\"usage\":{\"prompt_tokens\":6,\"x\":{\"y\":2}} ,\"z\":1.0}\n\ndata: [DONE]\n\n"
+    );
+    assert!(matches!(last, Ok(Progress::Done)));
+}
