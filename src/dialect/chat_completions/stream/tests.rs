@@ -15,7 +15,7 @@ fn relay(offers: bool) -> ChatRelay {
     } else {
         Offer::none()
     };
-    let mut relay = ChatRelay::new(Uuid::nil(), true, offer, true);
+    let mut relay = ChatRelay::new(Uuid::nil(), true, offer, true, 1 << 20);
     relay.begin_round();
     relay
 }
