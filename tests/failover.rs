@@ -397,7 +397,7 @@ async fn no_key_is_ever_told() {
     let mut request = ask("hi");
     request.extensions_mut().insert(own);
     shown += &format!("{request:?}");
-    let provider = Provider::queue([Reply::fails("no route to sk-first-0123456789abcdef")]);
+    let provider = Provider::queue([Reply::fails("cannot send Bearer sk-callers-0123456789abcdef")]);
     shown += &format!("{:?}", send(&bridge(&layer, &provider), request).await);
     shown += &lines(&mut events).join("\n");
     assert!(logs.text().contains("key revoked"), "the log is captured");

@@ -15,6 +15,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// A scripted body. It says no more of its length and end than it must, unless it is [`full`](Self::full).
 #[derive(Default)]
@@ -293,13 +294,11 @@ impl Gate {
         self.shut.close();
     }
 
-    /// Waits until one more has come to the gate.
+    /// Waits until one more has come to the gate; an hour at most, in virtual time.
     pub(crate) async fn reached(&self) {
-        self.arrivals
-            .acquire()
-            .await
-            .expect("arrivals are never closed")
-            .forget();
+        let arrival = timeout(Duration::from_secs(3600), self.arrivals.acquire()).await;
+        let arrival = arrival.expect("nobody comes to the gate");
+        arrival.expect("arrivals are never closed").forget();
     }
 
     pub(crate) async fn wait(&self) {
