@@ -26,7 +26,7 @@ type Body = Full<Bytes>;
 /// The auth layer, with two users of two kinds. A real one looks them up; it never trusts the bridge's own headers.
 fn authenticate(mut request: Request<Body>) -> Request<Body> {
     let token = request.headers_mut().remove(header::AUTHORIZATION);
-    match token.as_ref().map(|token| token.as_bytes()) {
+    match token.as_ref().map(http::HeaderValue::as_bytes) {
         Some(b"Bearer of-alice") => {
             request
                 .extensions_mut()

@@ -157,7 +157,7 @@ async fn bodies_that_are_no_request_are_told_what_is_wrong_with_them() {
             b"{\"model\":\"\xED\xA0\x80\",\"messages\":[]}",
             None,
         ),
-        ("UTF-16", b"{\0\"\0m\0\"\0:\01\0}\0", None),
+        ("UTF-16", b"{\0\"\0m\0\"\0:\x001\0}\0", None),
         ("a lone high surrogate", br#"{"model":"\ud800","messages":[]}"#, None),
         ("a lone low surrogate", br#"{"model":"m","messages":["\udc00x"]}"#, None),
         (
@@ -437,9 +437,12 @@ async fn replied(name: &str, layer: BridgeLayer, request: Request<MockBody>, rep
             extensions: parts.extensions,
         }
     };
-    let answer = read(stack.clone().oneshot(request).await.unwrap()).await;
+    let answer = read(stack.clone().oneshot(request).await.expect("it is answered")).await;
     let first = pulled.load(Ordering::Relaxed);
-    assert_works(name, &read(stack.oneshot(ask("again")).await.unwrap()).await);
+    assert_works(
+        name,
+        &read(stack.oneshot(ask("again")).await.expect("it is answered")).await,
+    );
     (answer, first)
 }
 

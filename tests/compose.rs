@@ -2,6 +2,7 @@
 //!
 //! Most of what can go wrong here goes wrong in the type checker of a user, so each stack is written as a user would
 //! write it, and sends at least one request of each kind through.
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails the test that called it")]
 
 mod support;
 
