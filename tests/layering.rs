@@ -214,6 +214,8 @@ fn paths(source: &Source) -> (BTreeSet<Vec<String>>, BTreeSet<String>) {
             (Token::Word(word), Some(Token::Colons), _) if at == 0 || tokens[at - 1] != Token::Colons => {
                 let mut base: Vec<String> = source.module.clone();
                 base.extend(inline.iter().map(|(name, _)| name.clone()));
+                // Tests may use what they like: they are not what is shipped.
+                let is_test = base.iter().any(|name| name == "tests");
                 let mut from = at + 2;
                 if word == "crate" {
                     base.clear();
@@ -224,14 +226,17 @@ fn paths(source: &Source) -> (BTreeSet<Vec<String>>, BTreeSet<String>) {
                         from += 2;
                     }
                 } else {
-                    // Tests may use what they like.
-                    if !base.iter().any(|name| name == "tests") {
+                    if !is_test {
                         outer.insert(word.clone());
                     }
                     at += 1;
                     continue;
                 }
-                at = from + tree(&tokens[from..], &base, &mut ours);
+                let mut found = BTreeSet::new();
+                at = from + tree(&tokens[from..], &base, &mut found);
+                if !is_test {
+                    ours.append(&mut found);
+                }
                 continue;
             }
             _ => {}
@@ -356,7 +361,7 @@ fn the_reader_sees_every_way_to_write_a_path() {
         pub(crate) use super::super::h::I;
         /* crate::block::J */
         fn f<'a>(x: &'a crate::k::L) -> char { let _ = ("crate::m::N", r#"crate::o::"P"#, b'\'', '"'); '\\' }
-        mod tests { use super::Q; use super::super::R; fn g() { { super::super::super::s::T } } }
+        mod inline { use super::Q; use super::super::R; fn g() { { super::super::super::s::T } } }
         impl crate::u::V for W {}
         fn tail() { tokio::spawn(::std::future::ready(())) }
     "##;
@@ -377,8 +382,16 @@ fn the_reader_sees_every_way_to_write_a_path() {
         ]
     );
     assert_eq!(outer.into_iter().collect::<Vec<_>>(), ["tokio"]);
-    let (_, outer) = paths(&source(&["rope", "tests"], "use hyper::body::Body;"));
+    let (_, outer) = paths(&source(
+        &["rope", "tests"],
+        "use hyper::body::Body; use crate::types::A;",
+    ));
     assert!(outer.is_empty());
+    let (ours, _) = paths(&source(
+        &["rope"],
+        "use crate::a::B; mod tests { use crate::pool::C; } use crate::d::E;",
+    ));
+    assert_eq!(ours.len(), 2);
     let path = |path: &str| -> Vec<String> { path.split("::").map(str::to_owned).collect() };
     assert!(violation("pool", &path("types::KeyHint")).is_none());
     assert!(violation("pool", &path("record::Fact")).is_some());
