@@ -4,6 +4,8 @@
 #[path = "../support/sse.rs"]
 mod sse;
 
+mod calls;
+mod case;
 mod edits;
 mod faults;
 mod head;

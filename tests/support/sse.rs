@@ -75,7 +75,6 @@ pub(crate) struct Gauge {
     pulled: AtomicUsize,
     bodies: AtomicUsize,
     tools: AtomicUsize,
-    tools_begun: AtomicUsize,
 }
 
 /// A body that follows its script.
@@ -229,11 +228,6 @@ impl Gauge {
     pub(crate) fn tools(&self) -> usize {
         self.tools.load(Ordering::SeqCst)
     }
-
-    /// Tool calls that were begun.
-    pub(crate) fn tools_begun(&self) -> usize {
-        self.tools_begun.load(Ordering::SeqCst)
-    }
 }
 
 // === impl ScriptedBody ===
@@ -287,7 +281,6 @@ impl Drop for ScriptedBody {
 impl Running {
     fn new(gauge: &Arc<Gauge>) -> Self {
         gauge.tools.fetch_add(1, Ordering::SeqCst);
-        gauge.tools_begun.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(gauge))
     }
 }
