@@ -1,6 +1,8 @@
 //! Streams through the public API, in virtual time: what the caller gets, what the provider got, what was recorded, and
 //! what is still alive.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 #[path = "../support/sse.rs"]
 mod sse;
 

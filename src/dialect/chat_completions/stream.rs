@@ -316,7 +316,8 @@ impl ChatRelay {
             self.fold.note_role();
         }
         let ours = self.fold.is_ours();
-        if (removed || ours) && !shows && !(finishes && !ours) {
+        let ends = finishes && !ours;
+        if (removed || ours) && !shows && !ends {
             return Ok(Shown::Nothing);
         }
         self.role_shown |= has_role || owed;
