@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::types::KeyHint;
 
+/// In bytes; no provider's keys are near it.
+const SHORTEST_KEY: usize = 8;
+
 /// Who sends the request, as the user's auth layer knows it.
 ///
 /// Insert it in the request's extensions above the bridge. It shows in the `started` record and, if
@@ -169,8 +172,38 @@ impl Credential {
         (&self.name, &self.value)
     }
 
+    /// A key of the pool as it was sent.
+    pub(crate) fn pooled(authorization: HeaderValue, hint: KeyHint) -> Self {
+        Self {
+            name: AUTHORIZATION,
+            value: authorization,
+            hint,
+        }
+    }
+
+    /// Whether the key stands in `text`. One that is too short to be anybody's key is not looked for: it would be found
+    /// everywhere.
+    pub(crate) fn occurs_in(&self, text: &[u8]) -> bool {
+        self.secret().len() >= SHORTEST_KEY && memchr::memmem::find(text, self.secret()).is_some()
+    }
+
+    /// `text` with the key replaced by its hint; `None` if it is not there.
+    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        if !self.occurs_in(text) {
+            return None;
+        }
+        let (secret, mut redacted, mut at) = (self.secret(), Vec::with_capacity(text.len()), 0);
+        for found in memchr::memmem::find_iter(text, secret) {
+            redacted.extend_from_slice(&text[at..found]);
+            redacted.extend_from_slice(self.hint.as_str().as_bytes());
+            at = found + secret.len();
+        }
+        redacted.extend_from_slice(&text[at..]);
+        Some(redacted)
+    }
+
     /// The key's own bytes, without the scheme before it.
-    pub(crate) fn secret(&self) -> &[u8] {
+    fn secret(&self) -> &[u8] {
         let value = self.value.as_bytes();
         value
             .iter()

@@ -407,3 +407,20 @@ async fn no_key_is_ever_told() {
         assert!(!logs.text().contains(key), "{key} in {}", logs.text());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_has_left_the_pool_is_not_told_either() {
+    let pool = pool(1);
+    let refused = |key: &str| Reply::error(400, key).header("x-debug", key);
+    let replacing = pool.clone();
+    let provider = Provider::answering(move |seen| {
+        replacing
+            .replace([ApiKey::new("sk-other-0123456789abcdef").unwrap()])
+            .unwrap();
+        refused(seen.key().unwrap_or_default())
+    });
+    let answer = send(&bridge(&layer(&pool), &provider), ask("hi")).await;
+    assert_eq!(answer.status, 400);
+    assert!(!format!("{answer:?}").contains(KEYS[0]), "{answer:?}");
+    assert!(answer.text().contains("sk-f...cdef"), "{answer:?}");
+}

@@ -37,7 +37,11 @@ impl Failure {
 
     /// The provider could not be reached, or broke off. A client that quotes what it sent quotes the key.
     pub(crate) fn upstream(cause: &dyn std::fmt::Display, credentials: &Credentials) -> Self {
-        let cause = credentials.redact(cause.to_string());
+        let cause = cause.to_string();
+        let cause = match credentials.redact(cause.as_bytes()) {
+            Some(redacted) => String::from_utf8_lossy(&redacted).into_owned(),
+            None => cause,
+        };
         tracing::warn!(cause, "the call of the provider failed");
         Self::bridge(
             BridgeErrorKind::UpstreamFailed,

@@ -46,7 +46,7 @@ impl<U: Upstream> Exchange<U> {
         loop {
             let lease = match &self.credentials {
                 Credentials::Caller(_) => None,
-                Credentials::Pool(pool) => match pool.lease(&mut walk.walk, Instant::now()) {
+                Credentials::Pool(pool, _) => match pool.lease(&mut walk.walk, Instant::now()) {
                     Some(lease) => Some(lease),
                     None => return Err(walk.exhausted(pool.exhausted(Instant::now()))),
                 },
@@ -93,7 +93,7 @@ impl<U: Upstream> Exchange<U> {
 
     /// Reports what a refusal says about the key; `Ok` means that another key may do better.
     fn judge(&self, walk: &mut RoundWalk, lease: Option<Lease>, refusal: Refusal) -> Result<(), Failure> {
-        let (Some(mut lease), Credentials::Pool(pool)) = (lease, &self.credentials) else {
+        let (Some(mut lease), Credentials::Pool(pool, _)) = (lease, &self.credentials) else {
             return Err(self.refused(refusal));
         };
         let codes: Vec<&str> = refusal.codes.iter().map(String::as_str).collect();
@@ -129,7 +129,7 @@ impl<U: Upstream> Exchange<U> {
 
     /// The attempt's key has served.
     pub(crate) fn accept(&self, lease: Option<Lease>) {
-        if let (Some(mut lease), Credentials::Pool(pool)) = (lease, &self.credentials) {
+        if let (Some(mut lease), Credentials::Pool(pool, _)) = (lease, &self.credentials) {
             pool.report(&mut lease, Judgement::Accepted, Instant::now());
         }
     }
@@ -140,8 +140,9 @@ impl<U: Upstream> Exchange<U> {
         refusal.parts.version = http::Version::default();
         // They go into records.
         refusal.codes.retain(|code| !self.credentials.occur_in(code.as_bytes()));
-        if let Credentials::Pool(pool) = &self.credentials {
-            if let Some(redacted) = pool.redact(&refusal.body) {
+        // A caller's own key is no secret to the caller, and its errors come through as they are.
+        if let Credentials::Pool(..) = &self.credentials {
+            if let Some(redacted) = self.credentials.redact(&refusal.body) {
                 refusal.body = redacted.into();
             }
         }

@@ -27,7 +27,8 @@ pub(crate) struct Exchange<U> {
 
 /// Whose keys are used.
 pub(crate) enum Credentials {
-    Pool(KeyPool),
+    /// The pool, and the key that was sent last: it may have left the pool since, and is a secret all the same.
+    Pool(KeyPool, Option<Box<Credential>>),
     Caller(Box<Credential>),
 }
 
@@ -46,14 +47,14 @@ impl Credentials {
     pub(crate) fn of(config: &Config, own: Option<Credential>, headers: &HeaderMap) -> Option<Self> {
         match (own, &config.pool) {
             (Some(credential), _) => Some(Self::Caller(Box::new(credential))),
-            (None, Some(pool)) => Some(Self::Pool(pool.clone())),
+            (None, Some(pool)) => Some(Self::Pool(pool.clone(), None)),
             (None, None) => Credential::from_headers(headers).map(|credential| Self::Caller(Box::new(credential))),
         }
     }
 
     pub(crate) fn kind(&self) -> CredentialKind {
         match self {
-            Self::Pool(_) => CredentialKind::Centralized,
+            Self::Pool(..) => CredentialKind::Centralized,
             Self::Caller(_) => CredentialKind::Byok,
         }
     }
@@ -61,7 +62,7 @@ impl Credentials {
     /// The caller's key, masked; a pool's key is not chosen yet.
     pub(crate) fn hint(&self) -> Option<KeyHint> {
         match self {
-            Self::Pool(_) => None,
+            Self::Pool(..) => None,
             Self::Caller(credential) => Some(credential.hint().clone()),
         }
     }
@@ -69,21 +70,22 @@ impl Credentials {
     /// Whether a text of the provider's holds a key.
     pub(crate) fn occur_in(&self, text: &[u8]) -> bool {
         match self {
-            Self::Pool(pool) => pool.contains(text),
-            Self::Caller(credential) => memchr::memmem::find(text, credential.secret()).is_some(),
+            Self::Pool(pool, sent) => pool.contains(text) || sent.as_ref().is_some_and(|sent| sent.occurs_in(text)),
+            Self::Caller(own) => own.occurs_in(text),
         }
     }
 
-    /// `text` with every key replaced by its hint.
-    pub(crate) fn redact(&self, text: String) -> String {
+    /// `text` with every key replaced by its hint; `None` if there is none in it.
+    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         match self {
-            Self::Pool(pool) => pool
-                .redact(text.as_bytes())
-                .map_or(text, |redacted| String::from_utf8_lossy(&redacted).into_owned()),
-            Self::Caller(credential) => match std::str::from_utf8(credential.secret()) {
-                Ok(secret) if !secret.is_empty() => text.replace(secret, credential.hint().as_str()),
-                _ => text,
-            },
+            Self::Pool(pool, sent) => {
+                let pooled = pool.redact(text);
+                let sent = sent
+                    .as_ref()
+                    .and_then(|sent| sent.redact(pooled.as_deref().unwrap_or(text)));
+                sent.or(pooled)
+            }
+            Self::Caller(own) => own.redact(text),
         }
     }
 }
@@ -138,15 +140,19 @@ impl<U> Exchange<U> {
             attempt,
         });
         let headers = request.headers_mut();
-        let hint = match (&self.credentials, lease) {
+        let hint = match (&mut self.credentials, lease) {
             (Credentials::Caller(credential), _) => {
                 let (name, value) = credential.header();
                 headers.insert(name, value.clone());
                 Some(credential.hint())
             }
-            (Credentials::Pool(_), lease) => {
+            (Credentials::Pool(_, sent), lease) => {
                 if let Some(lease) = lease {
                     headers.insert(header::AUTHORIZATION, lease.authorization());
+                    *sent = Some(Box::new(Credential::pooled(
+                        lease.authorization(),
+                        lease.hint().clone(),
+                    )));
                 }
                 lease.map(Lease::hint)
             }

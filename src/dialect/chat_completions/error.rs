@@ -69,22 +69,26 @@ pub(crate) fn error_type(kind: BridgeErrorKind) -> &'static str {
 
 /// The words by which a provider's error can be told: its `code` and its `type`.
 pub(crate) fn error_codes(body: &[u8]) -> Vec<String> {
-    let Ok(body) = serde_json::from_slice::<Body<'_>>(body) else {
+    let wrapped = serde_json::from_slice::<Body<'_>>(body).map(|body| body.error);
+    // Some of the API's own fronts leave the wrapper out.
+    let Ok(detail) = wrapped.or_else(|_| serde_json::from_slice::<Detail<'_>>(body)) else {
         return Vec::new();
     };
-    let code = body.error.code.and_then(|code| match code {
+    let code = detail.code.and_then(|code| match code {
         Value::String(code) => Some(code),
         Value::Number(code) => Some(code.to_string()),
         _ => None,
     });
-    code.into_iter().chain(body.error.kind.map(Cow::into_owned)).collect()
+    code.into_iter().chain(detail.kind.map(Cow::into_owned)).collect()
 }
 
-/// A provider's error as the data of one event: one line, whatever its layout was.
+/// A provider's error as the data of one event: its own bytes, on one line.
 pub(crate) fn error_event(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
     value.get("error").filter(|error| !error.is_null())?;
-    Some(value.to_string())
+    // Valid JSON has line breaks between its tokens only.
+    let text = std::str::from_utf8(body.trim_ascii()).ok()?;
+    Some(text.replace(['\r', '\n'], " "))
 }
 
 // === impl InBandError ===
@@ -131,6 +135,7 @@ mod tests {
             ["a", "b"]
         );
         assert_eq!(error_codes(br#"{"error":{"code":429}}"#), ["429"]);
+        assert_eq!(error_codes(br#"{"code":"a","type":"b"}"#), ["a", "b"]);
         for none in [
             &b"<html>"[..],
             b"",
@@ -161,7 +166,11 @@ mod tests {
     fn an_error_event_is_one_line() {
         assert_eq!(
             error_event(b"{\n \"error\": {\n\"code\": 1}}").unwrap(),
-            r#"{"error":{"code":1}}"#
+            r#"{  "error": { "code": 1}}"#
+        );
+        assert_eq!(
+            error_event(b"{\"error\":{\"cost\":1.10}}\r\n").unwrap(),
+            r#"{"error":{"cost":1.10}}"#
         );
         assert!(error_event(b"{}").is_none());
         assert!(error_event(b"oops").is_none());
