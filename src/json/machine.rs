@@ -291,7 +291,7 @@ impl Machine {
     fn value(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         match self.depth {
             1 => members.value_starts(input.offset(), byte),
-            2 if self.in_array() => members.item_starts(input.offset()),
+            2 => members.item_starts(input.offset()),
             _ => {}
         }
         let number = match byte {
@@ -333,7 +333,7 @@ impl Machine {
     fn value_ends(&mut self, input: &mut Input<'_>, is_empty: bool, members: &mut Members) -> State {
         match self.depth {
             1 => members.value_ends(input.offset(), is_empty),
-            2 if self.in_array() => members.item_ends(input.offset()),
+            2 => members.item_ends(input.offset()),
             _ => {}
         }
         // What nearly always follows is taken here and now.

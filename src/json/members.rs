@@ -18,6 +18,7 @@ pub(crate) struct Member {
     name: (u32, u32),
     entry: u32,
     value: (u32, u32),
+    /// Of an array; noise in an object, whose values pass in the same way.
     last_item: (u32, u32),
     kind: Kind,
     is_empty: bool,

@@ -341,6 +341,7 @@ fn time_is_linear_and_memory_reused() {
             decoder.push(Bytes::copy_from_slice(frame));
             while decoder.next().unwrap().is_some() {}
         }
+        assert!(decoder.held.capacity() > 0 && decoder.joined.capacity() > 0);
         let now = decoder.held.capacity() + decoder.joined.capacity() + decoder.block.data.capacity();
         assert!(round == 0 || now == capacity);
         capacity = now;

@@ -384,6 +384,25 @@ fn a_million_members_take_no_quadratic_time() {
 }
 
 #[test]
+fn finds_every_duplicate_among_few_and_many() {
+    let mut scanner = Scanner::new();
+    for count in 1..80 {
+        for again in 0..count {
+            let names = (0..count).chain([again]);
+            let members: Vec<_> = names.map(|number| format!(r#""{number}":[]"#)).collect();
+            let outcome = scanner.scan(format!("{{{}}}", members.join(",")).as_bytes());
+            assert_eq!(
+                outcome.map_err(|error| error.kind()),
+                Err(ScanErrorKind::Duplicate),
+                "{again} of {count}"
+            );
+            assert!(scanner.get(&again.to_string()).is_some());
+            assert_eq!(scanner.get(&count.to_string()), None);
+        }
+    }
+}
+
+#[test]
 fn buffers_stay_but_not_for_ever() {
     let mut scanner = Scanner::new();
     let object = |count: usize| {
