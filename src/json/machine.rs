@@ -147,11 +147,10 @@ impl Machine {
                 Ok(state)
             }
             State::Name | State::NameOrEnd if byte == b'"' => self.name(input, members),
-            State::Value => self.value(byte, input, members),
             State::AfterValue if byte == b',' => Ok(input.pass(self.after_comma())),
             State::AfterValue if byte == b']' || byte == b'}' => self.close(byte, false, input, members),
             State::ItemOrEnd if byte == b']' => self.close(byte, true, input, members),
-            State::ItemOrEnd => self.value(byte, input, members),
+            State::Value | State::ItemOrEnd => self.value(byte, input, members),
             State::NameOrEnd if byte == b'}' => self.close(byte, true, input, members),
             State::Colon if byte == b':' => Ok(input.pass(State::Value)),
             State::Start if byte == b'{' => self.open(false, input),
@@ -409,9 +408,10 @@ impl Number {
             (Self::LeadingZero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::E,
             (Self::E, b'+' | b'-') => Self::ExponentSign,
             (Self::E | Self::ExponentSign, b'0'..=b'9') => Self::Exponent,
-            (Self::LeadingZero, b'0'..=b'9') => return Err(ScanErrorKind::Number),
+            (Self::LeadingZero, b'0'..=b'9') | (Self::Minus | Self::Point | Self::E | Self::ExponentSign, _) => {
+                return Err(ScanErrorKind::Number);
+            }
             (Self::LeadingZero | Self::Integer | Self::Fraction | Self::Exponent, _) => return Ok(None),
-            (Self::Minus | Self::Point | Self::E | Self::ExponentSign, _) => return Err(ScanErrorKind::Number),
         };
         Ok(Some(next))
     }

@@ -34,9 +34,9 @@ struct Stream {
 fn see(event: Event<'_>) -> Seen {
     assert_eq!(event.to_bytes(), event.raw());
     let data = event.data();
-    for offset in 0..data.len() {
+    for (offset, &byte) in data.iter().enumerate() {
         let raw = event.raw()[event.raw_offset(offset)];
-        assert!(raw == data[offset] || (data[offset] == b'\n' && raw == b'\r'));
+        assert!(raw == byte || (byte == b'\n' && raw == b'\r'));
     }
     assert!(event.has_data() || data.is_empty());
     Seen {
