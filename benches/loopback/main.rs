@@ -1,0 +1,317 @@
+//! What the gateway costs, as a multiple of a bare reverse proxy: `cargo bench --bench loopback --all-features`.
+//!
+//! ```text
+//!                    ┌─► floor ─────────────┐
+//! load (this process)┼─► gateway ───────────┼─► provider
+//!                    └─► gateway with tools ┘
+//! ```
+//!
+//! Each box is a process of its own, started from here and talked to over loopback. The servers take turns, round by
+//! round, so that whatever else the machine does meets all of them; what counts is the CPU time that the kernel booked
+//! on a process, per request, and the ratio of two neighbours in time. Nothing here fails because it is slow.
+//!
+//! Arguments, behind `--`: the rows to run (`1k 64k 512k stream paced latency memory`, all by default), `--rounds N`,
+//! `--seconds S` for one turn, `--workers N` for the gateway's threads (1 by default, as the floor is one core; 0 for
+//! its own choice).
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark's output is its purpose"
+)]
+
+mod floor;
+mod gateway;
+mod load;
+mod memory;
+mod process;
+mod provider;
+#[path = "../../examples/gateway/recorder.rs"]
+#[allow(dead_code, reason = "the example also records to its log")]
+mod recorder;
+mod report;
+mod roles;
+#[path = "../../examples/gateway/routes/mod.rs"]
+mod routes;
+#[path = "../../examples/gateway/server.rs"]
+mod server;
+#[path = "../../examples/gateway/signals.rs"]
+mod signals;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../../examples/gateway/upstream.rs"]
+mod upstream;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use load::{Load, Work};
+use process::{LIMITED_FIRST, Process, Setup};
+use report::{Report, Spread};
+use tokio::time::sleep;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const KIB: usize = 1024;
+const TOOLS: usize = 40;
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Lets the record's writer finish before the CPU time is read.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// What was asked for on the command line.
+struct Options {
+    rows: Vec<String>,
+    rounds: usize,
+    turn: Duration,
+    workers: Option<u32>,
+}
+
+/// One server that takes turns with others.
+struct Runner {
+    process: Process,
+    load: Load,
+    /// CPU time per request, of each round.
+    costs: Vec<Duration>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((first, role)) if first == "--role" => roles::run(role),
+        _ if !arguments.iter().any(|argument| argument == "--bench") => {
+            println!("cargo bench runs this; as a test it does nothing");
+            Ok(())
+        }
+        _ => Options::parse(&arguments).and_then(|options| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(measure(&options))
+        }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("loopback: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(options: &Options) -> Result<(), Failure> {
+    let setup = Setup::new(options.workers)?;
+    let mut report = Report::default();
+    let blocking = |kib: usize, connections| Work {
+        body: support::request(kib * KIB, false),
+        connections,
+        stream: None,
+    };
+    let stream = |pause| Work {
+        body: support::request(4 * KIB, true),
+        connections: 16,
+        stream: Some(pause),
+    };
+    let rows = [
+        ("1k", "1 KiB, 64 connections", blocking(1, 64), 1.3, 1.6),
+        ("64k", "64 KiB, 8 connections", blocking(64, 8), 1.5, 1.6),
+        ("512k", "512 KiB, 8 connections", blocking(512, 8), 1.6, 1.7),
+        ("stream", "stream of 100 chunks, 16 connections", stream(0), 1.3, 1.4),
+        ("paced", "the same, 1 ms between chunks", stream(1000), 1.3, 1.4),
+    ];
+    for (name, title, work, goal, tools_goal) in rows {
+        if options.wants(name) {
+            cpu(options, &setup, &mut report, (name, title), &work, [goal, tools_goal]).await?;
+        }
+    }
+    if options.wants("latency") {
+        latency(options, &setup, &mut report, &blocking(1, 1)).await?;
+    }
+    if options.wants("memory") {
+        memory(&setup, &mut report, &blocking(512, provider::HELD)).await?;
+    }
+    report.print();
+    Ok(())
+}
+
+/// The rows of one kind of work: plain, with tools and, for the smallest, with a first key that is refused.
+async fn cpu(
+    options: &Options,
+    setup: &Setup,
+    report: &mut Report,
+    (name, title): (&str, &str),
+    work: &Work,
+    [goal, tools_goal]: [f64; 2],
+) -> Result<(), Failure> {
+    let provider = Process::provider()?;
+    let mut runners = vec![
+        Runner::new(Process::floor(&provider)?, work).await?,
+        Runner::new(Process::gateway(setup, &provider, &[provider::WORKING_KEY])?, work).await?,
+        Runner::new(Process::gateway_with_tools(setup, &provider, TOOLS)?, work).await?,
+    ];
+    let mut titles = vec![
+        (title.to_owned(), Some(goal)),
+        (format!("{title}, {TOOLS} tools"), Some(tools_goal)),
+    ];
+    if name == "1k" {
+        runners.push(Runner::new(Process::gateway(setup, &provider, &LIMITED_FIRST)?, work).await?);
+        titles.push((format!("{title}, 429 on the first key"), Some(2.2)));
+    }
+    check(&mut runners, work).await?;
+    for _ in 0..options.rounds {
+        for runner in &mut runners {
+            runner.turn(options.turn).await?;
+        }
+    }
+    if let [floor, gateways @ ..] = &runners[..] {
+        for (gateway, (title, goal)) in gateways.iter().zip(titles) {
+            report.cpu(title, &floor.costs, &gateway.costs, goal);
+        }
+    }
+    Ok(())
+}
+
+/// Warms up, and makes sure that each server does what its row says.
+async fn check(runners: &mut [Runner], work: &Work) -> Result<(), Failure> {
+    for (number, runner) in runners.iter_mut().enumerate() {
+        let refused = |runner: &Runner| runner.load.heads().map(|heads| heads.refused).max().unwrap_or(0);
+        runner.load.run(Duration::ZERO).await?;
+        let before = refused(runner);
+        let requests = runner.load.run(WARM_UP).await?.len() as u64;
+        let refused = refused(runner) - before;
+        let longer = runner.load.heads().all(|heads| heads.received > work.body.len() as u64);
+        let as_sent = runner
+            .load
+            .heads()
+            .all(|heads| heads.received == work.body.len() as u64);
+        let right = match number {
+            0 | 1 => as_sent && refused == 0,
+            2 => longer && refused == 0,
+            _ => as_sent && refused + (work.connections as u64) >= requests,
+        };
+        if !right {
+            return Err(format!("server {number} does not do its work: {refused} of {requests} refused").into());
+        }
+        sleep(SETTLE).await;
+        if number > 0 && runner.process.recorded()? as u64 != requests + work.connections as u64 {
+            return Err(format!("server {number} does not record").into());
+        }
+    }
+    Ok(())
+}
+
+async fn latency(options: &Options, setup: &Setup, report: &mut Report, work: &Work) -> Result<(), Failure> {
+    let provider = Process::provider()?;
+    let floor = Process::floor(&provider)?;
+    let gateway = Process::gateway(setup, &provider, &[provider::WORKING_KEY])?;
+    let mut loads = Vec::new();
+    for process in [&provider, &floor, &gateway] {
+        let mut load = Load::connect(process.address, work).await?;
+        load.run(WARM_UP).await?;
+        loads.push((load, Vec::new()));
+    }
+    for _ in 0..options.rounds {
+        for (load, rounds) in &mut loads {
+            let mut latencies = load.run(options.turn).await?;
+            latencies.sort_unstable();
+            rounds.push(latencies);
+        }
+        gateway.forget_records()?;
+    }
+    for percent in [50, 99] {
+        // Of each round the percentile, in µs.
+        let of = |number: usize| -> Vec<f64> {
+            let rounds = loads[number].1.iter();
+            let percentile =
+                |all: &Vec<Duration>| all.get(all.len() * percent / 100).map_or(0.0, Duration::as_secs_f64);
+            rounds.map(|all| percentile(all) * 1e6).collect()
+        };
+        let (direct, floor, gateway) = (of(0), of(1), of(2));
+        let added = |proxied: &[f64]| Spread::of(proxied.iter().zip(&direct).map(|(all, direct)| all - direct)).median;
+        let ratios = direct.iter().zip(floor.iter().zip(&gateway));
+        let spread = Spread::of(ratios.map(|(direct, (floor, gateway))| (gateway - direct) / (floor - direct)));
+        report.row(
+            format!("added latency, 1 connection, p{percent}"),
+            format!("{:.1} µs", added(&floor)),
+            format!("{:.1} µs", added(&gateway)),
+            spread,
+            Some(1.25),
+        );
+    }
+    Ok(())
+}
+
+async fn memory(setup: &Setup, report: &mut Report, work: &Work) -> Result<(), Failure> {
+    let provider = Process::provider()?;
+    let bodies = |bytes: f64| bytes / work.body.len() as f64;
+    let floor = bodies(memory::peak_per_connection(&Process::floor(&provider)?, work).await?);
+    let gateways = [
+        ("", Process::gateway(setup, &provider, &[provider::WORKING_KEY])?),
+        (", 40 tools", Process::gateway_with_tools(setup, &provider, TOOLS)?),
+    ];
+    for (title, gateway) in gateways {
+        let peak = bodies(memory::peak_per_connection(&gateway, work).await?);
+        report.row(
+            format!(
+                "peak memory, {} × 512 KiB{title}, in bodies per connection",
+                work.connections
+            ),
+            format!("{floor:.2}"),
+            format!("{peak:.2}"),
+            Spread::of([peak]),
+            Some(2.0),
+        );
+    }
+    Ok(())
+}
+
+// === impl Options ===
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, Failure> {
+        let mut options = Self {
+            rows: Vec::new(),
+            rounds: 9,
+            turn: Duration::from_secs(1),
+            workers: Some(1),
+        };
+        let mut arguments = arguments.iter().filter(|argument| *argument != "--bench");
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--rounds" => options.rounds = value()?.parse()?,
+                "--seconds" => options.turn = Duration::try_from_secs_f64(value()?.parse()?)?,
+                "--workers" => options.workers = Some(value()?.parse()?).filter(|workers| *workers > 0),
+                row @ ("1k" | "64k" | "512k" | "stream" | "paced" | "latency" | "memory") => {
+                    options.rows.push(row.to_owned());
+                }
+                other => return Err(format!("there is no row or option {other:?}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, row: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|wanted| wanted == row)
+    }
+}
+
+// === impl Runner ===
+
+impl Runner {
+    async fn new(process: Process, work: &Work) -> Result<Self, Failure> {
+        let load = Load::connect(process.address, work).await?;
+        Ok(Self {
+            process,
+            load,
+            costs: Vec::new(),
+        })
+    }
+
+    async fn turn(&mut self, time: Duration) -> Result<(), Failure> {
+        let before = self.process.cpu()?;
+        let requests = self.load.run(time).await?.len();
+        sleep(SETTLE).await;
+        let spent = self.process.cpu()?.saturating_sub(before);
+        self.costs.push(spent / u32::try_from(requests)?);
+        // Disks are not endless.
+        Ok(self.process.forget_records()?)
+    }
+}

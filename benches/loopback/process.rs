@@ -1,0 +1,191 @@
+//! The processes under measurement, and what the kernel knows of them.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::{env, fs, io};
+
+use crate::{Failure, provider, roles};
+
+/// A server that runs until this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    /// Removed with the process.
+    record: Option<PathBuf>,
+}
+
+/// How gateways are started.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    /// The gateway example.
+    pub(crate) gateway: PathBuf,
+    /// Threads that run requests; `None` leaves it to the gateway.
+    pub(crate) workers: Option<u32>,
+}
+
+// === impl Process ===
+
+impl Process {
+    fn start(mut command: Command, record: Option<PathBuf>) -> Result<Self, Failure> {
+        // A role ends when its stdin does, so that none is left over.
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        match line.trim_end().strip_prefix(roles::ANNOUNCEMENT).map(str::parse) {
+            Some(Ok(address)) => Ok(Self { child, address, record }),
+            _ => {
+                let _ = child.kill();
+                Err(format!("{command:?} did not start: {line:?}, {}", child.wait()?).into())
+            }
+        }
+    }
+
+    /// This very program in another role.
+    fn role<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, Failure> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(arguments);
+        Ok(command)
+    }
+
+    pub(crate) fn provider() -> Result<Self, Failure> {
+        Self::start(Self::role(["--role", "provider"])?, None)
+    }
+
+    pub(crate) fn floor(provider: &Self) -> Result<Self, Failure> {
+        Self::start(Self::role(["--role", "floor", &provider.address.to_string()])?, None)
+    }
+
+    /// The release example as its users run it.
+    pub(crate) fn gateway(setup: &Setup, provider: &Self, keys: &[&str]) -> Result<Self, Failure> {
+        let record = record_file();
+        let mut command = Command::new(&setup.gateway);
+        command.args(["--listen", "127.0.0.1:0", "--upstream", &provider.base()]);
+        command.arg("--record").arg(&record);
+        command.args(keys.iter().flat_map(|key| ["--key", key]));
+        Self::start(setup.apply(command), Some(record))
+    }
+
+    /// The example's stack, with tools.
+    pub(crate) fn gateway_with_tools(setup: &Setup, provider: &Self, tools: usize) -> Result<Self, Failure> {
+        let record = record_file();
+        let mut command = Self::role(["--role", "gateway", &provider.base(), &tools.to_string()])?;
+        command.arg(&record);
+        Self::start(setup.apply(command), Some(record))
+    }
+
+    fn base(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// CPU time of all threads so far, in the kernel and out of it. Exact only while the process is idle.
+    pub(crate) fn cpu(&self) -> io::Result<Duration> {
+        let mut nanos = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            nanos += number(text.split(' ').next())?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// Bytes in memory now.
+    pub(crate) fn resident(&self) -> io::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most bytes that were ever in memory at once.
+    pub(crate) fn peak(&self) -> io::Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> io::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        Ok(number(line.and_then(|line| line.trim().strip_suffix(" kB")))? * 1024)
+    }
+
+    /// The requests that were recorded to their end.
+    pub(crate) fn recorded(&self) -> io::Result<usize> {
+        let text = self.record.as_deref().map(fs::read_to_string).transpose()?;
+        let ends = text.iter().flat_map(|text| text.lines());
+        Ok(ends.filter(|line| line.contains(r#""event":"ended""#)).count())
+    }
+
+    pub(crate) fn forget_records(&self) -> io::Result<()> {
+        self.record
+            .as_deref()
+            .map_or(Ok(()), |path| fs::File::create(path).map(drop))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whatever fails here, there is nothing to save.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(record) = &self.record {
+            let _ = fs::remove_file(record);
+        }
+    }
+}
+
+// === impl Setup ===
+
+impl Setup {
+    /// Builds the example as this benchmark was built, unless it is there.
+    pub(crate) fn new(workers: Option<u32>) -> Result<Self, Failure> {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .parent()
+            .ok_or("there is no target directory")?;
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+        let mut build = Command::new(cargo);
+        build
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--all-features",
+                "--example",
+                "gateway",
+                "--target-dir",
+            ])
+            .arg(target);
+        if !build.status()?.success() {
+            return Err("the gateway example cannot be built".into());
+        }
+        Ok(Self {
+            gateway: target.join("release/examples/gateway"),
+            workers,
+        })
+    }
+
+    fn apply(&self, mut command: Command) -> Command {
+        command.env("RUST_LOG", "warn").env_remove("OPENAI_API_KEYS");
+        if let Some(workers) = self.workers {
+            command.env("TOKIO_WORKER_THREADS", workers.to_string());
+        }
+        command
+    }
+}
+
+fn record_file() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("loopback-{}-{number}.jsonl", std::process::id());
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn number(text: Option<&str>) -> io::Result<u64> {
+    text.and_then(|text| text.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("/proc does not look as it does on Linux"))
+}
+
+/// The keys of the row in which the first is refused every time.
+pub(crate) const LIMITED_FIRST: [&str; 2] = [provider::LIMITED_KEY, provider::WORKING_KEY];

@@ -1,0 +1,41 @@
+//! The servers that this program is when it is started by itself.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use tokio::net::TcpListener;
+
+use crate::{Failure, floor, gateway, provider};
+
+/// What a server says when it can be called.
+pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    end_with_parent();
+    // One core, as the floor is defined; the gateway's stack has the example's runtime.
+    let single = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match arguments[..] {
+        ["provider"] => single()?.block_on(provider::serve()),
+        ["floor", upstream] => single()?.block_on(floor::serve(upstream.parse()?)),
+        ["gateway", upstream, tools, record] => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?))
+        }
+        _ => Err("no such role".into()),
+    }
+}
+
+pub(crate) fn announce(listener: &TcpListener) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{ANNOUNCEMENT}{}", listener.local_addr()?)?;
+    Ok(out.flush()?)
+}
+
+/// The parent holds the other end of stdin, and says nothing.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+}

@@ -1,0 +1,223 @@
+//! A regression guard that cannot flake: how often requests allocate, never how long they take.
+//!
+//! The provider is a closure that answers at once, so a request is one poll on one thread, whose allocations are
+//! counted. Counts repeat exactly; a bound that is not 0 has little room above what was measured when it was set.
+
+#[path = "../benches/support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::future::{Ready, poll_fn, ready};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use allocation_counter::{AllocationInfo, measure};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::{Body, Frame};
+use tower::{Layer, Service, service_fn};
+use tower_llm_bridge::pool::KeyPool;
+use tower_llm_bridge::record::{Events, Recorder};
+use tower_llm_bridge::{BridgeLayer, RequestBody};
+
+const KIB: usize = 1024;
+
+/// A body that comes in these frames.
+#[derive(Clone)]
+struct Frames {
+    frames: Arc<[Bytes]>,
+    next: usize,
+}
+
+// === impl Frames ===
+
+impl Frames {
+    fn new(frames: Vec<Bytes>) -> Self {
+        Self {
+            frames: frames.into(),
+            next: 0,
+        }
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = self.frames.get(self.next).cloned();
+        self.next += 1;
+        Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
+    }
+}
+
+/// Polls once: there is nothing to wait for.
+fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("there is nothing to wait for"),
+    }
+}
+
+fn drain<B: Body<Data = Bytes>>(body: B) -> Vec<Bytes> {
+    let mut frames = Vec::with_capacity(8);
+    let mut body = pin!(body);
+    while let Some(frame) = at_once(poll_fn(|cx| body.as_mut().poll_frame(cx))) {
+        frames.extend(frame.ok().and_then(|frame| frame.into_data().ok()));
+    }
+    frames
+}
+
+fn layer(tools: usize) -> (BridgeLayer, Events) {
+    let (recorder, events) = Recorder::channel(64);
+    let pool = KeyPool::from_secrets(["sk-first-0123456789abcdef", "sk-second-0123456789abcdef"]).unwrap();
+    let layer = BridgeLayer::new().pool(pool).recorder(recorder);
+    (layer.tools(support::tools(tools)), events)
+}
+
+fn post<B>(body: B) -> Request<B> {
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static("/v1/chat/completions");
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    request
+}
+
+fn answer<B>(kind: &'static str, body: B) -> Ready<Result<Response<B>, Infallible>> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    ready(Ok(response))
+}
+
+/// The allocations of the second of two requests: the first fills what is filled once. Building the request is not
+/// counted; the provider's answer is.
+fn blocking(kib: usize, tools: usize) -> AllocationInfo {
+    let (layer, _events) = layer(tools);
+    let mut service = layer.layer(service_fn(|_: Request<RequestBody<Full<Bytes>>>| {
+        answer("application/json", Full::new(support::reply()))
+    }));
+    let requests = [(); 2].map(|()| post(Full::new(support::request(kib * KIB, false))));
+    let mut last = AllocationInfo::default();
+    for request in requests {
+        let mut response = None;
+        last = measure(|| response = Some(at_once(service.call(request))));
+        let Ok(response) = response.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(!drain(response.into_body()).is_empty());
+    }
+    last
+}
+
+/// The allocations of a stream of so many chunks, from its request to its end.
+fn stream(chunks: usize) -> AllocationInfo {
+    let (layer, _events) = layer(0);
+    let events = Frames::new(support::events(chunks));
+    let mut service = layer.layer(service_fn(move |_: Request<RequestBody<Full<Bytes>>>| {
+        answer("text/event-stream", events.clone())
+    }));
+    let request = post(Full::new(support::request(KIB, true)));
+    let mut relayed = 0;
+    let allocations = measure(|| {
+        let Ok(response) = at_once(service.call(request));
+        assert_eq!(response.status(), 200);
+        let mut body = pin!(response.into_body());
+        while let Some(frame) = at_once(poll_fn(|cx| body.as_mut().poll_frame(cx))) {
+            let data = frame.unwrap().into_data().unwrap();
+            relayed += data.windows(7).filter(|part| part == b"\"delta\"").count();
+        }
+    });
+    assert_eq!(relayed, chunks + 2);
+    allocations
+}
+
+#[tokio::test]
+async fn a_request_that_is_left_alone_allocates_nothing() {
+    let mut service = layer(40).0.layer(service_fn(|request: Request<RequestBody<Frames>>| {
+        ready(Ok::<_, Infallible>(Response::new(request.into_body())))
+    }));
+    let mut request = post(Frames::new(vec![Bytes::from_static(b"x"); 3]));
+    *request.uri_mut() = Uri::from_static("/v1/audio/transcriptions");
+    let mut frames = 0;
+    let allocations = measure(|| {
+        let Ok(response) = at_once(service.call(request));
+        let mut body = pin!(response.into_body());
+        while at_once(poll_fn(|cx| body.as_mut().poll_frame(cx))).is_some() {
+            frames += 1;
+        }
+    });
+    assert_eq!(frames, 3);
+    assert_eq!(allocations.count_total, 0);
+}
+
+#[tokio::test]
+async fn a_body_that_needs_no_edit_is_forwarded_in_its_own_memory() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let forwarded = Arc::clone(&seen);
+    let (layer, _events) = layer(0);
+    let mut service = layer.layer(service_fn(move |request: Request<RequestBody<Frames>>| {
+        *forwarded.lock().unwrap() = drain(request.into_body());
+        answer("application/json", Full::new(support::reply()))
+    }));
+    let mut rest = support::request(64 * KIB, false);
+    let frames = vec![rest.split_to(10_000), rest.split_to(1), rest.split_to(30_000), rest];
+    let request = post(Frames::new(frames.clone()));
+    at_once(service.call(request)).unwrap();
+    let places = |frames: &[Bytes]| -> Vec<(*const u8, usize)> {
+        frames.iter().map(|frame| (frame.as_ptr(), frame.len())).collect()
+    };
+    assert_eq!(places(&seen.lock().unwrap()), places(&frames));
+}
+
+#[tokio::test]
+async fn an_edited_body_shares_the_callers_memory_where_it_is_not_edited() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let forwarded = Arc::clone(&seen);
+    let (layer, _events) = layer(40);
+    let mut service = layer.layer(service_fn(move |request: Request<RequestBody<Full<Bytes>>>| {
+        *forwarded.lock().unwrap() = drain(request.into_body());
+        answer("application/json", Full::new(support::reply()))
+    }));
+    let body = support::request(512 * KIB, false);
+    at_once(service.call(post(Full::new(body.clone())))).unwrap();
+    let shared: usize = seen
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|frame| body.as_ptr_range().contains(&frame.as_ptr()))
+        .map(Bytes::len)
+        .sum();
+    assert_eq!(shared, body.len());
+}
+
+#[tokio::test]
+async fn allocations_do_not_grow_with_the_body() {
+    let (small, large) = (blocking(64, 0), blocking(512, 0));
+    assert_eq!(small.count_total, large.count_total);
+    assert_eq!(small.bytes_total, large.bytes_total);
+}
+
+#[tokio::test]
+async fn a_request_without_tools_allocates_this_often() {
+    let allocations = blocking(64, 0);
+    assert!(allocations.count_total <= 80, "{allocations:?}");
+    assert!(allocations.bytes_total <= 16 * KIB as u64, "{allocations:?}");
+}
+
+#[tokio::test]
+async fn definitions_of_tools_are_encoded_once_and_not_per_request() {
+    let (one, hundred) = (blocking(64, 1), blocking(64, 100));
+    assert_eq!(one.count_total, hundred.count_total);
+    assert_eq!(one.bytes_total, hundred.bytes_total);
+}
+
+#[tokio::test]
+async fn a_relayed_chunk_allocates_nothing() {
+    let (short, long) = (stream(100), stream(1100));
+    let thousand = long.count_total - short.count_total;
+    assert!(thousand <= 8, "1000 chunks more allocate {thousand} times");
+}
