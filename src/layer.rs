@@ -10,7 +10,7 @@ use crate::bridge::{Config, InvalidPattern, Pattern};
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::service::Bridge;
-use crate::tools::Tools;
+use crate::tools::ToolSource;
 
 /// Puts a [`Bridge`] around an HTTP service.
 ///
@@ -86,7 +86,9 @@ impl BridgeLayer {
         self.set(|config| config.verdicts = table)
     }
 
-    /// The tools that every request gets, unless its extensions hold other [`Tools`]. Default: none.
+    /// The tools that every request gets, unless its extensions hold other [`Tools`](crate::tools::Tools). Default: none.
+    ///
+    /// They are a fixed set, or a live [`ToolSource`] that is asked when a request begins.
     ///
     /// ```
     /// # use tower_llm_bridge::{BridgeLayer, tools::Tools};
@@ -94,7 +96,8 @@ impl BridgeLayer {
     /// # drop(layer);
     /// ```
     #[must_use]
-    pub fn tools(self, tools: Tools) -> Self {
+    pub fn tools(self, tools: impl Into<ToolSource>) -> Self {
+        let tools = tools.into();
         self.set(|config| config.tools = tools)
     }
 

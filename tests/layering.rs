@@ -46,7 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "service",
             "pool:KeyPool,VerdictTable",
             "record:Recorder",
-            "tools:Tools",
+            "tools:ToolSource",
         ],
     ),
 ];

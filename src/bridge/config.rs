@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::route::Pattern;
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
-use crate::tools::Tools;
+use crate::tools::ToolSource;
 
 /// The settings of [`BridgeLayer`](crate::BridgeLayer), whose setters document them.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) pool: Option<KeyPool>,
     pub(crate) verdicts: VerdictTable,
-    pub(crate) tools: Tools,
+    pub(crate) tools: ToolSource,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) provider: String,
     pub(crate) max_request_body: usize,
@@ -32,7 +32,7 @@ impl Default for Config {
         Self {
             pool: None,
             verdicts: VerdictTable::default(),
-            tools: Tools::default(),
+            tools: ToolSource::default(),
             recorder: None,
             provider: "openai".to_owned(),
             max_request_body: 32 << 20,

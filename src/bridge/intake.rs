@@ -228,7 +228,7 @@ impl Identity {
         Ok(Self {
             actor,
             credentials,
-            tools: tools.unwrap_or_else(|| config.tools.clone()),
+            tools: tools.unwrap_or_else(|| config.tools.current()),
         })
     }
 }

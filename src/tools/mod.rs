@@ -5,7 +5,8 @@
 //! fresh clone for each call, once it is ready. Calls of one turn run side by side; an error, a panic or a time-out becomes
 //! the answer that the model gets, never an HTTP error.
 //!
-//! A [`Tools`] value is a snapshot, cheap to clone; the layer has one, and a request extension may bring another.
+//! A [`Tools`] value is a snapshot, cheap to clone; the layer has one, or a live [`ToolSource`] of them, and a request
+//! extension may bring another.
 //!
 //! # Examples
 //!
@@ -43,6 +44,7 @@ mod call;
 mod name;
 mod registry;
 mod schema;
+mod source;
 
 #[cfg(test)]
 mod tests;
@@ -51,4 +53,5 @@ pub(crate) use self::registry::Registered;
 pub use self::{
     call::{ToolCall, ToolDefinition, ToolOutput},
     registry::{Tool, Tools, tool_fn},
+    source::ToolSource,
 };
