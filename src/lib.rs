@@ -91,6 +91,7 @@
 //! # Features
 //!
 //! - `json-schema`: check a call's arguments against the whole JSON schema of its tool, not only its `required` list.
+//! - `mcp`: the tools of MCP servers, over HTTP and over the standard streams of child processes (see the module `mcp`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -106,6 +107,9 @@ mod future;
 mod identity;
 mod json;
 mod layer;
+#[cfg(feature = "mcp")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mcp")))]
+pub mod mcp;
 pub mod pool;
 pub mod record;
 mod rope;
