@@ -4,6 +4,9 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+#[cfg(feature = "mcp")]
+use tower_llm_bridge::mcp::McpServer;
+
 use crate::upstream::BaseUrl;
 
 const HELP: &str = "\
@@ -17,12 +20,15 @@ usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=UR
   --key SECRET     a provider key; repeat for failover, the first is tried first. Other users of this machine
                    can read a command line, so prefer OPENAI_API_KEYS=KEY,KEY in the environment.
                    With neither, callers bring their own keys
-  --mcp NAME=URL   an MCP server whose tools are injected; repeatable
+  --mcp NAME=URL   an MCP server whose tools are injected, over streamable HTTP; repeatable
+  --mcp 'NAME=stdio:COMMAND ARG...'
+                   the same for one that is a child process; words are split at spaces, there is no shell
   --record FILE    append every usage record to FILE, one JSON object per line [default: log the end of each request]
   -h, --help       print this
   -V, --version    print the version
 
-environment: OPENAI_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info]
+environment: OPENAI_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info],
+             MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN')
 signals:     SIGINT or SIGTERM drains requests for up to 30 s; a second one cuts them";
 
 /// What the command line asks for.
@@ -38,6 +44,8 @@ pub(crate) struct Args {
     pub(crate) upstream: Option<BaseUrl>,
     /// In order of preference; empty: callers bring their own.
     pub(crate) keys: Vec<String>,
+    #[cfg(feature = "mcp")]
+    pub(crate) mcp: Vec<McpServer>,
     pub(crate) record: Option<PathBuf>,
 }
 
@@ -54,6 +62,8 @@ pub(crate) fn parse(
     let mut upstream = None;
     let mut record = None;
     let mut keys = Vec::new();
+    #[cfg(feature = "mcp")]
+    let mut mcp = Vec::new();
 
     let mut arguments = arguments.into_iter().enumerate();
     while let Some((index, argument)) = arguments.next() {
@@ -92,6 +102,9 @@ pub(crate) fn parse(
                 once(&mut upstream, name, base)?;
             }
             "--key" => keys.push(value),
+            #[cfg(feature = "mcp")]
+            _ => mcp.push(crate::mcp::parse(&value)?),
+            #[cfg(not(feature = "mcp"))]
             _ => return Err(mcp(&value)),
         }
     }
@@ -114,6 +127,8 @@ pub(crate) fn parse(
         listen,
         upstream,
         keys,
+        #[cfg(feature = "mcp")]
+        mcp,
         record,
     }))
 }
@@ -135,11 +150,12 @@ fn address(value: String) -> Result<String, String> {
     }
 }
 
-/// Tools of MCP servers come with the feature `mcp`; until it is there, silence would be the wrong answer.
+/// Silence would be the wrong answer of a build without the feature.
+#[cfg(not(feature = "mcp"))]
 fn mcp(value: &str) -> String {
     match value.split_once('=') {
         Some((name, url)) if !name.is_empty() && !url.is_empty() => {
-            format!("--mcp {name}: this build has no MCP support")
+            format!("--mcp {name}: this build has no MCP support, it needs --features mcp")
         }
         _ => "--mcp needs NAME=URL".into(),
     }

@@ -9,6 +9,8 @@
 
 mod args;
 mod demo;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod recorder;
 mod routes;
 mod server;
@@ -21,6 +23,8 @@ use std::{
     process::ExitCode,
 };
 
+#[cfg(not(feature = "mcp"))]
+use tower_llm_bridge::tools::Tools;
 use tower_llm_bridge::{BridgeLayer, pool::KeyPool, record::Recorder};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -51,7 +55,8 @@ async fn main() -> ExitCode {
         .try_from_env()
     {
         Ok(filter) => filter,
-        Err(_) if env::var_os("RUST_LOG").is_none() => EnvFilter::new("info"),
+        // The MCP SDK repeats at each attempt to connect what the bridge says once.
+        Err(_) if env::var_os("RUST_LOG").is_none() => EnvFilter::new("info,rmcp=off"),
         Err(error) => return fail(2, &format!("RUST_LOG: {error}")),
     };
     tracing_subscriber::fmt()
@@ -80,6 +85,7 @@ async fn run(arguments: Args) -> Result<(), String> {
 
     let mut layer = BridgeLayer::new().provider("openai");
     let mut keys = arguments.keys;
+    let mut tools = Vec::new();
     let demo = arguments.upstream.is_none();
     let base = match arguments.upstream {
         Some(base) => base,
@@ -87,11 +93,16 @@ async fn run(arguments: Args) -> Result<(), String> {
             let demo = Demo::start()
                 .await
                 .map_err(|error| format!("cannot start the demo provider: {error}"))?;
-            layer = layer.tools(demo::tools());
+            tools = demo::tools();
             keys = demo.keys;
             demo.base
         }
     };
+    #[cfg(feature = "mcp")]
+    let tools = mcp::connect(arguments.mcp, tools).await?;
+    #[cfg(not(feature = "mcp"))]
+    let tools = Tools::new(tools);
+    layer = layer.tools(tools);
     info!(upstream = %base, keys = keys.len(), "{}", if keys.is_empty() { "callers bring their own keys" } else { "keys are pooled" });
     if !keys.is_empty() {
         layer = layer.pool(KeyPool::from_secrets(keys).map_err(|error| format!("bad key: {error}"))?);

@@ -7,7 +7,7 @@ mod provider;
 use std::{convert::Infallible, io, net::SocketAddr, time::SystemTime};
 
 use serde_json::json;
-use tower_llm_bridge::tools::{ToolCall, ToolDefinition, ToolOutput, Tools, tool_fn};
+use tower_llm_bridge::tools::{Tool, ToolCall, ToolDefinition, ToolOutput, tool_fn};
 
 use crate::upstream::BaseUrl;
 
@@ -38,15 +38,15 @@ impl Demo {
 }
 
 /// What the bridge adds to every request: a closure is a tool.
-pub(crate) fn tools() -> Tools {
+pub(crate) fn tools() -> Vec<Tool> {
     let definition = ToolDefinition::new("current_time")
         .server("clock")
         .description("The current date and time in UTC.")
         .parameters(json!({ "type": "object", "properties": {}, "additionalProperties": false }));
-    Tools::new([tool_fn(definition, |_: ToolCall| async {
+    vec![tool_fn(definition, |_: ToolCall| async {
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         Ok::<_, Infallible>(ToolOutput::text(now.to_string()))
-    })])
+    })]
 }
 
 /// How to try it.

@@ -1,0 +1,71 @@
+//! The MCP servers that the command line names.
+
+use std::{env, time::Duration};
+
+use tower_llm_bridge::{
+    mcp::{McpServer, McpServers},
+    tools::Tool,
+};
+use tracing::warn;
+
+/// How long the first requests wait for the servers; a slow one joins later.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads `NAME=URL` or `NAME=stdio:COMMAND ARG…`.
+///
+/// # Errors
+///
+/// One line for the user, without a secret in it.
+pub(crate) fn parse(value: &str) -> Result<McpServer, String> {
+    let Some((name, target)) = value
+        .split_once('=')
+        .filter(|(name, target)| !name.is_empty() && !target.is_empty())
+    else {
+        return Err("--mcp needs NAME=URL or NAME=stdio:COMMAND ARG...".into());
+    };
+    let server = if let Some(command) = target.strip_prefix("stdio:") {
+        let mut words = command.split_whitespace();
+        let program = words
+            .next()
+            .ok_or_else(|| format!("--mcp {name}: stdio: needs a command"))?;
+        return Ok(McpServer::command(name, program, words));
+    } else {
+        McpServer::http(name, target).map_err(|problem| format!("--mcp: {problem}"))?
+    };
+    // Not on the command line: other users of the machine can read that.
+    match env::var(variable(name)) {
+        Ok(authorization) => server
+            .authorization(&authorization)
+            .map_err(|problem| format!("{}: {problem}", variable(name))),
+        Err(env::VarError::NotPresent) => Ok(server),
+        Err(env::VarError::NotUnicode(_)) => Err(format!("{} is not valid UTF-8", variable(name))),
+    }
+}
+
+/// `MCP_<NAME>_AUTHORIZATION`, in capitals, with `_` for what no variable's name may have.
+fn variable(name: &str) -> String {
+    let name: String = name
+        .chars()
+        .map(|char| {
+            if char.is_ascii_alphanumeric() {
+                char.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    format!("MCP_{name}_AUTHORIZATION")
+}
+
+/// Connects to all of them; `local` are our own tools.
+///
+/// # Errors
+///
+/// One line for the user.
+pub(crate) async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers, String> {
+    let servers = McpServers::connect(servers, local).map_err(|problem| format!("--mcp: {problem}"))?;
+    if tokio::time::timeout(PATIENCE, servers.settled()).await.is_err() {
+        warn!("not every MCP server has answered yet, going on without");
+    }
+    Ok(servers)
+}
