@@ -9,6 +9,7 @@ use serde_json::json;
 use support::*;
 use tokio::time::{Instant, advance};
 use tower_llm_bridge::pool::{ApiKey, KeyPool, KeyState, Verdict, VerdictTable};
+use tower_llm_bridge::tools::Tools;
 
 fn layer(pool: &KeyPool) -> BridgeLayer {
     BridgeLayer::new().pool(pool.clone())
@@ -374,7 +375,7 @@ async fn no_key_is_ever_told() {
     let (recorder, mut events) = tower_llm_bridge::record::Recorder::channel(64);
     let pool = pool(4);
     let told = |key: &str| format!(r#"{{"error":{{"message":"bad key {key}","code":"{key}","type":"{key}"}}}}"#);
-    let layer = layer(&pool).recorder(recorder).tools([echo()].into_iter().collect());
+    let layer = layer(&pool).recorder(recorder).tools(Tools::new([echo()]));
     let mut shown = format!("{layer:?} {pool:?} {:?}", pool.snapshot());
     for status in [401, 403, 429, 400, 500, 200] {
         pool.restore_all();
