@@ -28,18 +28,6 @@ pub fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Member
         .collect())
 }
 
-/// What to delete to rid a scanned document of a member, as the scanner and as the walker see it.
-pub fn deletions(document: &[u8], name: &str) -> [Vec<Range<usize>>; 2] {
-    let mut scanner = Scanner::new();
-    if scanner.scan(document).is_err() {
-        return Default::default();
-    }
-    [
-        scanner.deletions(|found| found == name),
-        walk::deletions(document, |found| found == name),
-    ]
-}
-
 /// The members of what may be an object, as far as they can be made out.
 pub fn walk(text: &[u8]) -> Vec<(Option<String>, Range<usize>)> {
     walk::members(text)
@@ -56,7 +44,7 @@ pub fn items(text: &[u8]) -> Vec<Range<usize>> {
 pub fn decode<'a>(frames: impl IntoIterator<Item = &'a [u8]>, max_event: usize) -> Option<(Vec<Piece>, Option<Piece>)> {
     let piece = |event: Event<'_>| {
         (
-            event.to_bytes().to_vec(),
+            event.raw().to_vec(),
             event.has_data().then(|| event.data().to_vec()),
             event.is_tail(),
         )

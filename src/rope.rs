@@ -261,10 +261,6 @@ impl Edits {
         self.replace(at..at, text);
     }
 
-    pub(crate) fn delete(&mut self, range: Range<usize>) {
-        self.replace(range, Rope::default());
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }
@@ -317,7 +313,7 @@ mod tests {
         edits.replace(2..4, "CD");
         edits.insert(2, "2");
         edits.insert(4, "3");
-        edits.delete(4..5);
+        edits.replace(4..5, "");
         edits.replace(0..2, "AB");
         edits.insert(2, "x");
         edits.insert(6, "!");
@@ -329,8 +325,8 @@ mod tests {
     #[should_panic(expected = "edit 3..5 overlaps another")]
     fn overlapping_edits_are_a_mistake() {
         let mut edits = Edits::default();
-        edits.delete(2..4);
-        edits.delete(3..5);
+        edits.replace(2..4, "");
+        edits.replace(3..5, "");
     }
 
     #[test]

@@ -48,8 +48,6 @@ pub(crate) struct Decoder {
 #[derive(Clone, Copy)]
 pub(crate) struct Event<'a> {
     raw: &'a [u8],
-    /// What `raw` is a part of, if not of our own buffer.
-    frame: Option<&'a Bytes>,
     data: &'a [u8],
     block: &'a Block,
     is_tail: bool,
@@ -77,8 +75,6 @@ struct Block {
     line: usize,
     /// The values of the `data` fields.
     data: Vec<Range<usize>>,
-    has_fields: bool,
-    has_comments: bool,
 }
 
 /// A complete event, by where it is.
@@ -239,10 +235,10 @@ impl Decoder {
             block,
             ..
         } = self;
-        let (raw, is_tail, frame) = match *piece {
-            Piece::Frame(ref range) => (&frame[range.clone()], false, Some(&*frame)),
-            Piece::Tail(at) => (&frame[at..=at], true, Some(&*frame)),
-            Piece::Held => (&held[..], false, None),
+        let (raw, is_tail) = match *piece {
+            Piece::Frame(ref range) => (&frame[range.clone()], false),
+            Piece::Tail(at) => (&frame[at..=at], true),
+            Piece::Held => (&held[..], false),
         };
         let data = match &block.data[..] {
             [] => &[],
@@ -258,7 +254,6 @@ impl Decoder {
         };
         Event {
             raw,
-            frame,
             data,
             block,
             is_tail,
@@ -285,12 +280,6 @@ impl<'a> Event<'a> {
         self.raw
     }
 
-    /// The event's exact bytes; shared with the frame in which it came, copied only if it came in several.
-    pub(crate) fn to_bytes(self) -> Bytes {
-        self.frame
-            .map_or_else(|| Bytes::copy_from_slice(self.raw), |frame| frame.slice_ref(self.raw))
-    }
-
     /// Whether there is a `data` field, be it an empty one. An event without it is not dispatched.
     pub(crate) fn has_data(&self) -> bool {
         !self.block.data.is_empty()
@@ -299,16 +288,6 @@ impl<'a> Event<'a> {
     /// The payload: the values of all `data` fields, joined by LF.
     pub(crate) fn data(&self) -> &'a [u8] {
         self.data
-    }
-
-    /// Comments and nothing else.
-    pub(crate) fn is_comment_only(&self) -> bool {
-        self.block.has_comments && !self.block.has_fields
-    }
-
-    /// A blank line and nothing else.
-    pub(crate) fn is_blank(&self) -> bool {
-        !self.is_tail && !self.block.has_comments && !self.block.has_fields
     }
 
     /// Not an event, but the late LF of the one before. It shares that one's fate: dropped if that one was.
@@ -360,26 +339,17 @@ impl Block {
         self.line = 0;
         self.data.clear();
         self.data.shrink_to(KEEP / size_of::<Range<usize>>());
-        self.has_fields = false;
-        self.has_comments = false;
     }
 
     /// Takes a line, without its line end, that begins at `start`.
     fn read(&mut self, start: usize, line: &[u8]) {
-        match line {
-            [] => {}
-            [b':', ..] => self.has_comments = true,
-            _ => {
-                self.has_fields = true;
-                let value = match line.strip_prefix(b"data") {
-                    Some([]) => &[],
-                    Some([b':', b' ', value @ ..] | [b':', value @ ..]) => value,
-                    _ => return,
-                };
-                let end = start + line.len();
-                self.data.push(end - value.len()..end);
-            }
-        }
+        let value = match line.strip_prefix(b"data") {
+            Some([]) => &[],
+            Some([b':', b' ', value @ ..] | [b':', value @ ..]) => value,
+            _ => return,
+        };
+        let end = start + line.len();
+        self.data.push(end - value.len()..end);
     }
 }
 

@@ -16,7 +16,6 @@ const KEEP_NAME_BYTES: usize = 16 * 1024;
 pub(crate) struct Member {
     // 32 bits suffice (the scanner takes no more) and halve what a hostile body of millions of members costs.
     name: (u32, u32),
-    entry: u32,
     value: (u32, u32),
     /// Of an array; noise in an object, whose values pass in the same way.
     last_item: (u32, u32),
@@ -79,11 +78,6 @@ impl Member {
         range(self.value)
     }
 
-    /// From the name's opening quote to the end of the value.
-    pub(crate) fn entry(&self) -> Range<usize> {
-        range((self.entry, self.value.1))
-    }
-
     /// The last element, if the value is an array that has one.
     pub(crate) fn last_item(&self) -> Option<Range<usize>> {
         (self.kind == Kind::Array && !self.is_empty).then(|| range(self.last_item))
@@ -103,7 +97,7 @@ impl Member {
 
 impl Kind {
     /// The kind of the value that begins with this byte. What cannot begin a value counts as a number.
-    pub(crate) fn of(first: u8) -> Self {
+    fn of(first: u8) -> Self {
         match first {
             b'n' => Self::Null,
             b't' | b'f' => Self::Bool,
@@ -213,7 +207,6 @@ impl Members {
         let open = self.open;
         self.members.push(Member {
             name: short(open.name..self.names.len()),
-            entry: short(open.entry..open.entry).0,
             value: short(open.value..offset),
             last_item: short(open.last_item.0..open.last_item.1),
             kind: Kind::of(open.first_byte),

@@ -10,4 +10,4 @@ mod string;
 pub(crate) mod walk;
 
 pub(crate) use members::{Kind, Member};
-pub(crate) use scan::{ScanError, ScanErrorKind, Scanner};
+pub(crate) use scan::Scanner;

@@ -2,11 +2,9 @@
 //! members? What was accepted here can be edited by offsets.
 
 use std::fmt;
-use std::ops::Range;
 
 use super::machine::Machine;
 use super::members::{Member, Members};
-use super::walk;
 
 #[cfg(test)]
 mod tests;
@@ -132,6 +130,7 @@ impl Scanner {
     }
 
     /// A member's name, unescaped.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn name(&self, member: &Member) -> &str {
         // Names are cut from checked text at ASCII bytes.
         std::str::from_utf8(self.members.name(member)).unwrap_or_default()
@@ -140,17 +139,6 @@ impl Scanner {
     /// Where the object's closing brace is, before which new members go. 0 as long as it has not come.
     pub(crate) fn end(&self) -> usize {
         self.members.object_end()
-    }
-
-    /// What to delete so that all members whose names are `doomed` vanish, each with its comma.
-    ///
-    /// If that is every member, what is inserted in the same go needs no comma either.
-    pub(crate) fn deletions(&self, mut doomed: impl FnMut(&str) -> bool) -> Vec<Range<usize>> {
-        walk::deletions_of(
-            self.members()
-                .iter()
-                .map(|member| (member.entry(), doomed(self.name(member)))),
-        )
     }
 
     fn take(&mut self, mut chunk: &[u8]) -> Result<(), ScanErrorKind> {
@@ -220,16 +208,6 @@ impl fmt::Debug for Scanner {
 }
 
 // === impl ScanError ===
-
-impl ScanError {
-    pub(crate) fn kind(&self) -> ScanErrorKind {
-        self.kind
-    }
-
-    pub(crate) fn offset(&self) -> usize {
-        self.offset
-    }
-}
 
 impl fmt::Display for ScanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

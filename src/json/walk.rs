@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::members::Kind;
 use super::string;
 
 /// A member's name as it is written, without its quotes. Compares with what it says, escaped or not.
@@ -53,67 +52,9 @@ pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
         .map(|(_, value)| value)
 }
 
-/// What to delete so that an object's member vanishes with its comma. `None` if there is no such member.
-pub(crate) fn member_deletion(object: &[u8], name: &str) -> Option<Range<usize>> {
-    deletions(object, |found| found == name).into_iter().next()
-}
-
-/// What to delete so that all members whose names are `doomed` vanish, each with its comma.
-pub(crate) fn deletions(object: &[u8], mut doomed: impl FnMut(RawName<'_>) -> bool) -> Vec<Range<usize>> {
-    let mut members = members(object);
-    deletions_of(std::iter::from_fn(|| members.next_entry()).map(|(entry, name, _)| (entry, doomed(name))))
-}
-
-/// What to delete so that the doomed ones of some comma-separated parts vanish, each with one comma.
-pub(super) fn deletions_of(parts: impl Iterator<Item = (Range<usize>, bool)>) -> Vec<Range<usize>> {
-    let mut deletions: Vec<Range<usize>> = Vec::new();
-    // The end of the part before, and where a run of doomed parts at the very front begins.
-    let mut before = None;
-    let mut front = None;
-    for (part, doomed) in parts {
-        match (front, before) {
-            // Nothing before it stays: it goes with the comma after it, if there is one.
-            (_, None) if doomed => front = Some(part.start),
-            (Some(_), _) if doomed => {}
-            (Some(start), _) => {
-                deletions.push(start..part.start);
-                front = None;
-            }
-            (None, Some(end)) if doomed => deletions.push(end..part.end),
-            (None, _) => {}
-        }
-        before = Some(part.end);
-    }
-    if let (Some(start), Some(end)) = (front, before) {
-        deletions.push(start..end);
-    }
-    deletions
-}
-
 /// What a string literal, quotes included, says. `None` if it is not one.
 pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     string::unescape(literal)
-}
-
-pub(crate) fn kind(value: &[u8]) -> Kind {
-    Kind::of(value.get(skip_space(value, 0)).copied().unwrap_or_default())
-}
-
-pub(crate) fn is_null(value: &[u8]) -> bool {
-    value.trim_ascii() == b"null"
-}
-
-pub(crate) fn as_bool(value: &[u8]) -> Option<bool> {
-    match value.trim_ascii() {
-        b"true" => Some(true),
-        b"false" => Some(false),
-        _ => None,
-    }
-}
-
-/// An integer that is written as one.
-pub(crate) fn as_u64(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok()
 }
 
 // === impl RawName ===

@@ -6,9 +6,8 @@ use proptest::prelude::*;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
 
-use super::super::walk;
+use super::super::{Kind, walk};
 use super::{ScanError, ScanErrorKind, Scanner};
-use crate::rope::{Edits, Rope};
 
 mod generated;
 
@@ -111,6 +110,17 @@ fn oracle(text: &[u8]) -> bool {
         })
 }
 
+fn kind(value: &Value) -> Kind {
+    match value {
+        Value::Null => Kind::Null,
+        Value::Bool(_) => Kind::Bool,
+        Value::Number(_) => Kind::Number,
+        Value::String(_) => Kind::String,
+        Value::Array(_) => Kind::Array,
+        Value::Object(_) => Kind::Object,
+    }
+}
+
 /// Holds the scanner's verdict against the oracle's, and its findings against a parse of each value.
 fn check(text: &[u8]) -> Result<(), TestCaseError> {
     let found = scan(text);
@@ -127,27 +137,29 @@ fn check(text: &[u8]) -> Result<(), TestCaseError> {
 
     let Names(names) = serde_json::from_slice(text).unwrap();
     prop_assert!(names.iter().eq(members.iter().map(|(name, _)| name)));
-    let walked: Vec<_> = walk::members(text).collect();
+    let walked: Vec<_> = walk::entries(text).collect();
     prop_assert_eq!(walked.len(), members.len());
-    for ((name, member), (raw_name, value)) in members.iter().zip(walked) {
+    for ((name, member), (entry, raw_name, value)) in members.iter().zip(walked) {
         prop_assert!(raw_name == *name.as_str());
         prop_assert_eq!(raw_name.to_str().unwrap(), name.as_str());
         prop_assert_eq!(value.clone(), member.value());
-        prop_assert_eq!(walk::kind(&text[value.clone()]), member.kind());
-
-        let entry = [b"{", &text[member.entry()], b"}"].concat();
+        prop_assert_eq!(entry.end, value.end);
+        let entry = [b"{", &text[entry], b"}"].concat();
         prop_assert!(oracle(&entry));
-        prop_assert_eq!(member.entry().end, value.end);
         let text = &text[value.clone()];
         prop_assert!(serde_json::from_slice::<IgnoredAny>(text).is_ok());
         prop_assert_eq!(text.trim_ascii(), text);
+        // It refuses the magnitudes of some numbers.
+        if let Ok(parsed) = serde_json::from_slice(text) {
+            prop_assert_eq!(kind(&parsed), member.kind());
+        }
 
         let items: Vec<_> = walk::items(text)
             .map(|item| value.start + item.start..value.start + item.end)
             .collect();
         prop_assert_eq!(items.last().cloned(), member.last_item());
         let parts = items.len() + walk::members(text).count();
-        let is_container = matches!(member.kind(), super::super::Kind::Array | super::super::Kind::Object);
+        let is_container = matches!(member.kind(), Kind::Array | Kind::Object);
         prop_assert_eq!(member.is_empty_container(), is_container && parts == 0);
     }
     Ok(())
@@ -156,7 +168,7 @@ fn check(text: &[u8]) -> Result<(), TestCaseError> {
 fn kind_of(text: impl AsRef<[u8]>) -> Option<ScanErrorKind> {
     let text = text.as_ref();
     check(text).unwrap();
-    scan(text).err().map(|error| error.kind())
+    scan(text).err().map(|error| error.kind)
 }
 
 fn nested(depth: usize, open: &str, close: &str) -> String {
@@ -330,7 +342,7 @@ fn nests_as_deep_as_serde_json() {
     }
     let many = r#"{"a":"#.repeat(100_000);
     assert_eq!(
-        Scanner::new().scan(many.as_bytes()).unwrap_err().kind(),
+        Scanner::new().scan(many.as_bytes()).unwrap_err().kind,
         ScanErrorKind::TooDeep
     );
 }
@@ -359,16 +371,17 @@ fn an_error_stays() {
 }
 
 #[test]
-fn a_million_members_take_no_quadratic_time() {
+fn many_members_take_no_quadratic_time() {
+    const COUNT: usize = 200_000;
     let mut text = String::from("{");
-    for number in 0..1_000_000 {
+    for number in 0..COUNT {
         text.push_str(&format!(r#""{number}":{number},"#));
     }
     let mut scanner = Scanner::new();
     scanner.feed(text.as_bytes()).unwrap();
-    assert_eq!(scanner.members().len(), 1_000_000);
+    assert_eq!(scanner.members().len(), COUNT);
     assert_eq!(
-        scanner.feed(br#""777777":"#).unwrap_err().kind(),
+        scanner.feed(br#""177777":"#).unwrap_err().kind,
         ScanErrorKind::Duplicate
     );
 
@@ -376,11 +389,11 @@ fn a_million_members_take_no_quadratic_time() {
     scanner.feed(text.as_bytes()).unwrap();
     scanner.feed(br#""last":0}"#).unwrap();
     scanner.finish().unwrap();
-    for number in (0..1_000_000).step_by(9_999) {
+    for number in (0..COUNT).step_by(1_999) {
         let value = scanner.get(&number.to_string()).unwrap().value();
         assert_eq!(text[value], number.to_string());
     }
-    assert_eq!(scanner.get("1000000"), None);
+    assert_eq!(scanner.get("200000"), None);
 }
 
 #[test]
@@ -392,7 +405,7 @@ fn finds_every_duplicate_among_few_and_many() {
             let members: Vec<_> = names.map(|number| format!(r#""{number}":[]"#)).collect();
             let outcome = scanner.scan(format!("{{{}}}", members.join(",")).as_bytes());
             assert_eq!(
-                outcome.map_err(|error| error.kind()),
+                outcome.map_err(|error| error.kind),
                 Err(ScanErrorKind::Duplicate),
                 "{again} of {count}"
             );
@@ -417,34 +430,4 @@ fn buffers_stay_but_not_for_ever() {
     let huge = scanner.members.capacity();
     scanner.reset();
     assert!(scanner.members.capacity() < huge / 10);
-}
-
-#[test]
-fn deletes_with_the_right_comma() {
-    let text = r#"{ "a" : 1 , "b":[2] ,"c":3, "d":4 }"#;
-    for (doomed, expected) in [
-        ("a", r#"{ "b":[2] ,"c":3, "d":4 }"#),
-        ("b", r#"{ "a" : 1 ,"c":3, "d":4 }"#),
-        ("d", r#"{ "a" : 1 , "b":[2] ,"c":3 }"#),
-        ("ab", r#"{ "c":3, "d":4 }"#),
-        ("bc", r#"{ "a" : 1, "d":4 }"#),
-        ("cd", r#"{ "a" : 1 , "b":[2] }"#),
-        ("ad", r#"{ "b":[2] ,"c":3 }"#),
-        ("ac", r#"{ "b":[2], "d":4 }"#),
-        ("abcd", "{  }"),
-        ("", text),
-        ("x", text),
-    ] {
-        let mut scanner = Scanner::new();
-        scanner.scan(text.as_bytes()).unwrap();
-        let deletions = scanner.deletions(|name| doomed.contains(name));
-        assert_eq!(
-            walk::deletions(text.as_bytes(), |name| doomed.contains(&*name.to_str().unwrap())),
-            deletions
-        );
-        let mut edits = Edits::default();
-        deletions.into_iter().for_each(|range| edits.delete(range));
-        let edited = edits.apply(&Rope::from(text));
-        assert_eq!(edited.bytes(0..edited.len()), expected, "without {doomed}");
-    }
 }
