@@ -1,21 +1,23 @@
-//! The gateway example's own stack, with tools that are closures: its command line has none to offer that need no
-//! server. What is not wired here is what the load does not meet: the demo, and the arguments.
+//! The gateway example's own stack, for what its command line has no words for: tools that are closures and need no
+//! server, and a first key that is refused by every request anew. What is not wired is what the load does not meet:
+//! the demo, and the arguments.
 
 use std::path::Path;
 
+use http::StatusCode;
 use tower_llm_bridge::BridgeLayer;
-use tower_llm_bridge::pool::KeyPool;
+use tower_llm_bridge::pool::{KeyPool, Verdict, VerdictTable};
 use tower_llm_bridge::record::Recorder;
 use tracing_subscriber::EnvFilter;
 
 use crate::recorder::{self, Sink};
 use crate::signals::Signals;
 use crate::upstream::{BaseUrl, Upstream};
-use crate::{Failure, provider, roles, routes, server, support};
+use crate::{Failure, roles, routes, server, support};
 
 const MAX_INTERCEPTIONS: usize = 4096;
 
-pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize) -> Result<(), Failure> {
+pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize, keys: &[&str]) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
@@ -27,7 +29,9 @@ pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize) -> Result
     let layer = BridgeLayer::new()
         .provider("openai")
         .tools(support::tools(tools))
-        .pool(KeyPool::from_secrets([provider::WORKING_KEY])?)
+        .pool(KeyPool::from_secrets(keys.iter().copied())?)
+        // A key that cools down would be passed by from the second request on. All else is as for any 429.
+        .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::Forbid))
         .recorder(recorder);
     let app = routes::app(&layer, Upstream::new(BaseUrl::parse(upstream)?)?);
     roles::announce(&listener)?;

@@ -12,7 +12,7 @@
 //!
 //! Arguments, behind `--`: the rows to run (`1k 64k 512k stream paced latency memory`, all by default), `--rounds N`,
 //! `--seconds S` for one turn, `--workers N` for the gateway's threads (1 by default, as the floor is one core; 0 for
-//! its own choice).
+//! its own choice), `--gateway PATH` for another build of the example than the one that is made here.
 
 #![allow(
     clippy::print_stdout,
@@ -42,11 +42,13 @@ mod support;
 #[path = "../../examples/gateway/upstream.rs"]
 mod upstream;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use load::{Load, Work};
-use process::{LIMITED_FIRST, Process, Setup};
+use process::{Process, Setup};
+use provider::{LIMITED_KEY, WORKING_KEY};
 use report::{Report, Spread};
 use tokio::time::sleep;
 
@@ -64,6 +66,7 @@ struct Options {
     rounds: usize,
     turn: Duration,
     workers: Option<u32>,
+    gateway: Option<PathBuf>,
 }
 
 /// One server that takes turns with others.
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(options: &Options) -> Result<(), Failure> {
-    let setup = Setup::new(options.workers)?;
+    let setup = Setup::new(options.gateway.clone(), options.workers)?;
     let mut report = Report::default();
     let blocking = |kib: usize, connections| Work {
         body: support::request(kib * KIB, false),
@@ -143,15 +146,21 @@ async fn cpu(
     let provider = Process::provider()?;
     let mut runners = vec![
         Runner::new(Process::floor(&provider)?, work).await?,
-        Runner::new(Process::gateway(setup, &provider, &[provider::WORKING_KEY])?, work).await?,
-        Runner::new(Process::gateway_with_tools(setup, &provider, TOOLS)?, work).await?,
+        Runner::new(Process::gateway(setup, &provider)?, work).await?,
+        Runner::new(Process::variant(setup, &provider, TOOLS, &[WORKING_KEY])?, work).await?,
     ];
     let mut titles = vec![
         (title.to_owned(), Some(goal)),
         (format!("{title}, {TOOLS} tools"), Some(tools_goal)),
     ];
     if name == "1k" {
-        runners.push(Runner::new(Process::gateway(setup, &provider, &LIMITED_FIRST)?, work).await?);
+        runners.push(
+            Runner::new(
+                Process::variant(setup, &provider, 0, &[LIMITED_KEY, WORKING_KEY])?,
+                work,
+            )
+            .await?,
+        );
         titles.push((format!("{title}, 429 on the first key"), Some(2.2)));
     }
     check(&mut runners, work).await?;
@@ -184,7 +193,7 @@ async fn check(runners: &mut [Runner], work: &Work) -> Result<(), Failure> {
         let right = match number {
             0 | 1 => as_sent && refused == 0,
             2 => longer && refused == 0,
-            _ => as_sent && refused + (work.connections as u64) >= requests,
+            _ => as_sent && refused == requests,
         };
         if !right {
             return Err(format!("server {number} does not do its work: {refused} of {requests} refused").into());
@@ -200,7 +209,7 @@ async fn check(runners: &mut [Runner], work: &Work) -> Result<(), Failure> {
 async fn latency(options: &Options, setup: &Setup, report: &mut Report, work: &Work) -> Result<(), Failure> {
     let provider = Process::provider()?;
     let floor = Process::floor(&provider)?;
-    let gateway = Process::gateway(setup, &provider, &[provider::WORKING_KEY])?;
+    let gateway = Process::gateway(setup, &provider)?;
     let mut loads = Vec::new();
     for process in [&provider, &floor, &gateway] {
         let mut load = Load::connect(process.address, work).await?;
@@ -243,8 +252,8 @@ async fn memory(setup: &Setup, report: &mut Report, work: &Work) -> Result<(), F
     let bodies = |bytes: f64| bytes / work.body.len() as f64;
     let floor = bodies(memory::peak_per_connection(&Process::floor(&provider)?, work).await?);
     let gateways = [
-        ("", Process::gateway(setup, &provider, &[provider::WORKING_KEY])?),
-        (", 40 tools", Process::gateway_with_tools(setup, &provider, TOOLS)?),
+        ("", Process::gateway(setup, &provider)?),
+        (", 40 tools", Process::variant(setup, &provider, TOOLS, &[WORKING_KEY])?),
     ];
     for (title, gateway) in gateways {
         let peak = bodies(memory::peak_per_connection(&gateway, work).await?);
@@ -271,6 +280,7 @@ impl Options {
             rounds: 9,
             turn: Duration::from_secs(1),
             workers: Some(1),
+            gateway: None,
         };
         let mut arguments = arguments.iter().filter(|argument| *argument != "--bench");
         while let Some(argument) = arguments.next() {
@@ -279,6 +289,7 @@ impl Options {
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--seconds" => options.turn = Duration::try_from_secs_f64(value()?.parse()?)?,
                 "--workers" => options.workers = Some(value()?.parse()?).filter(|workers| *workers > 0),
+                "--gateway" => options.gateway = Some(value()?.into()),
                 row @ ("1k" | "64k" | "512k" | "stream" | "paced" | "latency" | "memory") => {
                     options.rows.push(row.to_owned());
                 }

@@ -63,20 +63,22 @@ impl Process {
     }
 
     /// The release example as its users run it.
-    pub(crate) fn gateway(setup: &Setup, provider: &Self, keys: &[&str]) -> Result<Self, Failure> {
+    pub(crate) fn gateway(setup: &Setup, provider: &Self) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Command::new(&setup.gateway);
         command.args(["--listen", "127.0.0.1:0", "--upstream", &provider.base()]);
-        command.arg("--record").arg(&record);
-        command.args(keys.iter().flat_map(|key| ["--key", key]));
+        command
+            .args(["--key", provider::WORKING_KEY])
+            .arg("--record")
+            .arg(&record);
         Self::start(setup.apply(command), Some(record))
     }
 
-    /// The example's stack, with tools.
-    pub(crate) fn gateway_with_tools(setup: &Setup, provider: &Self, tools: usize) -> Result<Self, Failure> {
+    /// The example's stack with something more, see [`crate::gateway`].
+    pub(crate) fn variant(setup: &Setup, provider: &Self, tools: usize, keys: &[&str]) -> Result<Self, Failure> {
         let record = record_file();
-        let mut command = Self::role(["--role", "gateway", &provider.base(), &tools.to_string()])?;
-        command.arg(&record);
+        let mut command = Self::role(["--role", "gateway", &provider.base()])?;
+        command.arg(&record).arg(tools.to_string()).args(keys);
         Self::start(setup.apply(command), Some(record))
     }
 
@@ -138,8 +140,11 @@ impl Drop for Process {
 // === impl Setup ===
 
 impl Setup {
-    /// Builds the example as this benchmark was built, unless it is there.
-    pub(crate) fn new(workers: Option<u32>) -> Result<Self, Failure> {
+    /// Builds the example, unless there is a program that stands for it.
+    pub(crate) fn new(gateway: Option<PathBuf>, workers: Option<u32>) -> Result<Self, Failure> {
+        if let Some(gateway) = gateway {
+            return Ok(Self { gateway, workers });
+        }
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .parent()
             .ok_or("there is no target directory")?;
@@ -186,6 +191,3 @@ fn number(text: Option<&str>) -> io::Result<u64> {
     text.and_then(|text| text.trim().parse().ok())
         .ok_or_else(|| io::Error::other("/proc does not look as it does on Linux"))
 }
-
-/// The keys of the row in which the first is refused every time.
-pub(crate) const LIMITED_FIRST: [&str; 2] = [provider::LIMITED_KEY, provider::WORKING_KEY];

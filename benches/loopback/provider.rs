@@ -93,9 +93,9 @@ async fn answer(script: Arc<Script>, request: Request<Incoming>) -> Result<Respo
             r#"{"error":{"message":"Rate limit reached","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#;
         let mut response = Response::new(Answer::Whole(Some(Bytes::from_static(body.as_bytes()))));
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-        // The key cools down for no time at all, so that every request finds it first, and is refused.
-        let now = HeaderValue::from_static("0");
-        response.headers_mut().insert("retry-after-ms", now);
+        response
+            .headers_mut()
+            .insert("retry-after-ms", HeaderValue::from_static("1000"));
         response
     } else if let Some(pause) = parts.headers.get(STREAM) {
         let micros = pause.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0);

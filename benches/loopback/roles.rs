@@ -18,9 +18,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     match arguments[..] {
         ["provider"] => single()?.block_on(provider::serve()),
         ["floor", upstream] => single()?.block_on(floor::serve(upstream.parse()?)),
-        ["gateway", upstream, tools, record] => {
+        ["gateway", upstream, record, tools, ref keys @ ..] => {
             let runtime = tokio::runtime::Runtime::new()?;
-            runtime.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?))
+            runtime.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?, keys))
         }
         _ => Err("no such role".into()),
     }

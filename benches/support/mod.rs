@@ -33,7 +33,7 @@ fn code(length: usize) -> String {
 
 /// A chat completion request of exactly `length` bytes, one KiB at least: an agent's conversation with long tool
 /// results, and a short word of the user at its end.
-pub fn request(length: usize, stream: bool) -> Bytes {
+pub(crate) fn request(length: usize, stream: bool) -> Bytes {
     let stream = if stream {
         r#""stream":true,"stream_options":{"include_usage":true},"#
     } else {
@@ -67,14 +67,14 @@ fn result(body: &mut String, turn: usize, length: usize) {
 }
 
 /// A whole reply.
-pub fn reply() -> Bytes {
+pub(crate) fn reply() -> Bytes {
     Bytes::from_static(
         br#"{"id":"chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG","object":"chat.completion","created":1741570283,"model":"gpt-4o-2024-08-06","choices":[{"index":0,"message":{"role":"assistant","content":"All 214 tests pass.\nThe slowest is `pool::walk`, with 1.2 s; nothing was \"skipped\".","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1117,"completion_tokens":46,"total_tokens":1163,"prompt_tokens_details":{"cached_tokens":1024,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},"service_tier":"default","system_fingerprint":"fp_fc9f1d7035"}"#,
     )
 }
 
 /// A streamed reply, event by event: `count` chunks of content between the role and the finish, usage, `[DONE]`.
-pub fn events(count: usize) -> Vec<Bytes> {
+pub(crate) fn events(count: usize) -> Vec<Bytes> {
     let chunk = |choices: &str, usage: &str| {
         Bytes::from(format!(
             "{}\n\n",
@@ -101,7 +101,7 @@ pub fn events(count: usize) -> Vec<Bytes> {
 }
 
 /// `count` tools such as MCP servers offer, with about 500 bytes of definition each.
-pub fn tools(count: usize) -> Tools {
+pub(crate) fn tools(count: usize) -> Tools {
     Tools::new((0..count).map(|number| {
         let definition = ToolDefinition::new(format!("search_documents_{number:02}"))
             .server("wiki")
