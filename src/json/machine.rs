@@ -25,6 +25,8 @@ pub(super) struct Machine {
     hex: Hex,
     /// What is still to come of the word at hand.
     word: &'static [u8],
+    /// Whether half of a surrogate pair may stand alone in a value.
+    halves: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +97,18 @@ enum Role {
 // === impl Machine ===
 
 impl Machine {
+    pub(super) fn new(halves: bool) -> Self {
+        Self {
+            halves,
+            ..Self::default()
+        }
+    }
+
+    /// For the next document.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.halves);
+    }
+
     /// Where the next byte is in the document; after an error, the byte that is to blame.
     pub(super) fn offset(&self) -> usize {
         self.offset
@@ -226,6 +240,9 @@ impl Machine {
         hex.left -= 1;
         if hex.left > 0 {
             return Ok(input.pass(State::Hex));
+        }
+        if self.halves && self.role != Role::MemberName {
+            return Ok(input.pass(State::Text));
         }
         let units = [hex.high.unwrap_or(hex.value), hex.value];
         let count = 1 + usize::from(hex.high.is_some());

@@ -74,9 +74,18 @@ impl Scanner {
         Self::default()
     }
 
+    /// One for a provider's answers, where half of a surrogate pair may stand alone in a value: some providers cut a
+    /// character in two between one delta and the next.
+    pub(crate) fn of_pieces() -> Self {
+        Self {
+            machine: Machine::new(true),
+            ..Self::default()
+        }
+    }
+
     /// Forgets the document.
     pub(crate) fn reset(&mut self) {
-        self.machine = Machine::default();
+        self.machine.reset();
         self.members.clear();
         self.split = Split::default();
         self.failed = None;

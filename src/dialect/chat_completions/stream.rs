@@ -98,7 +98,7 @@ impl ChatRelay {
             offer,
             role_shown: false,
             earlier: UsageSum::default(),
-            scanner: Scanner::new(),
+            scanner: Scanner::of_pieces(),
             fold: Fold::default(),
             recorded,
             edits: Vec::new(),

@@ -92,3 +92,26 @@ fn usage_adds_up_in_the_place_of_the_last() {
     );
     assert!(matches!(last, Ok(Progress::Done)));
 }
+
+#[test]
+fn a_character_that_is_cut_in_two_is_put_together_again() {
+    let piece = |text: &str| format!(r#"data: {{"id":"$ID","choices":[{{"delta":{{"content":"{text}"}}}}]}}"#) + "\n\n";
+    let stream = piece(r"\ud83d") + &piece(r"\ude00");
+    let mut relay = relay(true);
+    assert_eq!(feed(&mut relay, &[&stream]).0, stream);
+    let arguments = |text: &str| {
+        format!(
+            r#"data: {{"choices":[{{"delta":{{"tool_calls":[{{"index":0,"function":{{"arguments":"{text}"}}}}]}}}}]}}"#
+        ) + "\n\n"
+    };
+    let calls = format!("{HIDDEN}\n\n{}{}", arguments(r"\ud83d"), arguments(r"\ude00"));
+    assert_eq!(feed(&mut relay, &[&calls]).0, "");
+    assert_eq!(relay.turn().calls[0].arguments, "😀");
+    let replayed = relay.replay(|_| true);
+    assert!(
+        replayed
+            .bytes(0..replayed.len())
+            .windows(24)
+            .any(|part| part == br#""content":"\ud83d\ude00""#.as_slice())
+    );
+}
