@@ -18,14 +18,14 @@ async fn connect(tools: &[&str]) -> (Fake, BridgeLayer) {
 #[tokio::test(start_paused = true)]
 async fn arguments_and_words_arrive_as_they_are() {
     let (_fake, layer) = connect(&["echo"]).await;
-    let told = call_once(&layer, "bmcp_s_echo", json!({ "city": "Oslo" })).await;
+    let told = call_once(&layer, "bmcp_s_echo", &json!({ "city": "Oslo" })).await;
     assert_eq!(told, r#"echo {"city":"Oslo"}"#);
 }
 
 #[tokio::test(start_paused = true)]
 async fn pictures_and_resources_reach_the_model_as_the_protocols_json() {
     let (_fake, layer) = connect(&["picture", "structured"]).await;
-    let told: Value = serde_json::from_str(&call_once(&layer, "bmcp_s_picture", json!({})).await).unwrap();
+    let told: Value = serde_json::from_str(&call_once(&layer, "bmcp_s_picture", &json!({})).await).unwrap();
     assert_eq!(
         told["content"],
         json!([
@@ -35,7 +35,7 @@ async fn pictures_and_resources_reach_the_model_as_the_protocols_json() {
         ])
     );
     assert_eq!(
-        call_once(&layer, "bmcp_s_structured", json!({})).await,
+        call_once(&layer, "bmcp_s_structured", &json!({})).await,
         r#"{"celsius":4}"#
     );
 }
@@ -43,9 +43,9 @@ async fn pictures_and_resources_reach_the_model_as_the_protocols_json() {
 #[tokio::test(start_paused = true)]
 async fn errors_are_told_as_errors() {
     let (_fake, layer) = connect(&["fail", "refuse"]).await;
-    let told = call_once(&layer, "bmcp_s_fail", json!({})).await;
+    let told = call_once(&layer, "bmcp_s_fail", &json!({})).await;
     assert_eq!(told, r#"{"error":true,"message":"no such city"}"#);
-    let told = call_once(&layer, "bmcp_s_refuse", json!({})).await;
+    let told = call_once(&layer, "bmcp_s_refuse", &json!({})).await;
     assert_eq!(told, r#"{"error":true,"message":"city is no string"}"#);
 }
 
@@ -53,7 +53,7 @@ async fn errors_are_told_as_errors() {
 async fn a_slow_tool_is_given_up_and_the_server_is_told() {
     let (fake, layer) = connect(&["slow"]).await;
     let layer = layer.tool_timeout(Duration::from_secs(5));
-    let told = call_once(&layer, "bmcp_s_slow", json!({})).await;
+    let told = call_once(&layer, "bmcp_s_slow", &json!({})).await;
     assert_eq!(
         told,
         r#"{"error":true,"message":"the tool did not answer within 5 seconds"}"#
@@ -76,7 +76,7 @@ async fn a_caller_that_leaves_cancels_the_call() {
 async fn a_call_has_a_span_with_the_names_of_the_conventions() {
     let log = Log::start();
     let (_fake, layer) = connect(&["echo"]).await;
-    call_once(&layer, "bmcp_s_echo", json!({})).await;
+    call_once(&layer, "bmcp_s_echo", &json!({})).await;
     let span = [
         "mcp_call{",
         r#"mcp.method.name="tools/call""#,

@@ -38,7 +38,7 @@ async fn a_child_process_serves_and_inherits_little() {
     assert_eq!(servers.snapshot()[0].state, McpServerState::Ready, "{servers:?}");
     assert_eq!(servers.snapshot()[0].tools, ["echo", "little"]);
     let layer = BridgeLayer::new().tools(servers);
-    assert_eq!(call_once(&layer, "bmcp_s_echo", json!({})).await, "echo {}");
+    assert_eq!(call_once(&layer, "bmcp_s_echo", &json!({})).await, "echo {}");
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn the_authorization_is_on_every_request_and_in_no_log() {
 
     let (recorder, mut events) = Recorder::channel(8);
     let layer = BridgeLayer::new().tools(&servers).recorder(recorder);
-    assert_eq!(call_once(&layer, "bmcp_s_echo", json!({})).await, "echo {}");
+    assert_eq!(call_once(&layer, "bmcp_s_echo", &json!({})).await, "echo {}");
     drop(layer);
     let mut recorded = None;
     while let Some(event) = events.recv().await {

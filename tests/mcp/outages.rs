@@ -98,7 +98,7 @@ async fn the_tools_of_a_server_that_stays_away_are_withdrawn() {
 
     fake.come_up();
     sleep(Duration::from_secs(61)).await;
-    assert_eq!(call_once(&layer, "bmcp_s_echo", json!({})).await, "echo {}");
+    assert_eq!(call_once(&layer, "bmcp_s_echo", &json!({})).await, "echo {}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn the_last_handle_ends_the_connection() {
     drop(servers);
     sleep(Duration::from_secs(300)).await;
     assert!(fake.closed().none());
-    assert_eq!(call_once(&layer, "bmcp_s_echo", json!({})).await, "echo {}");
+    assert_eq!(call_once(&layer, "bmcp_s_echo", &json!({})).await, "echo {}");
     drop(layer);
     fake.closed().next().await;
 }

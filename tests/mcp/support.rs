@@ -303,31 +303,31 @@ impl Asked {
     }
 
     pub(crate) fn call(self, tool: &str) {
-        self.call_with(tool, json!({}));
+        self.call_with(tool, &json!({}));
     }
 
-    pub(crate) fn call_with(self, tool: &str, arguments: Value) {
+    pub(crate) fn call_with(self, tool: &str, arguments: &Value) {
         let call = json!({
             "id": "call_1", "type": "function", "function": { "name": tool, "arguments": arguments.to_string() },
         });
         self.answer(
-            json!({ "role": "assistant", "content": null, "tool_calls": [call] }),
+            &json!({ "role": "assistant", "content": null, "tool_calls": [call] }),
             "tool_calls",
         );
     }
 
     pub(crate) fn finish(self) {
-        self.answer(json!({ "role": "assistant", "content": "done" }), "stop");
+        self.answer(&json!({ "role": "assistant", "content": "done" }), "stop");
     }
 
-    fn answer(self, message: Value, reason: &str) {
+    fn answer(self, message: &Value, reason: &str) {
         let choice = json!({ "index": 0, "message": message, "finish_reason": reason });
         self.reply.send(json!({ "id": "c-1", "choices": [choice] })).unwrap();
     }
 }
 
 /// One call of one tool: what the model is told of it.
-pub(crate) async fn call_once(layer: &BridgeLayer, tool: &str, arguments: Value) -> String {
+pub(crate) async fn call_once(layer: &BridgeLayer, tool: &str, arguments: &Value) -> String {
     let mut conversation = converse(layer, None);
     conversation.provider.next().await.call_with(tool, arguments);
     let asked = conversation.provider.next().await;

@@ -111,7 +111,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         for cut in [Cut::Whole, Cut::EveryByte, Cut::At(place.index(sent.len()).max(1))] {
             let answer = Answer::stream(sent.clone()).cut(cut);
-            let bench = Bench::with([answer], |layer| if tools { layer } else { layer.tools(Default::default()) });
+            let bench = Bench::with([answer], |layer| if tools { layer } else { layer.tools(tower_llm_bridge::tools::Tools::default()) });
             let outcome = runtime.block_on(bench.run(wire::ASK_USAGE));
             prop_assert_eq!(&outcome.body, &expected, "{:?} of {}", cut, sent);
             prop_assert_eq!(&outcome.ended()["outcome"], "completed");

@@ -72,7 +72,7 @@ async fn the_provider_is_always_asked_for_usage_and_else_for_nothing_new() {
         let ask = |options| {
             format!(r#"{{"model":"m","messages":[{{"role":"user","content":"\u0068i"}}],"stream":true{options}}}"#)
         };
-        let no_tools = |layer: tower_llm_bridge::BridgeLayer| layer.tools(Default::default());
+        let no_tools = |layer: tower_llm_bridge::BridgeLayer| layer.tools(tower_llm_bridge::tools::Tools::default());
         let outcome = Bench::with([Answer::stream(say(&["a"]))], no_tools)
             .run(ask(options))
             .await;
