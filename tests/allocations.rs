@@ -3,6 +3,8 @@
 //! The provider is a closure that answers at once, so a request is one poll on one thread, whose allocations are
 //! counted. Counts repeat exactly; a bound that is not 0 has little room above what was measured when it was set.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails the test that called it")]
+
 #[path = "../benches/support/mod.rs"]
 mod support;
 

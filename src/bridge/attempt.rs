@@ -141,10 +141,10 @@ impl<U: Upstream> Exchange<U> {
         // They go into records.
         refusal.codes.retain(|code| !self.credentials.occur_in(code.as_bytes()));
         // A caller's own key is no secret to the caller, and its errors come through as they are.
-        if let Credentials::Pool(..) = &self.credentials {
-            if let Some(redacted) = self.credentials.redact(&refusal.body) {
-                refusal.body = redacted.into();
-            }
+        if let Credentials::Pool(..) = &self.credentials
+            && let Some(redacted) = self.credentials.redact(&refusal.body)
+        {
+            refusal.body = redacted.into();
         }
         Failure::Provider(Box::new(refusal))
     }

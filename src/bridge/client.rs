@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn agents_are_known_by_their_headers() {
         let ua = "user-agent";
-        let table: [(&[(&str, &str)], &str, Option<&str>); 14] = [
+        /// Headers; the client's name; its session.
+        type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<&'a str>);
+        let table: [Row<'_>; 14] = [
             (
                 &[(ua, "claude-cli/2.0 (external)"), ("x-claude-code-session-id", "s1")],
                 "Claude Code",

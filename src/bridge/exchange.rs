@@ -204,13 +204,14 @@ impl<U> Exchange<U> {
 
     /// Records what the user asked, once, with the first completion's id.
     pub(crate) fn record_prompt(&mut self, msg_id: &str, prompt: impl FnOnce() -> Option<String>) {
-        if self.round == 1 && self.is_recorded() {
-            if let Some(prompt) = prompt() {
-                self.emit(Fact::PromptUsage {
-                    msg_id: msg_id.to_owned(),
-                    prompt,
-                });
-            }
+        if self.round == 1
+            && self.is_recorded()
+            && let Some(prompt) = prompt()
+        {
+            self.emit(Fact::PromptUsage {
+                msg_id: msg_id.to_owned(),
+                prompt,
+            });
         }
     }
 
@@ -254,12 +255,13 @@ fn usage_fact(turn: &Turn) -> Option<Fact> {
         completion_accepted_prediction,
         completion_rejected_prediction,
     } = turn.usage.as_ref()?.tokens();
-    let mut extra = TokenDetails::default();
-    extra.prompt_audio = prompt_audio;
-    extra.completion_audio = completion_audio;
-    extra.completion_reasoning = completion_reasoning;
-    extra.completion_accepted_prediction = completion_accepted_prediction;
-    extra.completion_rejected_prediction = completion_rejected_prediction;
+    let extra = TokenDetails {
+        prompt_audio,
+        completion_audio,
+        completion_reasoning,
+        completion_accepted_prediction,
+        completion_rejected_prediction,
+    };
     Some(Fact::TokenUsage {
         msg_id: turn.msg_id.clone(),
         model: turn.model.clone(),

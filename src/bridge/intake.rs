@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, request};
 use hyper::body::Body;
 
@@ -63,16 +63,10 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let mut scanner = Scanner::new();
-    let (identity, body) = admit(
-        &config,
-        &mut parts,
-        body,
-        |headers| content_is_json(headers),
-        |frame| {
-            // An error is kept by the scanner and told by `finish`.
-            let _ = scanner.feed(frame);
-        },
-    )
+    let (identity, body) = admit(&config, &mut parts, body, content_is_json, |frame| {
+        // An error is kept by the scanner and told by `finish`.
+        let _ = scanner.feed(frame);
+    })
     .await?;
     scanner.finish().map_err(|error| {
         let message = format!("we could not parse the JSON body of your request: {error}");
@@ -159,7 +153,7 @@ fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
              above the bridge",
         );
     }
-    let media_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    let media_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let essence = media_type.map(|value| value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii());
     let is_json = essence.is_none_or(|essence| {
         let essence = essence.to_ascii_lowercase();

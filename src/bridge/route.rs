@@ -130,8 +130,8 @@ impl std::error::Error for InvalidPattern {}
 mod tests {
     use super::*;
 
-    fn routed(method: Method, path: &str) -> Route {
-        route(&Config::default(), &method, path)
+    fn routed(method: &Method, path: &str) -> Route {
+        route(&Config::default(), method, path)
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
             "/openai/deployments/x/chat/completions",
         ] {
             assert_eq!(
-                routed(Method::POST, path),
+                routed(&Method::POST, path),
                 Route::Api(Dialect::ChatCompletions),
                 "{path}"
             );
@@ -153,9 +153,9 @@ mod tests {
             "/chatcompletions",
             "/xchat/completions",
         ] {
-            assert_eq!(routed(Method::POST, path), Route::Other, "{path}");
+            assert_eq!(routed(&Method::POST, path), Route::Other, "{path}");
         }
-        assert_eq!(routed(Method::GET, "/v1/chat/completions"), Route::Other);
+        assert_eq!(routed(&Method::GET, "/v1/chat/completions"), Route::Other);
     }
 
     #[test]
@@ -169,9 +169,9 @@ mod tests {
             "/v1/models/meta/llama",
             "/v1/models/meta%2Fllama",
         ] {
-            assert_eq!(routed(Method::GET, path), Route::Listed, "{path}");
-            assert_eq!(routed(Method::HEAD, path), Route::Listed, "{path}");
-            assert_eq!(routed(Method::DELETE, path), Route::Other, "{path}");
+            assert_eq!(routed(&Method::GET, path), Route::Listed, "{path}");
+            assert_eq!(routed(&Method::HEAD, path), Route::Listed, "{path}");
+            assert_eq!(routed(&Method::DELETE, path), Route::Other, "{path}");
         }
         for path in [
             "/v1/models/",
@@ -190,7 +190,7 @@ mod tests {
             "*",
             "",
         ] {
-            assert_eq!(routed(Method::GET, path), Route::Other, "{path}");
+            assert_eq!(routed(&Method::GET, path), Route::Other, "{path}");
         }
     }
 

@@ -101,10 +101,10 @@ impl Fold {
             (&mut self.model, "model"),
             (&mut self.service_tier, "service_tier"),
         ] {
-            if place.as_ref().is_none_or(String::is_empty) {
-                if let Some(member) = string(name) {
-                    *place = walk::unescape(&data[member.value()]).map(Cow::into_owned);
-                }
+            if place.as_ref().is_none_or(String::is_empty)
+                && let Some(member) = string(name)
+            {
+                *place = walk::unescape(&data[member.value()]).map(Cow::into_owned);
             }
         }
     }

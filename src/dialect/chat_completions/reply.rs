@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::usage::{Usage, UsageSum};
 use super::{Call, InBandError, Turn};
-use crate::json::{Kind, Scanner, walk};
+use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 
 /// A reply that has been read.
@@ -95,7 +95,7 @@ impl ChatReply {
         };
         let usage = scanner.get("usage");
         Ok(Self {
-            id: scanner.get("id").map(|member| member.value()),
+            id: scanner.get("id").map(Member::value),
             end: scanner.end(),
             turn: Turn {
                 msg_id: text("id").unwrap_or_default(),
@@ -107,7 +107,7 @@ impl ChatReply {
                 calls,
                 callers_turn: false,
             },
-            usage: usage.map(|member| member.value()),
+            usage: usage.map(Member::value),
             message,
             body,
         })

@@ -78,7 +78,7 @@ impl ChatRequest {
         let messages = scanner
             .get("messages")
             .filter(|member| member.kind() == Kind::Array)
-            .cloned()
+            .copied()
             .ok_or(Invalid::new(
                 "you must provide a messages parameter, and it must be an array",
                 "messages",
@@ -95,9 +95,9 @@ impl ChatRequest {
             model,
             stream,
             wants_usage: false,
-            tools: scanner.get("tools").cloned(),
-            tool_choice: scanner.get("tool_choice").cloned(),
-            parallel_tool_calls: scanner.get("parallel_tool_calls").cloned(),
+            tools: scanner.get("tools").copied(),
+            tool_choice: scanner.get("tool_choice").copied(),
+            parallel_tool_calls: scanner.get("parallel_tool_calls").copied(),
             // The API refuses `tools` beside the `functions` that came before them.
             open_to_tools: present("tool_choice").is_none_or(|member| text(member) == r#""auto""#)
                 && present("n").is_none_or(|member| is_one(&text(member)))
@@ -197,7 +197,7 @@ impl ChatRequest {
                 .insert(self.end, joined([r#","tools":["#.into(), definitions, "]".into()])),
         }
         if !parallel {
-            self.set(self.parallel_tool_calls.clone(), r#","parallel_tool_calls":"#, "false");
+            self.set(self.parallel_tool_calls, r#","parallel_tool_calls":"#, "false");
         }
         offer
     }
@@ -229,7 +229,7 @@ impl ChatRequest {
 
     /// From now on the model may not call tools.
     pub(crate) fn forbid_tools(&mut self) {
-        self.set(self.tool_choice.clone(), r#","tool_choice":"#, r#""none""#);
+        self.set(self.tool_choice, r#","tool_choice":"#, r#""none""#);
     }
 
     /// The body for the next round: the caller's own bytes, if nothing had to be edited.

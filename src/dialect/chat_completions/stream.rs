@@ -206,12 +206,12 @@ impl ChatRelay {
             .scanner
             .get("usage")
             .filter(|member| member.kind() == Kind::Object)
-            .cloned();
+            .copied();
         let choices = self
             .scanner
             .get("choices")
             .filter(|member| member.kind() == Kind::Array)
-            .cloned();
+            .copied();
         let visible = match choices {
             Some(member) if !member.is_empty_container() => self.choices(data, &member)?,
             _ if usage.is_some() => self.wants_usage && !self.fold.is_ours(),

@@ -91,13 +91,13 @@ impl Usage {
         });
         let prompt = wire.prompt_tokens_details.unwrap_or_default();
         let completion = wire.completion_tokens_details.unwrap_or_default();
-        let mut usage = TokenUsage::default();
-        usage.input = wire.prompt_tokens.saturating_sub(prompt.cached_tokens);
-        usage.output = wire.completion_tokens;
-        usage.cache_read_input_tokens = prompt.cached_tokens;
-        usage.cache_write_input_tokens = prompt.cache_write_tokens;
         Tokens {
-            usage,
+            usage: TokenUsage {
+                input: wire.prompt_tokens.saturating_sub(prompt.cached_tokens),
+                output: wire.completion_tokens,
+                cache_read_input_tokens: prompt.cached_tokens,
+                cache_write_input_tokens: prompt.cache_write_tokens,
+            },
             prompt_audio: prompt.audio_tokens,
             completion_audio: completion.audio_tokens,
             completion_reasoning: completion.reasoning_tokens,
