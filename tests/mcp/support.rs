@@ -329,7 +329,7 @@ impl Asked {
 /// One call of one tool: what the model is told of it.
 pub(crate) async fn call_once(layer: &BridgeLayer, tool: &str, arguments: &Value) -> String {
     let mut conversation = converse(layer, None);
-    conversation.provider.next().await.call_with(tool, &arguments);
+    conversation.provider.next().await.call_with(tool, arguments);
     let asked = conversation.provider.next().await;
     let told = asked.told().to_owned();
     asked.finish();
