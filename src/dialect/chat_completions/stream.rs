@@ -54,12 +54,6 @@ enum Shown {
     Nothing,
 }
 
-/// A member of a delta that stays: its range, or its new text.
-enum Part {
-    Kept(Range<usize>),
-    Made(Vec<u8>),
-}
-
 /// What stands in the place of a part of an event.
 enum Text {
     Id,
@@ -272,39 +266,24 @@ impl ChatRelay {
     /// even when nothing is left of it.
     fn delta(&mut self, data: &[u8], range: Range<usize>, finishes: bool) -> Result<Shown, StreamFault> {
         let delta = &data[range.clone()];
-        let (mut kept, mut removed, mut shows, mut has_role) = (Vec::new(), false, false, false);
-        for (entry, name, value) in walk::entries(delta) {
+        let (mut removed, mut shows, mut has_role, mut calls) = (false, false, false, None);
+        let hides_role = self.role_shown;
+        for (name, value) in walk::members(delta) {
             let text = &delta[value];
             if name == "role" {
-                if self.role_shown {
-                    removed = true;
-                } else {
-                    has_role = true;
-                    kept.push(Part::Kept(entry));
-                }
+                removed |= hides_role;
+                has_role |= !hides_role;
             } else if name == "tool_calls" && text.starts_with(b"[") {
                 self.hold(text)?;
-                let calls = self.fold.tool_calls(text, &self.offer).map_err(StreamFault::Shape)?;
-                match calls {
-                    None => {
-                        shows = true;
-                        kept.push(Part::Kept(entry));
-                    }
-                    Some(visible) => {
-                        removed = true;
-                        if !visible.is_empty() {
-                            shows = true;
-                            kept.push(Part::Made([b"\"tool_calls\":[", &visible[..], b"]"].concat()));
-                        }
-                    }
-                }
+                calls = self.fold.tool_calls(text, &self.offer).map_err(StreamFault::Shape)?;
+                removed |= calls.is_some();
+                shows |= calls.as_ref().is_none_or(|visible| !visible.is_empty());
             } else {
                 if !self.offer.is_empty() {
                     self.hold(text)?;
                     self.fold.text(name, text);
                 }
                 shows |= text != b"null" && text != b"\"\"";
-                kept.push(Part::Kept(entry));
             }
         }
         if self.offer.is_empty() {
@@ -325,13 +304,17 @@ impl ChatRelay {
             return Ok(if ours { Shown::Part } else { Shown::Whole });
         }
         let mut text = Vec::from(if owed { &b"{\"role\":\"assistant\""[..] } else { b"{" });
-        for part in kept {
+        for (entry, name, _) in walk::entries(delta) {
+            let visible = calls.as_deref().filter(|_| name == "tool_calls");
+            if (hides_role && name == "role") || visible.is_some_and(<[u8]>::is_empty) {
+                continue;
+            }
             if text.len() > 1 {
                 text.push(b',');
             }
-            match part {
-                Part::Kept(range) => text.extend_from_slice(&delta[range]),
-                Part::Made(made) => text.extend_from_slice(&made),
+            match visible {
+                Some(visible) => text.extend_from_slice(&[b"\"tool_calls\":[", visible, b"]"].concat()),
+                None => text.extend_from_slice(&delta[entry]),
             }
         }
         text.push(b'}');
