@@ -270,7 +270,7 @@ where
             let fault = if is_encoded(&parts.headers) {
                 StreamFault::Shape("an encoded body in place of a stream")
             } else if is_event_stream(&parts.headers) {
-                self.relay.begin_round();
+                self.relay.begin_round(self.commit.is_none());
                 self.incoming = Some(Incoming {
                     body: Box::pin(body),
                     decoder: Decoder::new(MAX_EVENT),

@@ -196,6 +196,18 @@ async fn injected_calls() {
             )
             .tool("clock", json!({}), true),
             Case::new(
+                "byte order mark after a comment beside a hidden call",
+                [
+                    "\u{feff}: hello\n\n".to_owned()
+                        + &[call(0, "call_1", CLOCK), arguments(0, "{}"), finish("tool_calls")].concat()
+                        + DONE,
+                    "\u{feff}data: {\"id\"\ndata: :\"c\",\"choices\":[]}\n\n".to_owned() + &end(),
+                ],
+                "done",
+            )
+            .sees(|message| message.comments = 1)
+            .tool("clock", json!({}), true),
+            Case::new(
                 "the second answer is one chunk",
                 [
                     turn(&[&role(), &text("Wait. "), &begin(0), &arguments(0, "{}")]),

@@ -105,13 +105,13 @@ impl ChatRelay {
         }
     }
 
-    /// Begins a round; what an attempt folded before it failed is forgotten.
-    pub(crate) fn begin_round(&mut self) {
+    /// Begins a round; what an attempt folded before it failed is forgotten. `begun` is whether anything went to the
+    /// caller: what a failed attempt wrote went nowhere, a comment beside a hidden call did.
+    pub(crate) fn begin_round(&mut self, begun: bool) {
         self.fold = Fold::default();
         self.held = 0;
         self.last_hidden = false;
-        // What an attempt wrote before it failed went nowhere; an attempt that fails has shown no chunk.
-        self.begun = self.shown;
+        self.begun = begun;
     }
 
     /// Takes one event in, and appends to `out` what of it the caller may see.

@@ -16,7 +16,7 @@ fn relay(offers: bool) -> ChatRelay {
         Offer::none()
     };
     let mut relay = ChatRelay::new(Uuid::nil(), true, offer, true, 1 << 20);
-    relay.begin_round();
+    relay.begin_round(false);
     relay
 }
 
@@ -84,7 +84,7 @@ fn usage_adds_up_in_the_place_of_the_last() {
     assert_eq!(feed(&mut relay, &[&first]).0, "");
     assert!(relay.takes_usage() && !relay.takes_usage());
     drop(relay.replay(|_| true));
-    relay.begin_round();
+    relay.begin_round(false);
     let (out, last) = feed(&mut relay, &[&format!("{usage}\n\ndata: [DONE]\n\n")]);
     assert_eq!(
         out,
