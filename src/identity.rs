@@ -184,7 +184,8 @@ impl Credential {
     /// Whether the key stands in `text`. One that is too short to be anybody's key is not looked for: it would be found
     /// everywhere.
     pub(crate) fn occurs_in(&self, text: &[u8]) -> bool {
-        self.secret().len() >= SHORTEST_KEY && memchr::memmem::find(text, self.secret()).is_some()
+        let secret = self.secret();
+        SHORTEST_KEY <= secret.len() && secret.len() <= text.len() && memchr::memmem::find(text, secret).is_some()
     }
 
     /// `text` with the key replaced by its hint; `None` if it is not there.
@@ -205,10 +206,7 @@ impl Credential {
     /// The key's own bytes, without the scheme before it.
     fn secret(&self) -> &[u8] {
         let value = self.value.as_bytes();
-        value
-            .iter()
-            .position(|byte| *byte == b' ')
-            .map_or(value, |space| value[space..].trim_ascii_start())
+        memchr::memchr(b' ', value).map_or(value, |space| value[space..].trim_ascii_start())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which client program calls, and in which of its sessions: by the headers with which agents name themselves.
 
-use http::header::{HeaderMap, USER_AGENT};
+use http::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 /// The caller's program, as `started` records it.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,9 +15,12 @@ pub(crate) struct Client {
 struct Sign {
     name: &'static str,
     user_agent: Option<&'static str>,
-    header: Option<(&'static str, &'static str)>,
+    header: Option<(&'static HeaderName, &'static str)>,
     session: Option<&'static str>,
 }
+
+static ORIGINATOR: HeaderName = HeaderName::from_static("originator");
+static CURSOR_VERSION: HeaderName = HeaderName::from_static("x-cursor-client-version");
 
 const fn sign(name: &'static str, user_agent: &'static str) -> Sign {
     Sign {
@@ -28,7 +31,7 @@ const fn sign(name: &'static str, user_agent: &'static str) -> Sign {
     }
 }
 
-const SIGNS: [Sign; 9] = [
+static SIGNS: [Sign; 9] = [
     Sign {
         session: Some("x-claude-code-session-id"),
         ..sign("Claude Code", "claude")
@@ -47,18 +50,18 @@ const SIGNS: [Sign; 9] = [
     },
     sign("Zed", "zed/"),
     Sign {
-        header: Some(("originator", "kilo-code")),
+        header: Some((&ORIGINATOR, "kilo-code")),
         session: Some("x-kilocode-taskid"),
         ..sign("Kilo Code", "kilo-code/")
     },
     Sign {
-        header: Some(("originator", "roo-code")),
+        header: Some((&ORIGINATOR, "roo-code")),
         ..sign("Roo Code", "roo-code/")
     },
     sign("Charm Crush", "charm crush/"),
     Sign {
         user_agent: None,
-        header: Some(("x-cursor-client-version", "")),
+        header: Some((&CURSOR_VERSION, "")),
         ..sign("Cursor", "")
     },
 ];
@@ -67,19 +70,24 @@ const SIGNS: [Sign; 9] = [
 
 impl Client {
     pub(crate) fn recognise(headers: &HeaderMap) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let agent = text(USER_AGENT.as_str());
+        let text = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let agent = text(headers.get(USER_AGENT));
         let known = SIGNS.iter().find(|sign| {
-            let agent = agent.zip(sign.user_agent);
-            agent.is_some_and(|(agent, start)| starts_with(agent, start))
-                || sign
-                    .header
-                    .is_some_and(|(name, start)| text(name).is_some_and(|value| starts_with(value, start)))
+            let agent = agent.as_deref().zip(sign.user_agent);
+            let header = sign
+                .header
+                .and_then(|(name, start)| Some((headers.get(name)?.to_str().ok()?, start)));
+            [agent, header]
+                .into_iter()
+                .flatten()
+                .any(|(text, start)| starts_with(text, start))
         });
         Self {
             name: known.map_or("unknown", |sign| sign.name),
-            session_id: known.and_then(|sign| sign.session).and_then(text).map(str::to_owned),
-            user_agent: agent.map(str::to_owned),
+            session_id: known
+                .and_then(|sign| sign.session)
+                .and_then(|name| text(headers.get(name))),
+            user_agent: agent,
         }
     }
 }
@@ -91,8 +99,6 @@ fn starts_with(text: &str, start: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{HeaderName, HeaderValue};
-
     use super::*;
 
     #[test]

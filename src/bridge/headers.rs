@@ -6,53 +6,51 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::identity::Actor;
 
-/// Headers about one connection, RFC 9110 §7.6.1 and what older software still sends.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// What the provider must not see of the caller, or must see of us instead. `expect` has been answered by our server.
-const PRIVATE_REQUEST: [HeaderName; 9] = [
-    header::HOST,
-    header::ACCEPT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    header::COOKIE,
-    header::FORWARDED,
-    header::EXPECT,
-];
-
-/// What the caller must not see of the provider's account.
-const PRIVATE_RESPONSE: [HeaderName; 2] = [header::SET_COOKIE, HeaderName::from_static("openai-organization")];
-
 const ACTOR_ID: HeaderName = HeaderName::from_static("x-ai-bridge-actor-id");
 const ACTOR_PREFIX: &str = "x-ai-bridge-actor-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
+/// Headers about one connection, RFC 9110 §7.6.1 and what older software still sends.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// What the provider must not see of the caller, or must see of us instead. `expect` has been answered by our server.
+fn is_private_request(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "accept-encoding"
+            | "content-length"
+            | "authorization"
+            | "x-api-key"
+            | "api-key"
+            | "cookie"
+            | "forwarded"
+            | "expect"
+    ) || name.starts_with(FORWARDED_PREFIX)
+        || name.starts_with(ACTOR_PREFIX)
+}
+
+/// What the caller must not see of the provider's account.
+fn is_private_response(name: &str) -> bool {
+    matches!(name, "set-cookie" | "openai-organization")
+}
+
 /// Cleans the caller's headers for the provider.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    for name in &PRIVATE_REQUEST {
-        headers.remove(name);
-    }
-    let prefixed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(FORWARDED_PREFIX) || name.as_str().starts_with(ACTOR_PREFIX))
-        .cloned()
-        .collect();
-    for name in prefixed {
-        headers.remove(name);
-    }
+    remove(headers, |name, _| is_private_request(name));
 }
 
 /// Tells the provider who calls. A value that no header may have is left out: the request matters more.
@@ -70,27 +68,21 @@ pub(crate) fn add_actor(headers: &mut HeaderMap, actor: &Actor) {
 
 /// Cleans the provider's headers for the caller; `leaks` tells whether a value holds a key.
 pub(crate) fn clean_response(headers: &mut HeaderMap, leaks: impl Fn(&[u8]) -> bool) {
-    remove_hop_by_hop(headers);
-    for name in &PRIVATE_RESPONSE {
-        headers.remove(name);
-    }
-    let leaking: Vec<HeaderName> = headers
-        .iter()
-        .filter(|(_, value)| leaks(value.as_bytes()))
-        .map(|(name, _)| name.clone())
-        .collect();
-    for name in leaking {
-        headers.remove(name);
-    }
+    remove(headers, |name, value| is_private_response(name) || leaks(value));
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let mut named: Vec<HeaderName> = Vec::new();
+/// Removes what is about the connection, and each header of which one value is `unwanted`.
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str, &[u8]) -> bool) {
+    let mut names: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
-        let names = value.as_bytes().split(|byte| *byte == b',');
-        named.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
+        let named = value.as_bytes().split(|byte| *byte == b',');
+        names.extend(named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
     }
-    for name in HOP_BY_HOP.iter().chain(&named) {
+    let found = headers
+        .iter()
+        .filter(|(name, value)| is_hop_by_hop(name.as_str()) || unwanted(name.as_str(), value.as_bytes()));
+    names.extend(found.map(|(name, _)| name.clone()));
+    for name in names {
         headers.remove(name);
     }
 }

@@ -154,10 +154,10 @@ fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
         );
     }
     let media_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let essence = media_type.map(|value| value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii());
+    let essence = media_type.map(|value| value[..memchr::memchr(b';', value).unwrap_or(value.len())].trim_ascii());
     let is_json = essence.is_none_or(|essence| {
-        let essence = essence.to_ascii_lowercase();
-        essence == b"application/json" || essence.ends_with(b"+json")
+        let suffix = &essence[essence.len().saturating_sub(b"+json".len())..];
+        essence.eq_ignore_ascii_case(b"application/json") || suffix.eq_ignore_ascii_case(b"+json")
     });
     if is_json {
         Ok(())

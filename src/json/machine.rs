@@ -1,13 +1,13 @@
 //! The grammar of [RFC 8259] as a machine that takes text in pieces of any size and tells [`Members`] what it passes.
 //!
 //! It is driven byte by byte, so that a piece may end anywhere; the long runs, inside strings, are left to
-//! [`plain_len`].
+//! [`text_len`].
 //!
 //! [RFC 8259]: https://www.rfc-editor.org/rfc/rfc8259
 
 use super::members::Members;
 use super::scan::ScanErrorKind;
-use super::string::plain_len;
+use super::string::{plain_len, text_len};
 
 /// As deep as `serde_json` goes. One bit of [`Machine::arrays`] each.
 const MAX_DEPTH: u8 = 127;
@@ -175,27 +175,25 @@ impl Machine {
     }
 
     /// Reads on inside a string.
+    #[inline]
     fn text(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
-        loop {
-            let rest = input.rest();
+        let rest = input.rest();
+        let length = if self.role == Role::MemberName {
             let plain = plain_len(rest);
-            if self.role == Role::MemberName {
-                members.push_name(&rest[..plain]);
+            members.push_name(&rest[..plain]);
+            plain
+        } else {
+            text_len(rest)
+        };
+        input.at += length;
+        match rest.get(length) {
+            Some(b'"') => {
+                input.at += 1;
+                self.text_ends(input, members)
             }
-            input.at += plain;
-            match rest.get(plain) {
-                Some(b'"') => {
-                    input.at += 1;
-                    return self.text_ends(input, members);
-                }
-                Some(b'\\') => match rest.get(plain + 1) {
-                    // The common escapes need not leave this loop.
-                    Some(&byte) if self.role != Role::MemberName && is_simple_escape(byte) => input.at += 2,
-                    _ => return Ok(input.pass(State::Escape)),
-                },
-                Some(_) => return Err(ScanErrorKind::ControlCharacter),
-                None => return Ok(State::Text),
-            }
+            Some(b'\\') => Ok(input.pass(State::Escape)),
+            Some(_) => Err(ScanErrorKind::ControlCharacter),
+            None => Ok(State::Text),
         }
     }
 
@@ -462,8 +460,4 @@ impl<'a> Input<'a> {
 
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
-}
-
-fn is_simple_escape(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }

@@ -10,6 +10,8 @@ const FEW: usize = 16;
 /// What is kept for the next document.
 const KEEP: usize = 1024;
 const KEEP_NAME_BYTES: usize = 16 * 1024;
+/// Room for the members that a request or a reply usually has.
+const FEW_NAME_BYTES: usize = 256;
 
 /// Where one top-level member of a document is. All offsets are those of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +163,10 @@ impl Members {
     // What the machine passes, in the order in which it does.
 
     pub(super) fn begin(&mut self, offset: usize) {
+        if self.members.capacity() == 0 {
+            self.members.reserve(FEW);
+            self.names.reserve(FEW_NAME_BYTES);
+        }
         self.open = Open {
             entry: offset,
             name: self.names.len(),

@@ -2,8 +2,13 @@
 
 use std::borrow::Cow;
 
-const BLOCK: usize = 32;
+use wide::u8x16;
+
 const WORD: usize = size_of::<u64>();
+const BLOCK: usize = 64;
+
+const ONES: u64 = u64::from_ne_bytes([0x01; WORD]);
+const HIGHS: u64 = u64::from_ne_bytes([0x80; WORD]);
 
 /// How many bytes at the front of `text` stand for themselves in a string: neither `"`, nor `\`, nor a control character.
 #[inline]
@@ -14,25 +19,146 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
             .or_else(|| first_special(second).map(|at| WORD + at))
             .unwrap_or_else(|| plain_len_long(text, 2 * WORD));
     }
-    plain_len_long(text, 0)
+    text.iter().take_while(|&&byte| !is_special(byte)).count()
 }
 
-fn plain_len_long(text: &[u8], mut done: usize) -> usize {
-    let (blocks, _) = text[done..].as_chunks::<BLOCK>();
-    // A fold without an early exit, which the compiler turns into vector instructions.
-    let plain = blocks
-        .iter()
-        .take_while(|block| !block.iter().fold(false, |any, &byte| any | is_special(byte)))
-        .count();
-    done += plain * BLOCK;
-    let (words, tail) = text[done..].as_chunks::<WORD>();
-    for word in words {
-        if let Some(at) = first_special(*word) {
-            return done + at;
+fn plain_len_long(text: &[u8], mut at: usize) -> usize {
+    loop {
+        let rest = &text[at..];
+        let marks = rest.first_chunk().map_or_else(|| Marks::of(&tail(rest)), Marks::of);
+        let special = marks.backslashes | marks.stops;
+        if special != 0 {
+            return text.len().min(at + special.trailing_zeros() as usize);
         }
-        done += WORD;
+        at += BLOCK;
     }
-    done + tail.iter().take_while(|&&byte| !is_special(byte)).count()
+}
+
+/// How many bytes at the front of `text` are plain or part of an escape of two characters. Behind them is the string's
+/// end, a control character, or the `\` of another escape or of one whose rest is not there yet.
+#[inline]
+pub(super) fn text_len(text: &[u8]) -> usize {
+    if let Some((&[first, second], _)) = text.as_chunks::<WORD>().0.split_first_chunk()
+        && let Some(at) = first_special(first).or_else(|| first_special(second).map(|at| WORD + at))
+        && text[at] != b'\\'
+    {
+        return at;
+    }
+    text_len_long(text)
+}
+
+/// Where the text has its escapes is not predictable, so nothing but the end of the string makes a block branch.
+fn text_len_long(text: &[u8]) -> usize {
+    let (mut at, mut carry) = (0, 0);
+    loop {
+        let rest = &text[at..];
+        let last;
+        let block = match rest.first_chunk() {
+            Some(block) => block,
+            None => {
+                last = tail(rest);
+                &last
+            }
+        };
+        let Marks { backslashes, stops } = Marks::of(block);
+        if carry == 0 && stops.trailing_zeros() < backslashes.trailing_zeros() {
+            return text.len().min(at + stops.trailing_zeros() as usize);
+        }
+        let escaped = escaped(backslashes, carry);
+        let stops = stops & !escaped;
+        let odd = odd_escapes(block, escaped);
+        if stops | odd != 0 {
+            let (stop, odd) = (stops.trailing_zeros() as usize, odd.trailing_zeros() as usize);
+            return if stop < odd {
+                text.len().min(at + stop)
+            } else {
+                at + odd - 1
+            };
+        }
+        carry = (backslashes & !escaped) >> (BLOCK - 1);
+        at += BLOCK;
+    }
+}
+
+/// The last bytes of a text, with zeros behind them, at which everything stops.
+#[inline]
+fn tail(rest: &[u8]) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+/// The places of what follows a `\` that is not escaped itself; `carry` tells so of the first place.
+#[inline]
+fn escaped(backslashes: u64, carry: u64) -> u64 {
+    let mut escaped = backslashes << 1 | carry;
+    if escaped & backslashes != 0 {
+        escaped = carry;
+        let mut left = backslashes & !carry;
+        while left != 0 {
+            let first = left & left.wrapping_neg();
+            escaped |= first << 1;
+            left &= !(first | first << 1);
+        }
+    }
+    escaped
+}
+
+/// Those of the `escaped` places that no escape of two characters has.
+#[inline]
+fn odd_escapes(block: &[u8; BLOCK], escaped: u64) -> u64 {
+    let (mut left, mut odd) = (escaped, 0);
+    let mut take_first = |left: u64| {
+        let first = left & left.wrapping_neg();
+        let place = left.trailing_zeros() as usize % BLOCK;
+        odd |= first & NOT_SIMPLE[usize::from(block[place])];
+        left & !first
+    };
+    // Blocks have few: these take no branch, whether there is one or not.
+    for _ in 0..4 {
+        left = take_first(left);
+    }
+    while left != 0 {
+        left = take_first(left);
+    }
+    odd
+}
+
+/// All bits set for a byte that makes no escape together with a `\` before it.
+const NOT_SIMPLE: [u64; 256] = {
+    let mut table = [u64::MAX; 256];
+    let mut simple: &[u8] = br#""\/bfnrt"#;
+    while let [byte, rest @ ..] = simple {
+        table[*byte as usize] = 0;
+        simple = rest;
+    }
+    table
+};
+
+/// One bit for each byte of a block, the lowest for the first.
+struct Marks {
+    backslashes: u64,
+    /// Quotes and control characters.
+    stops: u64,
+}
+
+impl Marks {
+    #[inline]
+    fn of(block: &[u8; BLOCK]) -> Self {
+        let mut marks = Self {
+            backslashes: 0,
+            stops: 0,
+        };
+        for row in block.as_chunks().0.iter().rev() {
+            let row = u8x16::new(*row);
+            let is_control = row.min(u8x16::splat(0x1F)).simd_eq(row);
+            let stops = is_control | row.simd_eq(u8x16::splat(b'"'));
+            marks.stops = marks.stops << 16 | u64::from(stops.to_bitmask());
+            let backslashes = row.simd_eq(u8x16::splat(b'\\'));
+            marks.backslashes = marks.backslashes << 16 | u64::from(backslashes.to_bitmask());
+        }
+        marks
+    }
 }
 
 #[inline]
@@ -43,9 +169,6 @@ fn is_special(byte: u8) -> bool {
 /// The first special byte of a word, by arithmetic on all eight at once ("SIMD within a register").
 #[inline]
 fn first_special(word: [u8; WORD]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([0x01; WORD]);
-    const HIGHS: u64 = u64::from_ne_bytes([0x80; WORD]);
-
     // Sets the high bit of each byte below `limit`. A borrow can only mark a byte above one that is marked rightly, so the
     // lowest mark is exact; bytes from 0x80 up are masked out.
     let below = |bytes: u64, limit: u8| bytes.wrapping_sub(ONES * u64::from(limit)) & !bytes;
@@ -60,7 +183,7 @@ fn first_special(word: [u8; WORD]) -> Option<usize> {
 pub(super) fn skip(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(rest) = text.get(at..) {
-        at += plain_len(rest);
+        at += text_len(rest);
         match text.get(at) {
             Some(b'"') => return at + 1,
             Some(b'\\') => at += 2,

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, time::SystemTime};
 
-use serde::{Serialize, Serializer, ser::Error as _};
+use serde::{
+    Serialize, Serializer,
+    ser::{Error as _, SerializeMap},
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -26,7 +29,7 @@ use crate::types::{CredentialKind, KeyHint, TokenUsage};
 /// }
 /// # let _: fn(&Event) -> u64 = tokens;
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
     /// The interception, a UUID version 7; also the `id` of the answer that the caller got.
@@ -34,10 +37,8 @@ pub struct Event {
     /// The place within the interception: 0, 1, 2 … without a gap.
     pub sequence: u64,
     /// When it happened, by the wall clock; as JSON in RFC 3339, UTC, with microseconds.
-    #[serde(serialize_with = "rfc3339")]
     pub at: SystemTime,
     /// What happened.
-    #[serde(flatten)]
     pub fact: Fact,
 }
 
@@ -56,8 +57,7 @@ pub struct Event {
 /// }
 /// # let _: fn(&Fact) -> bool = is_injected;
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Fact {
     /// A request was read and admitted; the provider was not called yet.
@@ -106,7 +106,6 @@ pub enum Fact {
         /// The service tier that the request was processed with, by the provider's word.
         service_tier: Option<String>,
         /// The tokens that cost.
-        #[serde(flatten)]
         usage: TokenUsage,
         /// The breakdown of the above.
         extra: TokenDetails,
@@ -212,15 +211,139 @@ pub enum Outcome {
 
 // === impl Event ===
 
-fn rfc3339<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+/// Written by hand because serde's `flatten` and `tag` cost several times as much, and this is done for each request.
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("interception_id", &self.interception_id)?;
+        map.serialize_entry("sequence", &self.sequence)?;
+        map.serialize_entry("at", rfc3339(self.at).map_err(S::Error::custom)?.as_str())?;
+        self.fact.serialize_into(&mut map)?;
+        map.end()
+    }
+}
+
+fn rfc3339(at: SystemTime) -> Result<String, &'static str> {
     use fmt::Write as _;
 
     let mut text = String::with_capacity("2026-01-02T03:04:05.123456Z".len());
-    // humantime panics before 1970 and fails after 9999, and `collect_str` panics where it fails. A clock that is wrong
-    // by so much is no reason to lose the record.
-    let at = (*at).max(SystemTime::UNIX_EPOCH);
-    write!(text, "{}", humantime::format_rfc3339_micros(at)).map_err(|_| S::Error::custom("time beyond year 9999"))?;
-    serializer.serialize_str(&text)
+    // humantime panics before 1970 and fails after 9999. A clock that is wrong by so much is no reason to lose the record.
+    let at = at.max(SystemTime::UNIX_EPOCH);
+    write!(text, "{}", humantime::format_rfc3339_micros(at)).map_err(|_| "time beyond year 9999")?;
+    Ok(text)
+}
+
+// === impl Fact ===
+
+impl Serialize for Fact {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.serialize_into(&mut map)?;
+        map.end()
+    }
+}
+
+impl Fact {
+    fn serialize_into<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        macro_rules! entries {
+            ($($field:ident),*) => {{
+                $(map.serialize_entry(stringify!($field), $field)?;)*
+            }};
+        }
+        map.serialize_entry("event", self.name())?;
+        match self {
+            Self::Started {
+                provider,
+                model,
+                path,
+                streaming,
+                initiator_id,
+                metadata,
+                client,
+                client_session_id,
+                user_agent,
+                correlating_tool_call_id,
+                credential_kind,
+                credential_hint,
+            } => {
+                entries!(
+                    provider,
+                    model,
+                    path,
+                    streaming,
+                    initiator_id,
+                    metadata,
+                    client,
+                    client_session_id
+                );
+                entries!(user_agent, correlating_tool_call_id, credential_kind, credential_hint);
+            }
+            Self::PromptUsage { msg_id, prompt } => entries!(msg_id, prompt),
+            Self::TokenUsage {
+                msg_id,
+                model,
+                service_tier,
+                usage,
+                extra,
+            } => {
+                let TokenUsage {
+                    input,
+                    output,
+                    cache_read_input_tokens,
+                    cache_write_input_tokens,
+                } = usage;
+                entries!(msg_id, model, service_tier);
+                entries!(input, output, cache_read_input_tokens, cache_write_input_tokens, extra);
+            }
+            Self::ToolUsage {
+                msg_id,
+                tool_call_id,
+                tool,
+                server_url,
+                args,
+                injected,
+                invocation_error,
+                duration_ms,
+            } => {
+                entries!(msg_id, tool_call_id, tool, server_url, args, injected, invocation_error);
+                entries!(duration_ms);
+            }
+            Self::Ended {
+                outcome,
+                status,
+                error_type,
+                credential_hint,
+                key_attempts,
+                rounds,
+                usage,
+                duration_ms,
+                time_to_first_token_ms,
+            } => {
+                entries!(
+                    outcome,
+                    status,
+                    error_type,
+                    credential_hint,
+                    key_attempts,
+                    rounds,
+                    usage
+                );
+                entries!(duration_ms, time_to_first_token_ms);
+            }
+        }
+        Ok(())
+    }
+
+    /// The name used in records.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::PromptUsage { .. } => "prompt_usage",
+            Self::TokenUsage { .. } => "token_usage",
+            Self::ToolUsage { .. } => "tool_usage",
+            Self::Ended { .. } => "ended",
+        }
+    }
 }
 
 // === impl Outcome ===

@@ -4,8 +4,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::quote;
@@ -44,23 +42,13 @@ pub(crate) struct Invalid {
     pub(crate) param: Option<&'static str>,
 }
 
-/// The part of a message that records need.
-#[derive(Deserialize)]
-struct LastMessage<'a> {
-    #[serde(borrow)]
-    role: Cow<'a, str>,
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_call_id: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+/// The last message, as far as records need it.
+struct LastMessage {
+    text: Bytes,
+    is_user: bool,
+    is_tool: bool,
+    content: Option<Range<usize>>,
+    call_id: Option<Range<usize>>,
 }
 
 // === impl ChatRequest ===
@@ -244,38 +232,51 @@ impl ChatRequest {
         edits.apply(&self.body)
     }
 
-    fn last_message(&self) -> Option<Bytes> {
-        self.messages
-            .last_item()
-            .map(|range: Range<usize>| self.body.bytes(range))
+    /// The last message's text, and of its members those that records need.
+    fn last_message(&self) -> Option<LastMessage> {
+        let text = self.body.bytes(self.messages.last_item()?);
+        let (mut role, mut content, mut call_id) = (None, None, None);
+        for (name, value) in walk::members(&text) {
+            if name == "role" {
+                role = Some(value);
+            } else if name == "content" {
+                content = Some(value);
+            } else if name == "tool_call_id" {
+                call_id = Some(value);
+            }
+        }
+        let role = walk::unescape(&text[role?])?;
+        Some(LastMessage {
+            is_user: role == "user",
+            is_tool: role == "tool",
+            content,
+            call_id,
+            text,
+        })
     }
 
     /// What the user said last, if the last message is the user's: its string, or its last text part.
     pub(crate) fn prompt(&self) -> Option<String> {
-        let text = self.last_message()?;
-        let message: LastMessage<'_> = serde_json::from_slice(&text).ok()?;
-        let content = message.content.filter(|_| message.role == "user")?.get();
-        if let Some(text) = walk::unescape(content.as_bytes()) {
+        let message = self.last_message().filter(|message| message.is_user)?;
+        let content = &message.text[message.content?];
+        if let Some(text) = walk::unescape(content) {
             return Some(text.into_owned());
         }
-        let parts: Vec<Part<'_>> = serde_json::from_str(content).ok()?;
-        parts
-            .into_iter()
-            .rev()
-            .find(|part| part.kind == "text")?
-            .text
-            .map(Cow::into_owned)
+        let is_text = |part: &&[u8]| walk::get(part, "type").is_some_and(|kind| says(&part[kind], "text"));
+        let part = walk::items(content).map(|part| &content[part]).filter(is_text).last()?;
+        walk::unescape(&part[walk::get(part, "text")?]).map(Cow::into_owned)
     }
 
     /// The call that the last message answers, if it is a tool's.
     pub(crate) fn correlating_tool_call_id(&self) -> Option<String> {
-        let text = self.last_message()?;
-        let message: LastMessage<'_> = serde_json::from_slice(&text).ok()?;
-        message
-            .tool_call_id
-            .filter(|_| message.role == "tool")
-            .map(Cow::into_owned)
+        let message = self.last_message().filter(|message| message.is_tool)?;
+        walk::unescape(&message.text[message.call_id?]).map(Cow::into_owned)
     }
+}
+
+/// Whether a JSON string, quotes included, says `what`.
+fn says(literal: &[u8], what: &str) -> bool {
+    walk::unescape(literal).is_some_and(|text| text == what)
 }
 
 fn joined<const N: usize>(parts: [Rope; N]) -> Rope {

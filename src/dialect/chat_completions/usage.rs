@@ -1,9 +1,9 @@
 //! Token usage: what one round reports, and the sum that the caller is told after several.
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
+use crate::json::walk;
 use crate::types::TokenUsage;
 
 /// One round's `usage`, as text and as the numbers that records need.
@@ -27,49 +27,12 @@ pub(crate) struct Tokens {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UsageSum(Option<Value>);
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Wire {
-    #[serde(deserialize_with = "count")]
-    prompt_tokens: u64,
-    #[serde(deserialize_with = "count")]
-    completion_tokens: u64,
-    prompt_tokens_details: Option<PromptDetails>,
-    completion_tokens_details: Option<CompletionDetails>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PromptDetails {
-    #[serde(deserialize_with = "count")]
-    audio_tokens: u64,
-    #[serde(deserialize_with = "count")]
-    cached_tokens: u64,
-    /// Not OpenAI's own: what providers with priced cache writes add.
-    #[serde(deserialize_with = "count")]
-    cache_write_tokens: u64,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CompletionDetails {
-    #[serde(deserialize_with = "count")]
-    audio_tokens: u64,
-    #[serde(deserialize_with = "count")]
-    reasoning_tokens: u64,
-    #[serde(deserialize_with = "count")]
-    accepted_prediction_tokens: u64,
-    #[serde(deserialize_with = "count")]
-    rejected_prediction_tokens: u64,
-}
-
-/// A count that some providers write as `null` or with a fraction.
-fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let number = Option::<Number>::deserialize(deserializer)?;
-    Ok(number.map_or(0, |number| {
-        // The cast saturates, and a negative count is none.
-        number.as_u64().unwrap_or_else(|| number.as_f64().unwrap_or(0.0) as u64)
-    }))
+/// A count; some providers write one as `null` or with a fraction.
+fn count(text: &[u8]) -> u64 {
+    let Ok(text) = std::str::from_utf8(text) else { return 0 };
+    // The cast saturates, and a negative count is none.
+    text.parse()
+        .unwrap_or_else(|_| text.parse::<f64>().map_or(0, |number| number as u64))
 }
 
 // === impl Usage ===
@@ -81,28 +44,53 @@ impl Usage {
 
     /// The numbers; none where the provider's object has another shape than the API's.
     pub(crate) fn tokens(&self) -> Tokens {
-        let wire: Wire = serde_json::from_slice(&self.text).unwrap_or_else(|error| {
-            // The error's own words quote the value.
-            tracing::debug!(
-                column = error.column(),
-                "the provider's usage has another shape than the API's"
-            );
-            Wire::default()
-        });
-        let prompt = wire.prompt_tokens_details.unwrap_or_default();
-        let completion = wire.completion_tokens_details.unwrap_or_default();
-        Tokens {
-            usage: TokenUsage {
-                input: wire.prompt_tokens.saturating_sub(prompt.cached_tokens),
-                output: wire.completion_tokens,
-                cache_read_input_tokens: prompt.cached_tokens,
-                cache_write_input_tokens: prompt.cache_write_tokens,
-            },
-            prompt_audio: prompt.audio_tokens,
-            completion_audio: completion.audio_tokens,
-            completion_reasoning: completion.reasoning_tokens,
-            completion_accepted_prediction: completion.accepted_prediction_tokens,
-            completion_rejected_prediction: completion.rejected_prediction_tokens,
+        let (mut tokens, mut prompt) = (Tokens::default(), 0);
+        for (name, value) in walk::members(&self.text) {
+            let text = &self.text[value];
+            if name == "prompt_tokens" {
+                prompt = count(text);
+            } else if name == "completion_tokens" {
+                tokens.usage.output = count(text);
+            } else if name == "prompt_tokens_details" {
+                tokens.read_prompt_details(text);
+            } else if name == "completion_tokens_details" {
+                tokens.read_completion_details(text);
+            }
+        }
+        tokens.usage.input = prompt.saturating_sub(tokens.usage.cache_read_input_tokens);
+        tokens
+    }
+}
+
+// === impl Tokens ===
+
+impl Tokens {
+    fn read_prompt_details(&mut self, details: &[u8]) {
+        for (name, value) in walk::members(details) {
+            let number = count(&details[value]);
+            if name == "audio_tokens" {
+                self.prompt_audio = number;
+            } else if name == "cached_tokens" {
+                self.usage.cache_read_input_tokens = number;
+            } else if name == "cache_write_tokens" {
+                // Not OpenAI's own: what providers with priced cache writes add.
+                self.usage.cache_write_input_tokens = number;
+            }
+        }
+    }
+
+    fn read_completion_details(&mut self, details: &[u8]) {
+        for (name, value) in walk::members(details) {
+            let number = count(&details[value]);
+            if name == "audio_tokens" {
+                self.completion_audio = number;
+            } else if name == "reasoning_tokens" {
+                self.completion_reasoning = number;
+            } else if name == "accepted_prediction_tokens" {
+                self.completion_accepted_prediction = number;
+            } else if name == "rejected_prediction_tokens" {
+                self.completion_rejected_prediction = number;
+            }
         }
     }
 }
