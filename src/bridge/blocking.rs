@@ -25,7 +25,7 @@ struct Whole {
     earlier: UsageSum,
 }
 
-pub(crate) async fn answer<U: Upstream>(mut conversation: Conversation<U>) -> Response<ResponseBody<U::Body>> {
+pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) -> Response<ResponseBody<U::Body>> {
     let mut reader = Whole::default();
     let failure = match drive(&mut conversation, &mut reader).await {
         Err(failure) => failure,

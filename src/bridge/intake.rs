@@ -57,7 +57,7 @@ where
     }
 }
 
-async fn read<U, B>(config: Arc<Config>, upstream: U, request: Request<B>) -> Result<Conversation<U>, BridgeError>
+async fn read<U, B>(config: Arc<Config>, upstream: U, request: Request<B>) -> Result<Box<Conversation<U>>, BridgeError>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
@@ -94,11 +94,12 @@ where
     };
     let offer = request.offer(tools, config.parallel_tool_calls);
     let exchange = Exchange::new(config, upstream, credentials, parts, actor.as_ref(), Some(interception));
-    Ok(Conversation {
+    // Boxed, because it would otherwise lie several times over in the futures that hand it on.
+    Ok(Box::new(Conversation {
         exchange,
         request,
         offer,
-    })
+    }))
 }
 
 /// Checks the head, then reads the body; a client that is refused half-way gets to read why.

@@ -76,7 +76,9 @@ struct Idle {
     heard: bool,
 }
 
-pub(crate) async fn answer<U: Upstream + 'static>(conversation: Conversation<U>) -> Response<ResponseBody<U::Body>> {
+pub(crate) async fn answer<U: Upstream + 'static>(
+    conversation: Box<Conversation<U>>,
+) -> Response<ResponseBody<U::Body>> {
     let sink = Sink::default();
     let outlet = sink.outlet();
     let (commit, mut head) = oneshot::channel();
@@ -119,7 +121,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(conversation: Conversation<U>)
 }
 
 /// The whole conversation; its output goes through the reader's sink.
-async fn converse<U: Upstream>(mut conversation: Conversation<U>, mut reader: Tee<U::Body>) {
+async fn converse<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Tee<U::Body>) {
     match drive(&mut conversation, &mut reader).await {
         Ok(()) => {
             // Ended before the last bytes are handed over: a caller that has them may never poll again.

@@ -10,7 +10,10 @@ use super::string;
 
 /// A member's name as it is written, without its quotes. Compares with what it says, escaped or not.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RawName<'a>(&'a [u8]);
+pub(crate) struct RawName<'a> {
+    text: &'a [u8],
+    is_escaped: bool,
+}
 
 /// The members of an object, see [`members`].
 #[derive(Clone, Debug)]
@@ -24,13 +27,24 @@ pub(crate) struct Items<'a>(Elements<'a>);
 #[derive(Clone, Debug)]
 struct Elements<'a> {
     text: &'a [u8],
-    /// Where the next part may begin; the end of the text once there is none.
+    /// Where the next part begins, or what comes after the last one.
     at: usize,
 }
 
 /// The members of the object that `text` is; none if it is no object.
 pub(crate) fn members(text: &[u8]) -> MemberIter<'_> {
-    MemberIter(Elements::new(text, b'{'))
+    members_at(text, 0)
+}
+
+/// The members of the object that begins at `start`; none if there is no object.
+pub(crate) fn members_at(text: &[u8], start: usize) -> MemberIter<'_> {
+    MemberIter(Elements::new(text, start, b'{'))
+}
+
+/// Where the first element begins of the array that `text` is.
+pub(crate) fn first_item(text: &[u8]) -> Option<usize> {
+    let at = Elements::new(text, 0, b'[').at;
+    text.get(at).filter(|byte| **byte != b']').map(|_| at)
 }
 
 /// The members of an object with the range of each from its name to the end of its value: what to copy to keep it.
@@ -41,7 +55,7 @@ pub(crate) fn entries(text: &[u8]) -> impl Iterator<Item = (Range<usize>, RawNam
 
 /// The elements of the array that `text` is; none if it is no array.
 pub(crate) fn items(text: &[u8]) -> Items<'_> {
-    Items(Elements::new(text, b'['))
+    Items(Elements::new(text, 0, b'['))
 }
 
 /// The value of an object's member; of the last one, as most parsers do, if the name occurs more than once.
@@ -62,29 +76,32 @@ pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
 impl<'a> RawName<'a> {
     /// The name, quotes included.
     fn literal(text: &'a [u8], quoted: &Range<usize>) -> Self {
-        Self(
-            text.get(quoted.start + 1..quoted.end.saturating_sub(1))
-                .unwrap_or_default(),
-        )
+        let text = text
+            .get(quoted.start + 1..quoted.end.saturating_sub(1))
+            .unwrap_or_default();
+        Self {
+            text,
+            is_escaped: text.contains(&b'\\'),
+        }
     }
 
     /// What the name says.
     pub(crate) fn to_str(self) -> Option<Cow<'a, str>> {
-        if memchr::memchr(b'\\', self.0).is_none() {
-            return std::str::from_utf8(self.0).ok().map(Cow::Borrowed);
+        if !self.is_escaped {
+            return std::str::from_utf8(self.text).ok().map(Cow::Borrowed);
         }
-        let literal = [b"\"", self.0, b"\""].concat();
+        let literal = [b"\"", self.text, b"\""].concat();
         string::unescape(&literal).map(|name| Cow::Owned(name.into_owned()))
     }
 }
 
 impl PartialEq<str> for RawName<'_> {
+    #[inline]
     fn eq(&self, other: &str) -> bool {
-        if memchr::memchr(b'\\', self.0).is_none() {
-            return self.0 == other.as_bytes();
+        if self.is_escaped {
+            return self.to_str().is_some_and(|name| name == other);
         }
-        // Escaping only lengthens.
-        self.0.len() > other.len() && self.to_str().is_some_and(|name| name == other)
+        self.text == other.as_bytes()
     }
 }
 
@@ -97,19 +114,50 @@ impl PartialEq<&str> for RawName<'_> {
 // === impl MemberIter ===
 
 impl<'a> MemberIter<'a> {
-    /// The next member: from its name to the end of its value, its name, its value.
-    fn next_entry(&mut self) -> Option<(Range<usize>, RawName<'a>, Range<usize>)> {
+    /// The next member's name. Its value is not looked at, so [`Self::pass_value`] or [`Self::resume`] comes next.
+    pub(crate) fn next_name(&mut self) -> Option<RawName<'a>> {
+        self.begin().map(|(_, name)| name)
+    }
+
+    /// Where the value begins whose name came last, and where the object ends when there was none.
+    pub(crate) fn at(&self) -> usize {
+        self.0.at
+    }
+
+    /// Passes over the value whose name came last.
+    pub(crate) fn pass_value(&mut self) -> Range<usize> {
+        let value = self.0.at..skip_value(self.0.text, self.0.at);
+        self.0.pass(value.end);
+        value
+    }
+
+    /// Goes on behind the value whose name came last, as it ends at `end`.
+    pub(crate) fn resume(&mut self, end: usize) {
+        self.0.pass(end);
+    }
+
+    /// Where the name begins, and the name; then comes the value.
+    fn begin(&mut self) -> Option<(usize, RawName<'a>)> {
         let Elements { text, at } = self.0;
-        let name = at..skip_value(text, at);
+        if text.get(at) != Some(&b'"') {
+            self.0.at = text.len().min(at + usize::from(text.get(at) == Some(&b'}')));
+            return None;
+        }
+        let name = at..string::skip(text, at);
         let colon = skip_space(text, name.end);
-        if text.get(at) != Some(&b'"') || text.get(colon) != Some(&b':') {
+        if text.get(colon) != Some(&b':') {
             self.0.at = text.len();
             return None;
         }
-        let start = skip_space(text, colon + 1);
-        let value = start..skip_value(text, start);
-        self.0.pass(value.end);
-        Some((at..value.end, RawName::literal(text, &name), value))
+        self.0.at = skip_space(text, colon + 1);
+        Some((at, RawName::literal(text, &name)))
+    }
+
+    /// The next member: from its name to the end of its value, its name, its value.
+    fn next_entry(&mut self) -> Option<(Range<usize>, RawName<'a>, Range<usize>)> {
+        let (start, name) = self.begin()?;
+        let value = self.pass_value();
+        Some((start..value.end, name, value))
     }
 }
 
@@ -141,8 +189,9 @@ impl Iterator for Items<'_> {
 // === impl Elements ===
 
 impl<'a> Elements<'a> {
-    fn new(text: &'a [u8], open: u8) -> Self {
-        let start = skip_space(text, 0);
+    /// Those of the container that begins at `start`, or none at the end of the text.
+    fn new(text: &'a [u8], start: usize, open: u8) -> Self {
+        let start = skip_space(text, start);
         let at = if text.get(start) == Some(&open) {
             skip_space(text, start + 1)
         } else {
@@ -151,11 +200,12 @@ impl<'a> Elements<'a> {
         Self { text, at }
     }
 
-    /// Moves on to what follows the part that ends at `end`.
+    /// Moves on to what follows the part that ends at `end`: another, or the container's end.
     fn pass(&mut self, end: usize) {
-        let comma = skip_space(self.text, end);
-        self.at = match self.text.get(comma) {
-            Some(b',') => skip_space(self.text, comma + 1),
+        let next = skip_space(self.text, end);
+        self.at = match self.text.get(next) {
+            Some(b',') => skip_space(self.text, next + 1),
+            Some(b'}' | b']') => next,
             _ => self.text.len(),
         };
     }

@@ -34,6 +34,12 @@ pub(crate) enum Malformed {
     Shape(&'static str),
 }
 
+/// Where a message is, and its list of calls. If a name comes twice the last one counts, as for most parsers.
+struct Message {
+    range: Range<usize>,
+    calls: Option<Range<usize>>,
+}
+
 #[derive(Deserialize)]
 struct ToolCall<'a> {
     #[serde(borrow, default)]
@@ -76,15 +82,12 @@ impl ChatReply {
             );
         };
         let choices = bytes(choices.value());
-        let (message, calls) = match walk::items(&choices).next() {
+        let (message, calls) = match walk::first_item(&choices) {
             Some(first) => {
-                let first = choices.slice(first);
-                let message = walk::get(&first, "message").map(|range| first.slice(range));
-                let message = message
-                    .filter(|text| text.starts_with(b"{"))
-                    .ok_or(Malformed::Shape("the reply's first choice has no message"))?;
-                let calls = read_calls(&message)?;
-                (message, calls)
+                let message =
+                    find_message(&choices, first).ok_or(Malformed::Shape("the reply's first choice has no message"))?;
+                let calls = message.calls.map(|list| read_calls(&choices[list])).transpose()?;
+                (choices.slice(message.range), calls.unwrap_or_default())
             }
             // Such as a prompt that a filter refused: nothing to run, and the caller's to judge.
             None => (Bytes::new(), Vec::new()),
@@ -162,10 +165,33 @@ impl ChatReply {
     }
 }
 
-fn read_calls(message: &[u8]) -> Result<Vec<Call>, Malformed> {
-    let Some(list) = walk::get(message, "tool_calls").map(|range| &message[range]) else {
-        return Ok(Vec::new());
-    };
+/// The message of the choice that begins at `first`, in one pass.
+fn find_message(choices: &[u8], first: usize) -> Option<Message> {
+    let mut choice = walk::members_at(choices, first);
+    let mut found = None;
+    while let Some(name) = choice.next_name() {
+        let start = choice.at();
+        if name != "message" {
+            choice.pass_value();
+        } else if choices.get(start) != Some(&b'{') {
+            choice.pass_value();
+            found = None;
+        } else {
+            let (mut members, mut calls) = (walk::members_at(choices, start), None);
+            for (name, value) in &mut members {
+                if name == "tool_calls" {
+                    calls = Some(value);
+                }
+            }
+            let range = start..members.at();
+            choice.resume(range.end);
+            found = Some(Message { range, calls });
+        }
+    }
+    found
+}
+
+fn read_calls(list: &[u8]) -> Result<Vec<Call>, Malformed> {
     let calls: Option<Vec<ToolCall<'_>>> =
         serde_json::from_slice(list).map_err(|_| Malformed::Shape("the reply's tool calls are not the API's"))?;
     let calls = calls.unwrap_or_default().into_iter().map(|call| {
