@@ -66,6 +66,14 @@ pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
         .map(|(_, value)| value)
 }
 
+/// Where a string ends whose text begins at `start`. `None` if it does not end, is not UTF-8, or has something else than
+/// plain characters and escapes of two characters; unlike the rest here this may be asked of text that is not checked.
+pub(crate) fn simple_text_end(text: &[u8], start: usize) -> Option<usize> {
+    let rest = text.get(start..)?;
+    let (inner, end) = rest.split_at(string::text_len(rest));
+    (end.first() == Some(&b'"') && simdutf8::basic::from_utf8(inner).is_ok()).then_some(start + inner.len())
+}
+
 /// What a string literal, quotes included, says. `None` if it is not one.
 pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     string::unescape(literal)
@@ -74,15 +82,17 @@ pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
 // === impl RawName ===
 
 impl<'a> RawName<'a> {
-    /// The name, quotes included.
-    fn literal(text: &'a [u8], quoted: &Range<usize>) -> Self {
-        let text = text
-            .get(quoted.start + 1..quoted.end.saturating_sub(1))
-            .unwrap_or_default();
+    /// A name as it stands between its quotes.
+    pub(crate) fn new(text: &'a [u8]) -> Self {
         Self {
             text,
             is_escaped: text.contains(&b'\\'),
         }
+    }
+
+    /// How many bytes it has as it is written.
+    pub(crate) fn len(self) -> usize {
+        self.text.len()
     }
 
     /// What the name says.
@@ -150,11 +160,14 @@ impl<'a> MemberIter<'a> {
             return None;
         }
         self.0.at = skip_space(text, colon + 1);
-        Some((at, RawName::literal(text, &name)))
+        Some((
+            at,
+            RawName::new(text.get(name.start + 1..name.end.saturating_sub(1)).unwrap_or_default()),
+        ))
     }
 
     /// The next member: from its name to the end of its value, its name, its value.
-    fn next_entry(&mut self) -> Option<(Range<usize>, RawName<'a>, Range<usize>)> {
+    pub(crate) fn next_entry(&mut self) -> Option<(Range<usize>, RawName<'a>, Range<usize>)> {
         let (start, name) = self.begin()?;
         let value = self.pass_value();
         Some((start..value.end, name, value))

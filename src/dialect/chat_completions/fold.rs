@@ -70,6 +70,9 @@ struct FunctionDelta<'a> {
     arguments: Option<&'a RawValue>,
 }
 
+/// The members of a chunk that are read once for the whole answer.
+pub(super) const DESCRIPTION: [&str; 3] = ["id", "model", "service_tier"];
+
 // === impl Fold ===
 
 impl Fold {
@@ -96,11 +99,8 @@ impl Fold {
     /// Notes what chunks say of the whole answer, each the first time that it is said.
     pub(super) fn describe<'a>(&mut self, data: &[u8], string: impl Fn(&'static str) -> Option<&'a Member>) {
         self.chunks = true;
-        for (place, name) in [
-            (&mut self.msg_id, "id"),
-            (&mut self.model, "model"),
-            (&mut self.service_tier, "service_tier"),
-        ] {
+        let places = [&mut self.msg_id, &mut self.model, &mut self.service_tier];
+        for (place, name) in places.into_iter().zip(DESCRIPTION) {
             if place.as_ref().is_none_or(String::is_empty)
                 && let Some(member) = string(name)
             {

@@ -8,6 +8,7 @@ mod fold;
 mod reply;
 mod request;
 mod stream;
+mod template;
 mod usage;
 
 pub(crate) use error::{InBandError, bridge_error, error_codes, error_event, error_type};

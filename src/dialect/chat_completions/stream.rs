@@ -7,7 +7,8 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
-use super::fold::Fold;
+use super::fold::{DESCRIPTION, Fold};
+use super::template::Template;
 use super::usage::{Usage, UsageSum};
 use super::{InBandError, Turn};
 use crate::dialect::offer::Offer;
@@ -32,6 +33,7 @@ pub(crate) struct ChatRelay {
     earlier: UsageSum,
     scanner: Scanner,
     fold: Fold,
+    template: Template,
     /// Whether anybody wants to know of the caller's own tool calls.
     recorded: bool,
     /// The edits of the event at hand, as ranges of its payload; kept for their memory.
@@ -94,6 +96,7 @@ impl ChatRelay {
             earlier: UsageSum::default(),
             scanner: Scanner::of_pieces(),
             fold: Fold::default(),
+            template: Template::default(),
             recorded,
             edits: Vec::new(),
             last_hidden: false,
@@ -109,6 +112,7 @@ impl ChatRelay {
     /// caller: what a failed attempt wrote went nowhere, a comment beside a hidden call did.
     pub(crate) fn begin_round(&mut self, begun: bool) {
         self.fold = Fold::default();
+        self.template.forget();
         self.held = 0;
         self.last_hidden = false;
         self.begun = begun;
@@ -141,7 +145,7 @@ impl ChatRelay {
             }
             return Ok(Progress::Done);
         }
-        let visible = self.chunk(data)?;
+        let visible = self.like_the_last(data)? || self.chunk(data)?;
         self.shown |= visible;
         self.show(event, visible, out);
         Ok(Progress::Chunk)
@@ -172,6 +176,20 @@ impl ChatRelay {
             written = event.raw_offset(range.end - 1) + 1;
         }
         out.extend_from_slice(&raw[written..]);
+    }
+
+    /// Folds a chunk that only goes on with the text of the one before it, without parsing it; whether it is one. All
+    /// of it is the caller's.
+    fn like_the_last(&mut self, data: &[u8]) -> Result<bool, StreamFault> {
+        let Some(text) = self.template.read(data) else {
+            return Ok(false);
+        };
+        if !self.offer.is_empty() {
+            self.hold(text)?;
+            self.fold.text(self.template.name(), text);
+        }
+        self.edits.extend(self.template.id().map(|id| (id, Text::Id)));
+        Ok(true)
     }
 
     /// Folds one chunk and plans its edits; whether the caller may see it.
@@ -220,6 +238,13 @@ impl ChatRelay {
             self.usage_reported = true;
         }
         self.edits.sort_unstable_by_key(|(range, _)| range.start);
+        let is_plain = visible && usage.is_none() && self.edits.iter().all(|(_, text)| matches!(text, Text::Id));
+        // While a role is owed, the next chunk is not like this one.
+        if is_plain && !self.fold.is_ours() && (self.role_shown || !self.fold.has_role()) {
+            self.template.learn(data, &self.scanner, &DESCRIPTION);
+        } else {
+            self.template.forget();
+        }
         Ok(visible)
     }
 
