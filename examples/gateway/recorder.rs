@@ -23,7 +23,7 @@ use tracing::{error, info};
 /// Bytes after which a batch is written even when more records wait.
 const BATCH: usize = 256 * 1024;
 /// How long a woken writer waits for company: under load many records share one wake-up and one write.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Failed writes per line in the log.
 const REPORT_EVERY: u32 = 30;

@@ -2,9 +2,9 @@
 
 use std::{convert::Infallible, io, time::Duration};
 
-use axum::response::Response;
-use http::Request;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -15,7 +15,7 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tower::Service;
+use tower::{BoxError, Service};
 use tracing::{debug, error, info, warn};
 
 use crate::signals::Signals;
@@ -33,10 +33,11 @@ pub(crate) async fn bind(address: &str) -> io::Result<TcpListener> {
 
 /// Serves until a signal, then drains. When it returns every connection and with it `app` is gone; the signals are for
 /// what is left to end.
-pub(crate) async fn serve<S>(listener: TcpListener, app: S, mut signals: Signals) -> Signals
+pub(crate) async fn serve<S, B>(listener: TcpListener, app: S, mut signals: Signals) -> Signals
 where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let service = TowerToHyperService::new(app);
     let mut http = auto::Builder::new(TokioExecutor::new());

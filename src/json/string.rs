@@ -38,11 +38,12 @@ fn plain_len_long(text: &[u8], mut at: usize) -> usize {
 /// end, a control character, or the `\` of another escape or of one whose rest is not there yet.
 #[inline]
 pub(super) fn text_len(text: &[u8]) -> usize {
-    if let Some((&[first, second], _)) = text.as_chunks::<WORD>().0.split_first_chunk()
-        && let Some(at) = first_special(first).or_else(|| first_special(second).map(|at| WORD + at))
-        && text[at] != b'\\'
-    {
-        return at;
+    // Short strings, as above; a long one has its first escape further on, or is looked at again.
+    for (number, word) in text.as_chunks::<WORD>().0.iter().take(4).enumerate() {
+        if let Some(place) = first_special(*word) {
+            let at = number * WORD + place;
+            return if text[at] == b'\\' { text_len_long(text) } else { at };
+        }
     }
     text_len_long(text)
 }

@@ -153,17 +153,22 @@ impl<'a> MemberIter<'a> {
             self.0.at = text.len().min(at + usize::from(text.get(at) == Some(&b'}')));
             return None;
         }
-        let name = at..string::skip(text, at);
-        let colon = skip_space(text, name.end);
+        let inner = &text[at + 1..];
+        let plain = string::plain_len(inner);
+        let is_escaped = inner.get(plain) != Some(&b'"');
+        let end = if is_escaped {
+            string::skip(text, at)
+        } else {
+            at + plain + 2
+        };
+        let colon = skip_space(text, end);
         if text.get(colon) != Some(&b':') {
             self.0.at = text.len();
             return None;
         }
         self.0.at = skip_space(text, colon + 1);
-        Some((
-            at,
-            RawName::new(text.get(name.start + 1..name.end.saturating_sub(1)).unwrap_or_default()),
-        ))
+        let text = text.get(at + 1..end.saturating_sub(1)).unwrap_or_default();
+        Some((at, RawName { text, is_escaped }))
     }
 
     /// The next member: from its name to the end of its value, its name, its value.

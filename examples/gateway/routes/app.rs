@@ -18,12 +18,12 @@ use axum::{
     Router,
     body::Body,
     error_handling::HandleErrorLayer,
-    response::Response,
     routing::{get_service, post_service},
 };
-use http::{Request, Response as HttpResponse};
+use bytes::Bytes;
+use http::{Request, Response};
 use hyper::body::Incoming;
-use tower::{Service, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     classify::ServerErrorsFailureClass,
@@ -46,10 +46,16 @@ const MAX_BODY: usize = 64 * 1024 * 1024;
 pub(crate) fn app(
     bridge: &BridgeLayer,
     upstream: Upstream<RequestBody<Body>>,
-) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<impl hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
     ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .map_response(refusal::boxed)
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(span)
@@ -103,7 +109,7 @@ fn span<B>(request: &Request<B>) -> Span {
     info_span!("request", method = %request.method(), path = request.uri().path(), request_id = id, status = field::Empty)
 }
 
-fn on_response<B>(response: &HttpResponse<B>, latency: Duration, _: &Span) {
+fn on_response<B>(response: &Response<B>, latency: Duration, _: &Span) {
     info!(
         status = response.status().as_u16(),
         latency_ms = latency.as_millis(),
