@@ -128,7 +128,7 @@ fn to_file(mut file: File, mut events: Events, ending: &AtomicBool) -> Result<()
 
 fn push(batch: &mut Vec<u8>, event: &Event) {
     let start = batch.len();
-    match serde_json::to_writer(&mut *batch, event) {
+    match event.write_json(batch) {
         Ok(()) => batch.push(b'\n'),
         Err(error) => {
             batch.truncate(start);

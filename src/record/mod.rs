@@ -23,7 +23,7 @@
 //! let writer = tokio::spawn(async move {
 //!     let mut file = Vec::new();
 //!     while let Some(event) = events.recv().await {
-//!         serde_json::to_writer(&mut file, &event)?;
+//!         event.write_json(&mut file)?;
 //!         file.push(b'\n');
 //!     }
 //!     Ok::<_, serde_json::Error>(file)
@@ -38,6 +38,7 @@
 
 mod event;
 mod interception;
+mod json;
 mod recorder;
 
 #[cfg(test)]

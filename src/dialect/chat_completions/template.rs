@@ -46,7 +46,7 @@ impl Template {
         self.strings.extend(others.map(Member::value));
         self.strings.push(content.clone());
         self.strings.sort_unstable_by_key(|string| string.start);
-        self.id = scanner.get("id").map(|member| member.value());
+        self.id = scanner.get("id").map(Member::value);
         let first = self.strings.first().map_or(0, |string| string.start);
         if self.id.as_ref().is_some_and(|id| id.end > first) {
             return;

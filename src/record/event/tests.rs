@@ -15,7 +15,14 @@ fn json(fact: Fact) -> String {
         at: UNIX_EPOCH + Duration::from_micros(1_767_323_045_123_456),
         fact,
     };
-    serde_json::to_string(&event).unwrap()
+    let text = serde_json::to_string(&event).unwrap();
+    let mut written = Vec::from(*b"before{");
+    event.write_json(&mut written).unwrap();
+    assert_eq!(String::from_utf8(written).unwrap(), format!("before{{{text}"));
+    // The fact alone is the end of it.
+    let fact = serde_json::to_string(&event.fact).unwrap();
+    assert!(text.ends_with(&fact[1..]), "{fact}");
+    text
 }
 
 const HEAD: &str =
@@ -141,4 +148,5 @@ fn a_wrong_clock_does_not_panic() {
     );
     event.at = UNIX_EPOCH + Duration::from_secs(400_000_000_000);
     assert!(serde_json::to_string(&event).is_err());
+    assert!(event.write_json(&mut Vec::new()).is_err());
 }
