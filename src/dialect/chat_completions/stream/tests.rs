@@ -1,5 +1,7 @@
 //! The relay alone, event by event; whole conversations are in `tests/streaming`.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::dialect::sse::Decoder;
 use crate::tools::{ToolDefinition, Tools, tool_fn};
@@ -114,4 +116,48 @@ fn a_character_that_is_cut_in_two_is_put_together_again() {
             .windows(24)
             .any(|part| part == br#""content":"\ud83d\ude00""#.as_slice())
     );
+}
+
+/// What stands between the quotes of a string, not always rightly so.
+fn text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[ !#-\\[\\]-~]{1,70}",
+        Just("é😀".to_owned()),
+        Just(r#"\""#.to_owned()),
+        Just(r"\\".to_owned()),
+        Just(r"\n".to_owned()),
+        Just(r"\u0041\ud83d".to_owned()),
+        Just(r#"","n":""#.to_owned()),
+        Just(r"\x".to_owned()),
+    ];
+    prop::collection::vec(part, 0..6).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn a_chunk_like_the_last_is_relayed_as_if_it_were_parsed(
+        texts in prop::collection::vec((text(), text()), 2..5),
+        offers in any::<bool>(),
+    ) {
+        let chunks = texts.iter().map(|(text, padding)| {
+            format!(
+                r#"data: {{"id":"c","choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":null}}],"p":"{padding}"}}"#
+            ) + "\n\n"
+        });
+        // Of another shape, so that nothing is like it.
+        let between = "data: {\"choices\":[]}\n\n";
+        let (mut compared, mut parsed) = (relay(offers), relay(offers));
+        for chunk in chunks {
+            let (shown, outcome) = feed(&mut compared, &[&chunk]);
+            let (alone, expected) = feed(&mut parsed, &[&chunk]);
+            prop_assert_eq!(shown, alone, "{}", chunk);
+            prop_assert_eq!(outcome.is_ok(), expected.is_ok(), "{}", chunk);
+            feed(&mut parsed, &[between]).1.unwrap();
+        }
+        prop_assert_eq!(flat(&compared.replay(|_| true)), flat(&parsed.replay(|_| true)));
+    }
+}
+
+fn flat(rope: &Rope) -> Vec<u8> {
+    rope.segments().flatten().copied().collect()
 }
