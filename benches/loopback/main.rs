@@ -54,10 +54,6 @@ use tokio::time::sleep;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The example's, for all that is measured: what differs between them is to be what they do.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const KIB: usize = 1024;
 const TOOLS: usize = 40;
 const WARM_UP: Duration = Duration::from_millis(300);

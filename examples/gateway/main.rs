@@ -37,11 +37,6 @@ use crate::{
     upstream::Upstream,
 };
 
-/// A request takes some ninety small allocations and a few large ones on its way through the stack; this allocator takes
-/// them, and gives large ones back, with far fewer instructions and page faults than glibc's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Interceptions under way at once; when the record file is this far behind, new requests wait and then get a 503.
 const MAX_INTERCEPTIONS: usize = 4096;
 
