@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::fold::{DESCRIPTION, Fold};
-use super::template::Template;
+use super::template::{Addition, Template};
 use super::usage::{Usage, UsageSum};
 use super::{InBandError, Turn};
 use crate::dialect::offer::Offer;
@@ -181,14 +181,14 @@ impl ChatRelay {
     /// Folds a chunk that only goes on with the text of the one before it, without parsing it; whether it is one. All
     /// of it is the caller's.
     fn like_the_last(&mut self, data: &[u8]) -> Result<bool, StreamFault> {
-        let Some(text) = self.template.read(data) else {
+        let Some(Addition { text, id }) = self.template.read(data) else {
             return Ok(false);
         };
         if !self.offer.is_empty() {
             self.hold(text)?;
             self.fold.text(self.template.name(), text);
         }
-        self.edits.extend(self.template.id().map(|id| (id, Text::Id)));
+        self.edits.extend(id.map(|id| (id, Text::Id)));
         Ok(true)
     }
 

@@ -19,10 +19,19 @@ pub(super) struct Template {
     content: usize,
     /// The delta's name for it, without quotes, in `fixed`.
     name: Range<usize>,
-    /// Where the chunk's `id` is; before the first string that may differ, so at the same place in all of them.
+    /// The chunk's `id`, in `fixed`.
     id: Option<Range<usize>>,
     /// The strings of the chunk at hand; kept for its memory.
     strings: Vec<Range<usize>>,
+}
+
+/// What a chunk says that has the shape of the template.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Addition<'a> {
+    /// What it adds, as a string literal with the quotes.
+    pub(super) text: &'a [u8],
+    /// Where its `id` is.
+    pub(super) id: Option<Range<usize>>,
 }
 
 // === impl Template ===
@@ -46,36 +55,39 @@ impl Template {
         self.strings.extend(others.map(Member::value));
         self.strings.push(content.clone());
         self.strings.sort_unstable_by_key(|string| string.start);
-        self.id = scanner.get("id").map(Member::value);
-        let first = self.strings.first().map_or(0, |string| string.start);
-        if self.id.as_ref().is_some_and(|id| id.end > first) {
-            return;
-        }
         self.fixed.clear();
+        self.id = None;
+        let id = scanner.get("id").map(Member::value);
         let mut at = 0;
-        for (number, string) in self.strings.iter().enumerate() {
-            let part = at..string.start + 1;
-            if *string == content {
+        for number in 0..=self.strings.len() {
+            let string = self.strings.get(number);
+            let part = at..string.map_or(data.len(), |string| string.start + 1);
+            let offset = self.fixed.len();
+            let moved = |range: &Range<usize>| offset + range.start - part.start..offset + range.end - part.start;
+            if string == Some(&content) {
                 self.content = number;
                 // The name of a string is in the part before it.
-                let offset = self.fixed.len();
-                self.name = offset + name.start - part.start..offset + name.end - part.start;
+                self.name = moved(&name);
+            }
+            if let Some(id) = id.as_ref().filter(|id| part.contains(&id.start)) {
+                self.id = Some(moved(id));
             }
             self.fixed.extend_from_slice(&data[part]);
             self.ends.push(self.fixed.len());
-            at = string.end - 1;
+            at = string.map_or(data.len(), |string| string.end - 1);
         }
-        self.fixed.extend_from_slice(&data[at..]);
-        self.ends.push(self.fixed.len());
     }
 
-    /// What a chunk of the same shape adds, as a string literal with the quotes. `None` if it has to be parsed.
-    pub(super) fn read<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
-        let (mut at, mut start, mut content) = (0, 0, None);
+    /// What a chunk of the same shape says. `None` if it has to be parsed.
+    pub(super) fn read<'a>(&self, data: &'a [u8]) -> Option<Addition<'a>> {
+        let (mut at, mut start, mut text, mut id) = (0, 0, None, None);
         for (number, end) in self.ends.iter().enumerate() {
             let part = &self.fixed[start..*end];
             if !data[at..].starts_with(part) {
                 return None;
+            }
+            if let Some(range) = self.id.as_ref().filter(|id| (start..*end).contains(&id.start)) {
+                id = Some(at + range.start - start..at + range.end - start);
             }
             start = *end;
             at += part.len();
@@ -84,21 +96,16 @@ impl Template {
             }
             let text_end = walk::simple_text_end(data, at)?;
             if number == self.content {
-                content = Some(at - 1..text_end + 1);
+                text = Some(&data[at - 1..text_end + 1]);
             }
             at = text_end;
         }
-        content.filter(|_| at == data.len()).map(|content| &data[content])
+        text.filter(|_| at == data.len()).map(|text| Addition { text, id })
     }
 
     /// The name of what is added.
     pub(super) fn name(&self) -> walk::RawName<'_> {
         walk::RawName::new(&self.fixed[self.name.clone()])
-    }
-
-    /// Where the `id` is in every chunk of this shape.
-    pub(super) fn id(&self) -> Option<Range<usize>> {
-        self.id.clone()
     }
 }
 
@@ -172,10 +179,26 @@ mod tests {
         ] {
             let like = chunk(content, padding);
             let text = format!("\"{content}\"");
-            assert_eq!(template.read(like.as_bytes()), Some(text.as_bytes()), "{like}");
+            let expected = Addition {
+                text: text.as_bytes(),
+                id: Some(6..9),
+            };
+            assert_eq!(template.read(like.as_bytes()), Some(expected), "{like}");
         }
         assert!(*"content" == *template.name().to_str().unwrap());
-        assert_eq!(template.id(), Some(6..9));
+    }
+
+    #[test]
+    fn an_id_that_comes_last_is_found_behind_the_text() {
+        let chunk =
+            |text: &str| format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}],"object":"x","id" : "c"}}"#);
+        let template = learnt(&chunk("a"));
+        for text in ["", "b", r"longer \n"] {
+            let like = chunk(text);
+            let id = template.read(like.as_bytes()).unwrap().id.unwrap();
+            assert_eq!(&like[id.clone()], "\"c\"");
+            assert_eq!(id.end, like.len() - 1);
+        }
     }
 
     #[test]

@@ -138,11 +138,13 @@ proptest! {
     fn a_chunk_like_the_last_is_relayed_as_if_it_were_parsed(
         texts in prop::collection::vec((text(), text()), 2..5),
         offers in any::<bool>(),
+        id_first in any::<bool>(),
     ) {
         let chunks = texts.iter().map(|(text, padding)| {
-            format!(
-                r#"data: {{"id":"c","choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":null}}],"p":"{padding}"}}"#
-            ) + "\n\n"
+            let choices = format!(r#""choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":null}}]"#);
+            let (id, padding) = (r#""id":"c""#, format!(r#""p":"{padding}""#));
+            let members = if id_first { [id, &choices, &padding] } else { [&choices, &padding, id] };
+            format!("data: {{{}}}\n\n", members.join(","))
         });
         // Of another shape, so that nothing is like it.
         let between = "data: {\"choices\":[]}\n\n";
