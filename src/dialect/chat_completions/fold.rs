@@ -96,17 +96,20 @@ impl Fold {
         self.owner == Some(Owner::Ours)
     }
 
-    /// Notes what chunks say of the whole answer, each the first time that it is said.
-    pub(super) fn describe<'a>(&mut self, data: &[u8], string: impl Fn(&'static str) -> Option<&'a Member>) {
+    /// Notes what chunks say of the whole answer, each the first time that it is said; whether anything is new.
+    pub(super) fn describe<'a>(&mut self, data: &[u8], string: impl Fn(&'static str) -> Option<&'a Member>) -> bool {
         self.chunks = true;
+        let mut is_new = false;
         let places = [&mut self.msg_id, &mut self.model, &mut self.service_tier];
         for (place, name) in places.into_iter().zip(DESCRIPTION) {
             if place.as_ref().is_none_or(String::is_empty)
                 && let Some(member) = string(name)
             {
                 *place = walk::unescape(&data[member.value()]).map(Cow::into_owned);
+                is_new = true;
             }
         }
+        is_new
     }
 
     /// Gathers a delta's member for the message to replay.

@@ -208,9 +208,11 @@ impl ChatRelay {
                 body: Bytes::copy_from_slice(data),
             }));
         }
-        self.fold.describe(data, |name| {
+        let is_new = self.fold.describe(data, |name| {
             self.scanner.get(name).filter(|member| member.kind() == Kind::String)
         });
+        // Usage that is reported already is of the model that is named only now.
+        self.usage_reported |= is_new && self.fold.usage.is_some();
         if let Some(id) = self.scanner.get("id") {
             self.edits.push((id.value(), Text::Id));
         }
@@ -370,7 +372,7 @@ impl ChatRelay {
         self.shown
     }
 
-    /// Whether usage was reported since this was last asked.
+    /// Whether usage was reported, or more of what it belongs to, since this was last asked.
     pub(crate) fn takes_usage(&mut self) -> bool {
         std::mem::take(&mut self.usage_reported)
     }

@@ -96,6 +96,19 @@ fn usage_adds_up_in_the_place_of_the_last() {
 }
 
 #[test]
+fn usage_belongs_to_a_model_that_is_named_after_it() {
+    let mut relay = relay(true);
+    let usage = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
+    feed(&mut relay, &[usage]).1.unwrap();
+    assert!(relay.takes_usage() && relay.turn().model.is_empty());
+    let named = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[]}\n\n";
+    feed(&mut relay, &[named]).1.unwrap();
+    assert!(relay.takes_usage() && relay.turn().model == "m");
+    feed(&mut relay, &[named]).1.unwrap();
+    assert!(!relay.takes_usage());
+}
+
+#[test]
 fn a_character_that_is_cut_in_two_is_put_together_again() {
     let piece = |text: &str| format!(r#"data: {{"id":"$ID","choices":[{{"delta":{{"content":"{text}"}}}}]}}"#) + "\n\n";
     let stream = piece(r"\ud83d") + &piece(r"\ude00");
