@@ -1,7 +1,7 @@
 //! Events as JSON: the names of all fields, once, and two ways to write them.
 //!
-//! By hand, because serde's `flatten` and `tag` cost several times as much as the fields themselves, and this is done some
-//! four times per request.
+//! By hand, because this is done some four times per request, and serde's `flatten`, `tag` and search for escapes are most
+//! of what it costs.
 
 use std::{fmt::Write as _, time::SystemTime};
 
@@ -10,7 +10,7 @@ use serde::{
     ser::{Error as _, SerializeMap},
 };
 
-use super::{Event, Fact, TokenDetails};
+use super::{Event, Fact};
 use crate::types::TokenUsage;
 
 /// Takes the fields of an event, one after the other.
@@ -18,8 +18,6 @@ trait Fields {
     type Error;
 
     fn text(&mut self, name: &'static str, value: &str) -> Result<(), Self::Error>;
-    fn count(&mut self, name: &'static str, value: u64) -> Result<(), Self::Error>;
-    fn counts(&mut self, name: &'static str, values: &[(&'static str, u64)]) -> Result<(), Self::Error>;
     fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Self::Error>;
 
     fn text_or_null(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Self::Error> {
@@ -28,20 +26,10 @@ trait Fields {
             None => self.any(name, &()),
         }
     }
-
-    fn count_or_null(&mut self, name: &'static str, value: Option<u64>) -> Result<(), Self::Error> {
-        match value {
-            Some(value) => self.count(name, value),
-            None => self.any(name, &()),
-        }
-    }
 }
 
 /// Fields for any serde format.
 struct Map<M>(M);
-
-/// Counts by name, as an object.
-struct Counts<'a>(&'a [(&'static str, u64)]);
 
 /// Fields as JSON text, of an object that is open.
 struct Text<'a>(&'a mut Vec<u8>);
@@ -49,7 +37,7 @@ struct Text<'a>(&'a mut Vec<u8>);
 // === impl Event ===
 
 impl Event {
-    /// Appends the event as JSON, the text that `serde_json` would write for it, at a fraction of the cost.
+    /// Appends the event as JSON, the text that `serde_json` would write for it, for less.
     ///
     /// # Errors
     ///
@@ -80,7 +68,7 @@ impl Event {
             "interception_id",
             self.interception_id.hyphenated().encode_lower(&mut id),
         )?;
-        fields.count("sequence", self.sequence)?;
+        fields.any("sequence", &self.sequence)?;
         fields.text("at", &rfc3339(self.at).map_err(F::Error::custom)?)?;
         self.fact.fields(fields)
     }
@@ -159,10 +147,17 @@ impl Fact {
                 fields.text("msg_id", msg_id)?;
                 fields.text("model", model)?;
                 fields.text_or_null("service_tier", service_tier.as_deref())?;
-                for (name, count) in counts(usage) {
-                    fields.count(name, count)?;
-                }
-                fields.counts("extra", &details(extra))
+                let TokenUsage {
+                    input,
+                    output,
+                    cache_read_input_tokens,
+                    cache_write_input_tokens,
+                } = usage;
+                fields.any("input", input)?;
+                fields.any("output", output)?;
+                fields.any("cache_read_input_tokens", cache_read_input_tokens)?;
+                fields.any("cache_write_input_tokens", cache_write_input_tokens)?;
+                fields.any("extra", extra)
             }
             Self::ToolUsage {
                 msg_id,
@@ -182,7 +177,7 @@ impl Fact {
                 fields.any("args", args)?;
                 fields.any("injected", injected)?;
                 fields.text_or_null("invocation_error", invocation_error.as_deref())?;
-                fields.count_or_null("duration_ms", *duration_ms)
+                fields.any("duration_ms", duration_ms)
             }
             Self::Ended {
                 outcome,
@@ -197,49 +192,17 @@ impl Fact {
             } => {
                 fields.text("event", "ended")?;
                 fields.text("outcome", outcome.as_str())?;
-                fields.count_or_null("status", status.map(u64::from))?;
+                fields.any("status", status)?;
                 fields.text_or_null("error_type", error_type.as_deref())?;
                 fields.any("credential_hint", credential_hint)?;
-                fields.count("key_attempts", u64::from(*key_attempts))?;
-                fields.count("rounds", u64::from(*rounds))?;
-                fields.counts("usage", &counts(usage))?;
-                fields.count("duration_ms", *duration_ms)?;
-                fields.count_or_null("time_to_first_token_ms", *time_to_first_token_ms)
+                fields.any("key_attempts", key_attempts)?;
+                fields.any("rounds", rounds)?;
+                fields.any("usage", usage)?;
+                fields.any("duration_ms", duration_ms)?;
+                fields.any("time_to_first_token_ms", time_to_first_token_ms)
             }
         }
     }
-}
-
-fn counts(usage: &TokenUsage) -> [(&'static str, u64); 4] {
-    let TokenUsage {
-        input,
-        output,
-        cache_read_input_tokens,
-        cache_write_input_tokens,
-    } = *usage;
-    [
-        ("input", input),
-        ("output", output),
-        ("cache_read_input_tokens", cache_read_input_tokens),
-        ("cache_write_input_tokens", cache_write_input_tokens),
-    ]
-}
-
-fn details(details: &TokenDetails) -> [(&'static str, u64); 5] {
-    let TokenDetails {
-        prompt_audio,
-        completion_audio,
-        completion_reasoning,
-        completion_accepted_prediction,
-        completion_rejected_prediction,
-    } = *details;
-    [
-        ("prompt_audio", prompt_audio),
-        ("completion_audio", completion_audio),
-        ("completion_reasoning", completion_reasoning),
-        ("completion_accepted_prediction", completion_accepted_prediction),
-        ("completion_rejected_prediction", completion_rejected_prediction),
-    ]
 }
 
 /// Whether `text` stands for itself in a JSON string. A fold without an early exit, which the compiler vectorises.
@@ -258,22 +221,8 @@ impl<M: SerializeMap> Fields for Map<M> {
         self.0.serialize_entry(name, value)
     }
 
-    fn count(&mut self, name: &'static str, value: u64) -> Result<(), M::Error> {
-        self.0.serialize_entry(name, &value)
-    }
-
-    fn counts(&mut self, name: &'static str, values: &[(&'static str, u64)]) -> Result<(), M::Error> {
-        self.0.serialize_entry(name, &Counts(values))
-    }
-
     fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), M::Error> {
         self.0.serialize_entry(name, value)
-    }
-}
-
-impl Serialize for Counts<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
     }
 }
 
@@ -302,20 +251,6 @@ impl Fields for Text<'_> {
         self.0.push(b'"');
         self.0.extend_from_slice(value.as_bytes());
         self.0.push(b'"');
-        Ok(())
-    }
-
-    fn count(&mut self, name: &'static str, value: u64) -> serde_json::Result<()> {
-        self.any(name, &value)
-    }
-
-    fn counts(&mut self, name: &'static str, values: &[(&'static str, u64)]) -> serde_json::Result<()> {
-        self.name(name);
-        self.0.push(b'{');
-        for (name, value) in values {
-            self.count(name, *value)?;
-        }
-        self.0.push(b'}');
         Ok(())
     }
 
