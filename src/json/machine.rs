@@ -1,16 +1,17 @@
 //! The grammar of [RFC 8259] as a machine that takes text in pieces of any size and tells [`Members`] what it passes.
 //!
-//! It is driven byte by byte, so that a piece may end anywhere; the long runs, inside strings, are left to
-//! [`text_len`].
+//! Its steps go byte by byte, so that a piece may end anywhere; only the runs inside strings are left to [`text_len`].
+//! Most of a document never sees them: what is simple, [`Tokens`] takes whole.
 //!
 //! [RFC 8259]: https://www.rfc-editor.org/rfc/rfc8259
 
 use super::members::Members;
 use super::scan::ScanErrorKind;
 use super::string::{plain_len, text_len};
+use super::tokens::{Stop, Tokens};
 
 /// As deep as `serde_json` goes. One bit of [`Machine::arrays`] each.
-const MAX_DEPTH: u8 = 127;
+pub(super) const MAX_DEPTH: u8 = 127;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Machine {
@@ -30,7 +31,7 @@ pub(super) struct Machine {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     #[default]
     Start,
     /// After `{`.
@@ -66,7 +67,7 @@ struct Hex {
 
 /// What has been read of a number last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Number {
+pub(super) enum Number {
     Minus,
     LeadingZero,
     Integer,
@@ -125,21 +126,40 @@ impl Machine {
             at: 0,
             base: self.offset,
         };
-        let mut state = self.state;
         let outcome = loop {
+            if let Err(kind) = self.tokens(&mut input, members) {
+                break Err(kind);
+            }
             let Some(byte) = input.peek() else { break Ok(()) };
-            match self.step(state, byte, &mut input, members) {
-                Ok(next) => state = next,
+            match self.step(self.state, byte, &mut input, members) {
+                Ok(next) => self.state = next,
                 Err(kind) => break Err(kind),
             }
         };
-        self.state = state;
         self.offset = input.offset();
         outcome
     }
 
-    /// Takes at least the next byte, `byte`, unless it refuses it or a number ends before it.
-    #[inline]
+    /// Takes whole tokens, as far as that is simple.
+    fn tokens(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<(), ScanErrorKind> {
+        let Some(mut tokens) = Tokens::new(self.state, input.rest()) else {
+            return Ok(());
+        };
+        tokens.end = input.base + input.text.len();
+        tokens.depth = self.depth;
+        tokens.arrays = self.arrays;
+        let stop = tokens.take(members);
+        self.state = tokens.state();
+        self.depth = tokens.depth;
+        self.arrays = tokens.arrays;
+        input.at = input.text.len() - tokens.rest.len();
+        match stop {
+            Stop::Unsure => Ok(()),
+            Stop::Refused(kind) => Err(kind),
+        }
+    }
+
+    /// Takes at least the next byte, `byte`, unless it refuses it, or a number ends before it or a word begins.
     fn step(
         &mut self,
         state: State,
@@ -156,12 +176,11 @@ impl Machine {
             State::PairU if byte == b'u' => Ok(input.pass(State::Hex)),
             State::PairBackslash | State::PairU => Err(ScanErrorKind::LoneSurrogate),
             State::Word => self.word(byte, input, members),
-            _ if is_space(byte) => {
-                input.skip_space();
-                Ok(state)
-            }
+            _ if is_space(byte) => Ok(input.pass(state)),
             State::Name | State::NameOrEnd if byte == b'"' => self.name(input, members),
-            State::AfterValue if byte == b',' => Ok(input.pass(self.after_comma())),
+            State::AfterValue if byte == b',' => {
+                Ok(input.pass(if self.in_array() { State::Value } else { State::Name }))
+            }
             State::AfterValue if byte == b']' || byte == b'}' => self.close(byte, false, input, members),
             State::ItemOrEnd if byte == b']' => self.close(byte, true, input, members),
             State::Value | State::ItemOrEnd => self.value(byte, input, members),
@@ -175,7 +194,6 @@ impl Machine {
     }
 
     /// Reads on inside a string.
-    #[inline]
     fn text(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         let rest = input.rest();
         let length = if self.role == Role::MemberName {
@@ -203,12 +221,7 @@ impl Machine {
             Role::Name => {}
             Role::MemberName => members.end_name()?,
         }
-        // What nearly always follows is taken here and now.
-        Ok(if input.peek() == Some(b':') {
-            input.pass(State::Value)
-        } else {
-            State::Colon
-        })
+        Ok(State::Colon)
     }
 
     fn escape(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
@@ -301,7 +314,6 @@ impl Machine {
     }
 
     /// Takes a value from its first byte on.
-    #[inline]
     fn value(&mut self, byte: u8, input: &mut Input<'_>, members: &mut Members) -> Result<State, ScanErrorKind> {
         match self.depth {
             1 => members.value_starts(input.offset(), byte),
@@ -316,9 +328,9 @@ impl Machine {
             }
             b'{' => return self.open(false, input),
             b'[' => return self.open(true, input),
-            b't' => return self.words(b"true", input, members),
-            b'f' => return self.words(b"false", input, members),
-            b'n' => return self.words(b"null", input, members),
+            b't' => return Ok(self.starts_word(b"true")),
+            b'f' => return Ok(self.starts_word(b"false")),
+            b'n' => return Ok(self.starts_word(b"null")),
             b'-' => Number::Minus,
             b'0' => Number::LeadingZero,
             b'1'..=b'9' => Number::Integer,
@@ -328,38 +340,19 @@ impl Machine {
         self.number(number, input, members)
     }
 
-    fn words(
-        &mut self,
-        word: &'static [u8],
-        input: &mut Input<'_>,
-        members: &mut Members,
-    ) -> Result<State, ScanErrorKind> {
-        if input.rest().starts_with(word) {
-            input.at += word.len();
-            return Ok(self.value_ends(input, false, members));
-        }
+    fn starts_word(&mut self, word: &'static [u8]) -> State {
         self.word = word;
-        Ok(State::Word)
+        State::Word
     }
 
     /// What comes after the value that ends here.
-    #[inline]
     fn value_ends(&mut self, input: &mut Input<'_>, is_empty: bool, members: &mut Members) -> State {
         match self.depth {
             1 => members.value_ends(input.offset(), is_empty),
             2 => members.item_ends(input.offset()),
             _ => {}
         }
-        // What nearly always follows is taken here and now.
-        if input.peek() == Some(b',') {
-            input.pass(self.after_comma())
-        } else {
-            State::AfterValue
-        }
-    }
-
-    fn after_comma(&self) -> State {
-        if self.in_array() { State::Value } else { State::Name }
+        State::AfterValue
     }
 
     fn open(&mut self, array: bool, input: &mut Input<'_>) -> Result<State, ScanErrorKind> {
@@ -412,7 +405,6 @@ impl Hex {
 
 impl Number {
     /// What the next byte makes of the number; `None` if it has ended before.
-    #[inline]
     fn next(self, byte: u8) -> Result<Option<Self>, ScanErrorKind> {
         let next = match (self, byte) {
             (Self::Integer | Self::Fraction | Self::Exponent, b'0'..=b'9') => self,
@@ -452,12 +444,8 @@ impl<'a> Input<'a> {
         self.at += 1;
         state
     }
-
-    fn skip_space(&mut self) {
-        self.at += self.rest().iter().take_while(|&&byte| is_space(byte)).count();
-    }
 }
 
-fn is_space(byte: u8) -> bool {
+pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }

@@ -80,6 +80,11 @@ impl Member {
         range(self.value)
     }
 
+    /// In bytes, unescaped.
+    fn name_len(&self) -> usize {
+        (self.name.1 - self.name.0) as usize
+    }
+
     /// The last element, if the value is an array that has one.
     pub(crate) fn last_item(&self) -> Option<Range<usize>> {
         (self.kind == Kind::Array && !self.is_empty).then(|| range(self.last_item))
@@ -151,7 +156,8 @@ impl Members {
 
     pub(super) fn find(&self, name: &[u8]) -> Option<&Member> {
         if self.members.len() <= FEW {
-            return self.members.iter().find(|member| self.name(member) == name);
+            let is_it = |member: &&Member| member.name_len() == name.len() && self.name(member) == name;
+            return self.members.iter().find(is_it);
         }
         let hash = self.index.hash(name);
         self.index

@@ -7,6 +7,7 @@ mod machine;
 mod members;
 mod scan;
 mod string;
+mod tokens;
 pub(crate) mod walk;
 
 pub(crate) use members::{Kind, Member};

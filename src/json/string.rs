@@ -4,24 +4,23 @@ use std::borrow::Cow;
 
 use wide::u8x16;
 
-const WORD: usize = size_of::<u64>();
+const ROW: usize = 16;
 const BLOCK: usize = 64;
 
-const ONES: u64 = u64::from_ne_bytes([0x01; WORD]);
-const HIGHS: u64 = u64::from_ne_bytes([0x80; WORD]);
-
 /// How many bytes at the front of `text` stand for themselves in a string: neither `"`, nor `\`, nor a control character.
-#[inline]
+#[inline(always)]
 pub(super) fn plain_len(text: &[u8]) -> usize {
-    // Names and most short values end within two words, and there the position comes without a loop.
-    if let Some((&[first, second], _)) = text.as_chunks::<WORD>().0.split_first_chunk() {
-        return first_special(first)
-            .or_else(|| first_special(second).map(|at| WORD + at))
-            .unwrap_or_else(|| plain_len_long(text, 2 * WORD));
+    // Names and most values end within the first row, and there the place comes without a loop.
+    match text.first_chunk() {
+        Some(row) => match specials(row) {
+            0 => plain_len_long(text, ROW),
+            marks => marks.trailing_zeros() as usize,
+        },
+        None => text.iter().take_while(|&&byte| !is_special(byte)).count(),
     }
-    text.iter().take_while(|&&byte| !is_special(byte)).count()
 }
 
+#[inline(never)]
 fn plain_len_long(text: &[u8], mut at: usize) -> usize {
     loop {
         let rest = &text[at..];
@@ -36,19 +35,21 @@ fn plain_len_long(text: &[u8], mut at: usize) -> usize {
 
 /// How many bytes at the front of `text` are plain or part of an escape of two characters. Behind them is the string's
 /// end, a control character, or the `\` of another escape or of one whose rest is not there yet.
-#[inline]
+#[inline(always)]
 pub(super) fn text_len(text: &[u8]) -> usize {
     // Short strings, as above; a long one has its first escape further on, or is looked at again.
-    for (number, word) in text.as_chunks::<WORD>().0.iter().take(4).enumerate() {
-        if let Some(place) = first_special(*word) {
-            let at = number * WORD + place;
-            return if text[at] == b'\\' { text_len_long(text) } else { at };
+    if let Some(row) = text.first_chunk::<ROW>() {
+        let marks = specials(row);
+        let place = marks.trailing_zeros() as usize;
+        if marks != 0 && row[place % ROW] != b'\\' {
+            return place;
         }
     }
     text_len_long(text)
 }
 
 /// Where the text has its escapes is not predictable, so nothing but the end of the string makes a block branch.
+#[inline(never)]
 fn text_len_long(text: &[u8]) -> usize {
     let (mut at, mut carry) = (0, 0);
     loop {
@@ -152,9 +153,7 @@ impl Marks {
         };
         for row in block.as_chunks().0.iter().rev() {
             let row = u8x16::new(*row);
-            let is_control = row.min(u8x16::splat(0x1F)).simd_eq(row);
-            let stops = is_control | row.simd_eq(u8x16::splat(b'"'));
-            marks.stops = marks.stops << 16 | u64::from(stops.to_bitmask());
+            marks.stops = marks.stops << 16 | u64::from(stops(row).to_bitmask());
             let backslashes = row.simd_eq(u8x16::splat(b'\\'));
             marks.backslashes = marks.backslashes << 16 | u64::from(backslashes.to_bitmask());
         }
@@ -167,17 +166,18 @@ fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
-/// The first special byte of a word, by arithmetic on all eight at once ("SIMD within a register").
+/// Where a row has quotes and control characters: with this bit flipped, they are all that is below 0x21.
 #[inline]
-fn first_special(word: [u8; WORD]) -> Option<usize> {
-    // Sets the high bit of each byte below `limit`. A borrow can only mark a byte above one that is marked rightly, so the
-    // lowest mark is exact; bytes from 0x80 up are masked out.
-    let below = |bytes: u64, limit: u8| bytes.wrapping_sub(ONES * u64::from(limit)) & !bytes;
-    let bytes = u64::from_le_bytes(word);
-    let marks =
-        below(bytes, 0x20) | below(bytes ^ (ONES * u64::from(b'"')), 1) | below(bytes ^ (ONES * u64::from(b'\\')), 1);
-    let marks = marks & HIGHS;
-    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
+fn stops(row: u8x16) -> u8x16 {
+    let flipped = row ^ u8x16::splat(0x02);
+    flipped.min(u8x16::splat(0x20)).simd_eq(flipped)
+}
+
+/// One bit for each special byte of a row, the lowest for the first.
+#[inline]
+fn specials(row: &[u8; ROW]) -> u32 {
+    let row = u8x16::new(*row);
+    (stops(row) | row.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
 }
 
 /// Where the string ends, quotes included, whose opening quote is at `start`; the end of `text` if it has no end.
@@ -214,7 +214,7 @@ mod tests {
     fn every_special_byte_is_found_everywhere() {
         for special in (0..0x20).chain([b'"', b'\\']) {
             for at in 0..130 {
-                // The neighbours are the bytes that arithmetic on whole words could mistake.
+                // The neighbours are the bytes that a comparison could mistake.
                 for others in [0x20, 0x21, 0x23, 0x5B, 0x5D, 0x7F, 0x80, 0x9F, 0xA2, 0xDC, 0xFF] {
                     let mut text = [others; 130];
                     assert_eq!(plain_len(&text[..at]), at);

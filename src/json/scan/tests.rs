@@ -330,6 +330,18 @@ fn refuses_what_is_not() {
     ];
     for (text, expected) in cases {
         assert_eq!(kind_of(text), Some(*expected), "{:?}", String::from_utf8_lossy(text));
+        // What is wrong at the top is wrong further down, where names may come twice.
+        if text.starts_with(b"{") && !matches!(expected, K::Duplicate | K::TrailingBytes | K::Truncated) {
+            for (before, after) in [(&b"{\"x\":[0,"[..], &b",1]}"[..]), (b"{\"x\":{\"y\":", b",\"z\":1}}")] {
+                let nested = [before, text, after].concat();
+                assert_eq!(
+                    kind_of(&nested),
+                    Some(*expected),
+                    "{:?}",
+                    String::from_utf8_lossy(&nested)
+                );
+            }
+        }
     }
 }
 
