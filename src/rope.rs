@@ -7,6 +7,9 @@ use std::slice;
 
 use bytes::Bytes;
 
+/// Edited text of one piece stays one up to here: to copy it costs less than what every layer does for every frame.
+const SMALL: usize = 4 << 10;
+
 /// Bytes in several segments, none of them empty but for the one of an empty rope. One segment costs no allocation.
 #[derive(Clone)]
 pub(crate) enum Rope {
@@ -120,7 +123,12 @@ impl Rope {
     ///
     /// If the range does not lie within the rope.
     pub(crate) fn bytes(&self, range: Range<usize>) -> Bytes {
-        match self.slice(range) {
+        self.slice(range).into_bytes()
+    }
+
+    /// The whole rope in one piece, copied together unless it is one.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
             Self::One(segment) => segment,
             Self::Many { segments, len } => {
                 let mut whole = Vec::with_capacity(len);
@@ -267,6 +275,12 @@ impl Edits {
 
     /// The edited bytes; `source` is what the offsets were taken from.
     pub(crate) fn apply(&self, source: &Rope) -> Rope {
+        if let Rope::One(text) = source {
+            let inserted: usize = self.edits.iter().map(|edit| edit.with.len()).sum();
+            if text.len() + inserted <= SMALL {
+                return self.copied(text, inserted).into();
+            }
+        }
         let mut rest = source.clone();
         let mut edited = Rope::default();
         let mut at = 0;
@@ -278,6 +292,19 @@ impl Edits {
             at = at.max(range.end);
         }
         edited.append(rest);
+        edited
+    }
+
+    /// The same in one piece.
+    fn copied(&self, text: &[u8], inserted: usize) -> Vec<u8> {
+        let (mut edited, mut at) = (Vec::with_capacity(text.len() + inserted), 0);
+        for Edit { range, with } in &self.edits {
+            debug_assert!(range.end <= text.len(), "edit {range:?} of {} bytes", text.len());
+            edited.extend_from_slice(text.get(at..range.start).unwrap_or_default());
+            with.segments().for_each(|segment| edited.extend_from_slice(segment));
+            at = at.max(range.end);
+        }
+        edited.extend_from_slice(text.get(at..).unwrap_or_default());
         edited
     }
 }
@@ -331,18 +358,28 @@ mod tests {
 
     #[test]
     fn what_is_not_edited_is_shared() {
-        let source = Rope::from(vec![7; 100]);
+        let source = Rope::from(vec![7; 2 * SMALL]);
         let mut edits = Edits::default();
         edits.replace(10..20, "new");
         let edited = edits.apply(&source);
         let starts: Vec<_> = edited.segments().map(|segment| segment.as_ptr()).collect();
-        let base = source.bytes(0..100);
+        let base = source.bytes(0..2 * SMALL);
         assert_eq!([starts[0], starts[2]], [base.as_ptr(), base[20..].as_ptr()]);
         assert_eq!(source.bytes(5..9).as_ptr(), base[5..].as_ptr());
         assert_eq!(
             source.slice(5..9).segments().next().unwrap().as_ptr(),
             base[5..].as_ptr()
         );
+    }
+
+    #[test]
+    fn what_is_small_is_one_piece_once_it_is_edited() {
+        let mut edits = Edits::default();
+        edits.replace(1..2, "new");
+        for (length, pieces) in [(100, 1), (SMALL - 3, 1), (SMALL - 2, 3)] {
+            let edited = edits.apply(&Rope::from(vec![7; length]));
+            assert_eq!((edited.len(), edited.segments().count()), (length + 2, pieces));
+        }
     }
 
     #[test]
@@ -413,7 +450,8 @@ mod tests {
             for (range, with) in &made {
                 edits.replace(range.clone(), rope(with));
             }
-            prop_assert_eq!(flat(&edits.apply(&rope(&source))), model);
+            prop_assert_eq!(flat(&edits.apply(&rope(&source))), &model[..]);
+            prop_assert_eq!(flat(&edits.apply(&Rope::from(text))), model);
         }
     }
 }
