@@ -70,7 +70,7 @@ pub struct KeyHint(std::sync::Arc<str>);
 /// total += round;
 /// assert_eq!(total.input, 7);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenUsage {
     /// Prompt tokens that were not read from the provider's cache.
@@ -158,6 +158,24 @@ impl Serialize for KeyHint {
 }
 
 // === impl TokenUsage ===
+
+impl TokenUsage {
+    /// Under the names that records have for them.
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 4] {
+        [
+            ("input", self.input),
+            ("output", self.output),
+            ("cache_read_input_tokens", self.cache_read_input_tokens),
+            ("cache_write_input_tokens", self.cache_write_input_tokens),
+        ]
+    }
+}
+
+impl Serialize for TokenUsage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.counts())
+    }
+}
 
 impl std::ops::AddAssign for TokenUsage {
     fn add_assign(&mut self, other: Self) {

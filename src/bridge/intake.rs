@@ -174,9 +174,24 @@ async fn begin(
     identity: &Identity,
     request: &ChatRequest,
 ) -> Result<Interception, BridgeError> {
+    let started = || started(config, parts, identity, request);
+    recorder.begin(started).await.map_err(|unavailable| {
+        let message = match unavailable {
+            Unavailable::Busy => "too many requests are being recorded, please try again later",
+            Unavailable::Closed => "requests cannot be recorded at present",
+        };
+        tracing::warn!(
+            ?unavailable,
+            "a request was turned away because it could not be recorded"
+        );
+        BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
+    })
+}
+
+fn started(config: &Config, parts: &request::Parts, identity: &Identity, request: &ChatRequest) -> Fact {
     let client = Client::recognise(&parts.headers);
     let (initiator_id, metadata) = identity.actor.clone().map(Actor::into_parts).unzip();
-    let started = Fact::Started {
+    Fact::Started {
         provider: config.provider.clone(),
         model: request.model().to_owned(),
         path: parts.uri.path().to_owned(),
@@ -189,18 +204,7 @@ async fn begin(
         correlating_tool_call_id: request.correlating_tool_call_id(),
         credential_kind: identity.credentials.kind(),
         credential_hint: identity.credentials.hint(),
-    };
-    recorder.begin(started).await.map_err(|unavailable| {
-        let message = match unavailable {
-            Unavailable::Busy => "too many requests are being recorded, please try again later",
-            Unavailable::Closed => "requests cannot be recorded at present",
-        };
-        tracing::warn!(
-            ?unavailable,
-            "a request was turned away because it could not be recorded"
-        );
-        BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
-    })
+    }
 }
 
 // === impl Identity ===
@@ -216,10 +220,12 @@ impl Identity {
                 "you must be signed in to call this API",
             ));
         }
-        let credentials = Credentials::of(config, own, &parts.headers).ok_or(BridgeError::new(
-            BridgeErrorKind::NoCredential,
-            "you didn't provide an API key: send it in an Authorization header, as Bearer YOUR_KEY",
-        ))?;
+        let credentials = Credentials::of(config, own, &parts.headers).ok_or_else(|| {
+            BridgeError::new(
+                BridgeErrorKind::NoCredential,
+                "you didn't provide an API key: send it in an Authorization header, as Bearer YOUR_KEY",
+            )
+        })?;
         Ok(Self {
             actor,
             credentials,

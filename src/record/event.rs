@@ -165,7 +165,7 @@ pub enum Fact {
 /// details.completion_reasoning = 64;
 /// assert!(serde_json::to_string(&details).unwrap().contains(r#""completion_reasoning":64"#));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenDetails {
     /// Audio tokens of the prompt.

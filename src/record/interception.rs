@@ -43,6 +43,7 @@ struct Channel {
 
 impl Interception {
     pub(super) fn begin(sender: mpsc::UnboundedSender<Envelope>, credit: OwnedSemaphorePermit, started: Fact) -> Self {
+        debug_assert!(matches!(started, Fact::Started { .. }));
         let mut interception = Self::unrecorded();
         interception.channel = Some(Channel {
             sender,

@@ -10,8 +10,7 @@ use serde::{
     ser::{Error as _, SerializeMap},
 };
 
-use super::{Event, Fact};
-use crate::types::TokenUsage;
+use super::{Event, Fact, TokenDetails};
 
 /// Takes the fields of an event, one after the other.
 trait Fields {
@@ -19,6 +18,7 @@ trait Fields {
 
     fn text(&mut self, name: &'static str, value: &str) -> Result<(), Self::Error>;
     fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Self::Error>;
+    fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> Result<(), Self::Error>;
 
     fn text_or_null(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Self::Error> {
         match value {
@@ -27,6 +27,9 @@ trait Fields {
         }
     }
 }
+
+/// An object of numbers.
+struct Counts<'a>(&'a [(&'static str, u64)]);
 
 /// Fields for any serde format.
 struct Map<M>(M);
@@ -147,17 +150,10 @@ impl Fact {
                 fields.text("msg_id", msg_id)?;
                 fields.text("model", model)?;
                 fields.text_or_null("service_tier", service_tier.as_deref())?;
-                let TokenUsage {
-                    input,
-                    output,
-                    cache_read_input_tokens,
-                    cache_write_input_tokens,
-                } = usage;
-                fields.any("input", input)?;
-                fields.any("output", output)?;
-                fields.any("cache_read_input_tokens", cache_read_input_tokens)?;
-                fields.any("cache_write_input_tokens", cache_write_input_tokens)?;
-                fields.any("extra", extra)
+                for (name, count) in usage.counts() {
+                    fields.any(name, &count)?;
+                }
+                fields.counts("extra", &extra.counts())
             }
             Self::ToolUsage {
                 msg_id,
@@ -197,7 +193,7 @@ impl Fact {
                 fields.any("credential_hint", credential_hint)?;
                 fields.any("key_attempts", key_attempts)?;
                 fields.any("rounds", rounds)?;
-                fields.any("usage", usage)?;
+                fields.counts("usage", &usage.counts())?;
                 fields.any("duration_ms", duration_ms)?;
                 fields.any("time_to_first_token_ms", time_to_first_token_ms)
             }
@@ -205,11 +201,46 @@ impl Fact {
     }
 }
 
-/// Whether `text` stands for itself in a JSON string. A fold without an early exit, which the compiler vectorises.
+/// Whether `text` stands for itself in a JSON string.
 fn is_plain(text: &str) -> bool {
-    !text.bytes().fold(false, |any, byte| {
-        any | (byte < b' ') | (byte == b'"') | (byte == b'\\')
-    })
+    const ROW: usize = 16;
+    let special = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    // Without an early exit, which the compiler compares all at once.
+    let any_in_row = |row: &[u8; ROW]| row.iter().fold(false, |any, &byte| any | special(byte));
+    let bytes = text.as_bytes();
+    match bytes.last_chunk() {
+        // The last row may overlap the one before.
+        Some(last) => !any_in_row(last) && !bytes.as_chunks().0.iter().any(any_in_row),
+        None => !bytes.iter().any(|&byte| special(byte)),
+    }
+}
+
+// === impl TokenDetails ===
+
+impl TokenDetails {
+    fn counts(&self) -> [(&'static str, u64); 5] {
+        [
+            ("prompt_audio", self.prompt_audio),
+            ("completion_audio", self.completion_audio),
+            ("completion_reasoning", self.completion_reasoning),
+            ("completion_accepted_prediction", self.completion_accepted_prediction),
+            ("completion_rejected_prediction", self.completion_rejected_prediction),
+        ]
+    }
+}
+
+impl Serialize for TokenDetails {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.counts())
+    }
+}
+
+// === impl Counts ===
+
+impl Serialize for Counts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
 }
 
 // === impl Map ===
@@ -223,6 +254,10 @@ impl<M: SerializeMap> Fields for Map<M> {
 
     fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), M::Error> {
         self.0.serialize_entry(name, value)
+    }
+
+    fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> Result<(), M::Error> {
+        self.0.serialize_entry(name, &Counts(counts))
     }
 }
 
@@ -257,5 +292,15 @@ impl Fields for Text<'_> {
     fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> serde_json::Result<()> {
         self.name(name);
         serde_json::to_writer(&mut *self.0, value)
+    }
+
+    fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> serde_json::Result<()> {
+        self.name(name);
+        self.0.push(b'{');
+        for (name, count) in counts {
+            self.any(name, count)?;
+        }
+        self.0.push(b'}');
+        Ok(())
     }
 }

@@ -111,16 +111,15 @@ impl Recorder {
         self
     }
 
-    /// Admits an interception and records `started`.
+    /// Admits an interception and records what `started` makes, once it is admitted.
     ///
     /// # Errors
     ///
     /// [`Unavailable::Busy`] when no credit came free in 5 s; [`Unavailable::Closed`] at once when the consumer is gone
     /// or goes, unless the user chose to run on unrecorded.
-    pub(crate) async fn begin(&self, started: Fact) -> Result<Interception, Unavailable> {
-        debug_assert!(matches!(started, Fact::Started { .. }));
+    pub(crate) async fn begin(&self, started: impl FnOnce() -> Fact) -> Result<Interception, Unavailable> {
         match self.credit().await {
-            Ok(credit) => Ok(Interception::begin(self.sender.clone(), credit, started)),
+            Ok(credit) => Ok(Interception::begin(self.sender.clone(), credit, started())),
             Err(Unavailable::Closed) if self.allow_unrecorded => Ok(Interception::unrecorded()),
             Err(unavailable) => Err(unavailable),
         }

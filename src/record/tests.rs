@@ -56,7 +56,7 @@ fn tokens(input: u64) -> Fact {
 
 /// Begins where a credit is free: without a runtime, so without a timer.
 fn begin(recorder: &Recorder) -> Interception {
-    assert_ready!(task::spawn(recorder.begin(started())).poll()).unwrap()
+    assert_ready!(task::spawn(recorder.begin(started)).poll()).unwrap()
 }
 
 fn drain(events: &mut Events) -> Vec<Event> {
@@ -136,7 +136,7 @@ fn finish_tells_everything_that_was_counted() {
 #[tokio::test(start_paused = true)]
 async fn durations_are_measured_and_the_first_token_counts_once() {
     let (recorder, mut events) = Recorder::channel(1);
-    let mut interception = recorder.begin(started()).await.unwrap();
+    let mut interception = recorder.begin(started).await.unwrap();
     tokio::time::advance(Duration::from_millis(250)).await;
     interception.first_token();
     tokio::time::advance(Duration::from_millis(750)).await;
@@ -177,7 +177,7 @@ fn a_drop_is_a_cancellation() {
 #[tokio::test]
 async fn dropped_at_any_await_it_ends_once() {
     async fn pipeline(recorder: Recorder) {
-        let mut interception = recorder.begin(started()).await.unwrap();
+        let mut interception = recorder.begin(started).await.unwrap();
         for round in 0..3 {
             interception.round();
             tokio::task::yield_now().await;
@@ -223,7 +223,7 @@ fn a_panic_is_the_bridges_error() {
 async fn a_panic_behind_an_await_is_the_bridges_error() {
     let (recorder, mut events) = Recorder::channel(1);
     let spawned = tokio::spawn(async move {
-        let mut interception = recorder.begin(started()).await.unwrap();
+        let mut interception = recorder.begin(started).await.unwrap();
         let inner = async {
             tokio::task::yield_now().await;
             interception.emit(prompt());
@@ -243,7 +243,7 @@ async fn one_credit_carries_any_number_of_interceptions() {
     for _ in 0..32 {
         let recorder = recorder.clone();
         tokio::spawn(async move {
-            let mut interception = recorder.begin(started()).await.unwrap();
+            let mut interception = recorder.begin(started).await.unwrap();
             for round in 0..8 {
                 tokio::task::yield_now().await;
                 interception.emit(tokens(round));
@@ -264,8 +264,8 @@ async fn one_credit_carries_any_number_of_interceptions() {
 #[tokio::test(start_paused = true)]
 async fn a_credit_returns_when_the_end_is_received() {
     let (recorder, mut events) = Recorder::channel(1);
-    let mut interception = recorder.begin(started()).await.unwrap();
-    let mut next = task::spawn(recorder.begin(started()));
+    let mut interception = recorder.begin(started).await.unwrap();
+    let mut next = task::spawn(recorder.begin(started));
     assert_pending!(next.poll());
     interception.emit(prompt());
     interception.finish(Outcome::Completed, None, None);
@@ -291,13 +291,13 @@ async fn a_consumer_that_is_behind_makes_busy_after_five_seconds() {
             recorder
         };
         recorder
-            .begin(started())
+            .begin(started)
             .await
             .unwrap()
             .finish(Outcome::Completed, None, None);
 
         let start = Instant::now();
-        assert_eq!(recorder.begin(started()).await.unwrap_err(), Unavailable::Busy);
+        assert_eq!(recorder.begin(started).await.unwrap_err(), Unavailable::Busy);
         let waited = Instant::now().saturating_duration_since(start);
         // Tokio's timers tick in milliseconds.
         assert!(
@@ -310,8 +310,8 @@ async fn a_consumer_that_is_behind_makes_busy_after_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_credit_in_time_is_taken() {
     let (recorder, mut events) = Recorder::channel(1);
-    drop(recorder.begin(started()).await.unwrap());
-    let (late, ()) = tokio::join!(recorder.begin(started()), async {
+    drop(recorder.begin(started).await.unwrap());
+    let (late, ()) = tokio::join!(recorder.begin(started), async {
         tokio::time::sleep(Duration::from_millis(4999)).await;
         drain(&mut events);
     });
@@ -323,7 +323,7 @@ fn closed_is_said_at_once() {
     let (recorder, events) = Recorder::channel(1);
     drop(events);
     assert_eq!(
-        assert_ready!(task::spawn(recorder.begin(started())).poll()).unwrap_err(),
+        assert_ready!(task::spawn(recorder.begin(started)).poll()).unwrap_err(),
         Unavailable::Closed
     );
     let interception = begin(&recorder.allow_unrecorded());
@@ -334,9 +334,9 @@ fn closed_is_said_at_once() {
 async fn closed_is_said_at_once_to_those_who_wait() {
     let (recorder, events) = Recorder::channel(1);
     let lenient = recorder.clone().allow_unrecorded();
-    let mut running = recorder.begin(started()).await.unwrap();
-    let mut waiting = task::spawn(recorder.begin(started()));
-    let mut waiting_leniently = task::spawn(lenient.begin(started()));
+    let mut running = recorder.begin(started).await.unwrap();
+    let mut waiting = task::spawn(recorder.begin(started));
+    let mut waiting_leniently = task::spawn(lenient.begin(started));
     assert_pending!(waiting.poll());
     assert_pending!(waiting_leniently.poll());
     drop(events);

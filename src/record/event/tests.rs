@@ -150,3 +150,20 @@ fn a_wrong_clock_does_not_panic() {
     assert!(serde_json::to_string(&event).is_err());
     assert!(event.write_json(&mut Vec::new()).is_err());
 }
+
+/// [`json`] holds the two ways to write an event against each other.
+#[test]
+fn special_characters_are_escaped_wherever_they_are() {
+    for special in ['\0', '\n', '\u{1F}', '"', '\\'] {
+        for length in 0..70 {
+            for at in 0..=length {
+                let mut prompt = "x".repeat(length);
+                prompt.insert(at, special);
+                json(Fact::PromptUsage {
+                    msg_id: String::new(),
+                    prompt,
+                });
+            }
+        }
+    }
+}
