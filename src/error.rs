@@ -87,6 +87,8 @@ pub enum BridgeErrorKind {
 // === impl BridgeError ===
 
 impl BridgeError {
+    /// Cold, as all that makes a failure here is: what follows is then kept apart from the code that every request needs.
+    #[cold]
     pub(crate) fn new(kind: BridgeErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,

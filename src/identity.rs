@@ -49,6 +49,8 @@ pub struct Actor {
 pub struct Credential {
     name: HeaderName,
     value: HeaderValue,
+    /// Where the key begins in the value, behind the scheme.
+    start: usize,
     hint: KeyHint,
 }
 
@@ -135,11 +137,7 @@ impl Credential {
     pub fn bearer(key: &str) -> Result<Self, InvalidHeaderValue> {
         let mut value = HeaderValue::try_from(format!("Bearer {key}"))?;
         value.set_sensitive(true);
-        Ok(Self {
-            name: AUTHORIZATION,
-            value,
-            hint: KeyHint::of(key),
-        })
+        Ok(Self::new(AUTHORIZATION, value, KeyHint::of(key)))
     }
 
     /// The key that the caller itself sent, in whichever of the usual headers, kept as it came.
@@ -158,7 +156,7 @@ impl Credential {
                 .split_once(' ')
                 .map_or(&*text, |(_scheme, token)| token.trim_start());
             let hint = KeyHint::of(token);
-            (!token.is_empty()).then_some(Self { name, value, hint })
+            (!token.is_empty()).then(|| Self::new(name, value.clone(), hint))
         })
     }
 
@@ -174,9 +172,19 @@ impl Credential {
 
     /// A key of the pool as it was sent.
     pub(crate) fn pooled(authorization: HeaderValue, hint: KeyHint) -> Self {
+        Self::new(AUTHORIZATION, authorization, hint)
+    }
+
+    fn new(name: HeaderName, value: HeaderValue, hint: KeyHint) -> Self {
+        let bytes = value.as_bytes();
+        let start = memchr::memchr(b' ', bytes).map_or(0, |space| {
+            let rest = &bytes[space..];
+            bytes.len() - rest.trim_ascii_start().len()
+        });
         Self {
-            name: AUTHORIZATION,
-            value: authorization,
+            name,
+            value,
+            start,
             hint,
         }
     }
@@ -205,8 +213,7 @@ impl Credential {
 
     /// The key's own bytes, without the scheme before it.
     fn secret(&self) -> &[u8] {
-        let value = self.value.as_bytes();
-        memchr::memchr(b' ', value).map_or(value, |space| value[space..].trim_ascii_start())
+        &self.value.as_bytes()[self.start..]
     }
 }
 

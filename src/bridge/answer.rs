@@ -31,11 +31,13 @@ pub(crate) struct Refusal {
 // === impl Failure ===
 
 impl Failure {
+    #[cold]
     pub(crate) fn bridge(kind: BridgeErrorKind, message: &'static str) -> Self {
         Self::Bridge(BridgeError::new(kind, message))
     }
 
     /// The provider could not be reached, or broke off. A client that quotes what it sent quotes the key.
+    #[cold]
     pub(crate) fn upstream(cause: &dyn std::fmt::Display, credentials: &Credentials) -> Self {
         let cause = cause.to_string();
         let cause = match credentials.redact(cause.as_bytes()) {
@@ -50,6 +52,7 @@ impl Failure {
     }
 
     /// An answer could not be read to its end.
+    #[cold]
     pub(crate) fn unread<E: std::fmt::Display>(error: &CollectError<E>, credentials: &Credentials) -> Self {
         match error {
             CollectError::TooLarge => Self::invalid("the answer is over the limit"),
@@ -57,12 +60,14 @@ impl Failure {
         }
     }
 
+    #[cold]
     pub(crate) fn timeout() -> Self {
         tracing::warn!("the provider took longer than allowed");
         Self::bridge(BridgeErrorKind::UpstreamTimeout, "the provider did not answer in time")
     }
 
     /// A success that is not what the API promises.
+    #[cold]
     pub(crate) fn invalid(cause: &'static str) -> Self {
         tracing::warn!(cause, "the provider's answer is not the API's");
         Self::bridge(
@@ -130,6 +135,7 @@ impl From<BridgeError> for Failure {
 }
 
 /// An answer of our own: the dialect's shape, and the typed reason in the extensions for layers above.
+#[cold]
 pub(crate) fn bridge_response<B>(error: BridgeError) -> Response<ResponseBody<B>> {
     tracing::debug!(kind = ?error.kind(), "answered by the bridge");
     let mut response = Response::new(ResponseBody::full(wire::bridge_error(&error).into()));

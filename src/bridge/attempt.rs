@@ -53,13 +53,7 @@ impl<U: Upstream> Exchange<U> {
             };
             walk.attempts += 1;
             let request = self.request(body, lease.as_ref(), walk.attempts);
-            let span = tracing::debug_span!(
-                "upstream_attempt",
-                key_attempt = walk.attempts,
-                round = self.round(),
-                credential_hint = lease.as_ref().map(|lease| tracing::field::display(lease.hint())),
-                "http.response.status_code" = tracing::field::Empty,
-            );
+            let span = attempt_span(walk.attempts, self.round(), lease.as_ref());
             let deadline = Instant::now() + self.config.attempt_timeout;
             let sent = timeout_at(deadline, self.upstream.send(request))
                 .instrument(span.clone())
@@ -136,10 +130,11 @@ impl<U: Upstream> Exchange<U> {
 
     /// The provider's error for the caller: as it came, but without our keys.
     pub(crate) fn refused(&self, mut refusal: Refusal) -> Failure {
-        headers::clean_response(&mut refusal.parts.headers, |value| self.credentials.occur_in(value));
+        let holds_key = self.credentials.searcher();
+        headers::clean_response(&mut refusal.parts.headers, &holds_key);
         refusal.parts.version = http::Version::default();
         // They go into records.
-        refusal.codes.retain(|code| !self.credentials.occur_in(code.as_bytes()));
+        refusal.codes.retain(|code| !holds_key(code.as_bytes()));
         // A caller's own key is no secret to the caller, and its errors come through as they are.
         if let Credentials::Pool(..) = &self.credentials
             && let Some(redacted) = self.credentials.redact(&refusal.body)
@@ -168,6 +163,18 @@ impl<U: Upstream> Exchange<U> {
             Err(_) => Failure::timeout(),
         }
     }
+}
+
+/// Not inlined: the code that fills an enabled span would lie in the way of every request.
+#[inline(never)]
+fn attempt_span(key_attempt: u32, round: u32, lease: Option<&Lease>) -> tracing::Span {
+    tracing::debug_span!(
+        "upstream_attempt",
+        key_attempt,
+        round,
+        credential_hint = lease.map(|lease| tracing::field::display(lease.hint())),
+        "http.response.status_code" = tracing::field::Empty,
+    )
 }
 
 /// An error event as the refusal that it would have been with the right status.

@@ -68,7 +68,7 @@ fn seal<U: Upstream>(
 
 /// The provider's head, for the caller.
 pub(super) fn prepare_head<U>(exchange: &Exchange<U>, parts: &mut response::Parts) {
-    headers::clean_response(&mut parts.headers, |value| exchange.credentials.occur_in(value));
+    headers::clean_response(&mut parts.headers, exchange.credentials.searcher());
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.version = http::Version::default();
 }
@@ -111,9 +111,8 @@ impl<U: Upstream> ReadTurn<U> for Whole {
                 .map_err(|_| Failure::timeout())?
                 .map_err(|error| Failure::unread(&error, &exchange.credentials))?;
             match ChatReply::read(body) {
-                Ok(reply) => {
+                Ok((reply, turn)) => {
                     exchange.accept(lease);
-                    let turn = reply.turn().clone();
                     exchange.record_prompt(&turn.msg_id, || request.prompt());
                     exchange.record_usage(&turn);
                     self.reply = Some((parts, reply));
@@ -138,7 +137,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
         let Some((_, reply)) = self.reply.take() else {
             return Rope::default();
         };
-        if let Some(usage) = &reply.turn().usage {
+        if let Some(usage) = reply.reported() {
             self.earlier.add(usage);
         }
         reply.replay(keep)

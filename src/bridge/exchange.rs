@@ -67,11 +67,14 @@ impl Credentials {
         }
     }
 
-    /// Whether a text of the provider's holds a key.
-    pub(crate) fn occur_in(&self, text: &[u8]) -> bool {
-        match self {
-            Self::Pool(pool, sent) => pool.contains(text) || sent.as_ref().is_some_and(|sent| sent.occurs_in(text)),
-            Self::Caller(own) => own.occurs_in(text),
+    /// Tells of one text of the provider's after the other whether it holds a key.
+    pub(crate) fn searcher(&self) -> impl Fn(&[u8]) -> bool + '_ {
+        let (pooled, other) = match self {
+            Self::Pool(pool, sent) => (Some(pool.searcher()), sent.as_deref()),
+            Self::Caller(own) => (None, Some(&**own)),
+        };
+        move |text| {
+            pooled.as_ref().is_some_and(|occur_in| occur_in(text)) || other.is_some_and(|other| other.occurs_in(text))
         }
     }
 

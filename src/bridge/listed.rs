@@ -46,7 +46,7 @@ where
             exchange.accept(lease);
             let (mut parts, body) = response.into_parts();
             // The body is the provider's own, so its length stays true, for `HEAD` too.
-            headers::clean_response(&mut parts.headers, |value| exchange.credentials.occur_in(value));
+            headers::clean_response(&mut parts.headers, exchange.credentials.searcher());
             parts.version = http::Version::default();
             Response::from_parts(parts, ResponseBody::passthrough(body))
         }

@@ -95,6 +95,15 @@ impl<'a> RawName<'a> {
         self.text.len()
     }
 
+    /// What the name says, for a `match`; nothing if that is no text.
+    #[inline]
+    pub(crate) fn to_bytes(self) -> Cow<'a, [u8]> {
+        if !self.is_escaped {
+            return Cow::Borrowed(self.text);
+        }
+        Cow::Owned(self.to_str().unwrap_or_default().into_owned().into_bytes())
+    }
+
     /// What the name says.
     pub(crate) fn to_str(self) -> Option<Cow<'a, str>> {
         if !self.is_escaped {
@@ -269,8 +278,8 @@ fn skip_value(text: &[u8], mut at: usize) -> usize {
 
 /// Where the number or word at `at` ends.
 fn skip_scalar(text: &[u8], at: usize) -> usize {
-    let is_scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
-    let len = text[at..].iter().take_while(|byte| is_scalar(byte)).count();
+    let ends = |byte: &u8| matches!(byte, 0..=b' ' | b',' | b'}' | b']');
+    let len = text[at..].iter().position(ends).unwrap_or(text.len() - at);
     // Never stand still.
     at + len.max(1)
 }

@@ -33,6 +33,8 @@ pub(super) struct KeySet {
     skip: AtomicU64,
     /// How to find the keys in a text.
     groups: Arc<[Group]>,
+    /// The length of the shortest key.
+    shortest: usize,
 }
 
 /// The keys that begin with the same four bytes, as those of one provider do: a header value is searched once per
@@ -103,6 +105,7 @@ impl KeySet {
         Self {
             entries,
             skip: AtomicU64::new(0),
+            shortest: groups.iter().map(|group| group.shortest).min().unwrap_or(0),
             groups,
         }
     }
@@ -113,6 +116,7 @@ impl KeySet {
             entries: self.entries.clone(),
             skip: AtomicU64::new(0),
             groups: Arc::clone(&self.groups),
+            shortest: self.shortest,
         }
     }
 
@@ -181,7 +185,8 @@ impl KeySet {
 
     /// Whether a key occurs in `text`.
     pub(super) fn occurs_in(&self, text: &[u8]) -> bool {
-        self.occurrences(text).next().is_some()
+        // Most texts are header values that are too short.
+        self.shortest <= text.len() && self.occurrences(text).next().is_some()
     }
 
     /// `text` with every key replaced by its hint; `None` if none occurs in it.

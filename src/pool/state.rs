@@ -346,9 +346,10 @@ impl KeyPool {
         self.inner.keys.load().redact(text)
     }
 
-    /// Whether a key occurs in `text`.
-    pub(crate) fn contains(&self, text: &[u8]) -> bool {
-        self.inner.keys.load().occurs_in(text)
+    /// Tells of one text after the other whether a key occurs in it.
+    pub(crate) fn searcher(&self) -> impl Fn(&[u8]) -> bool + use<> {
+        let keys = self.inner.keys.load();
+        move |text| keys.occurs_in(text)
     }
 
     fn restore_if(&self, wanted: impl Fn(&Key) -> bool) -> usize {

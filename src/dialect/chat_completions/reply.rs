@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::Deserialize;
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::usage::{Usage, UsageSum};
 use super::{Call, InBandError, Turn};
@@ -15,14 +16,17 @@ use crate::rope::{Edits, Rope};
 /// A reply that has been read.
 #[derive(Debug)]
 pub(crate) struct ChatReply {
-    body: Rope,
+    body: Bytes,
     id: Option<Range<usize>>,
+    /// Where the usage is, whatever it is.
     usage: Option<Range<usize>>,
+    reported: Option<Usage>,
     /// The offset of the closing brace: where a member that is missing goes.
     end: usize,
     /// The first choice's message.
     message: Bytes,
-    turn: Turn,
+    /// How many calls are in it.
+    calls: usize,
 }
 
 /// Why an answer is not a chat completion.
@@ -61,27 +65,23 @@ struct Function<'a> {
 // === impl ChatReply ===
 
 impl ChatReply {
-    pub(crate) fn read(body: Rope) -> Result<Self, Malformed> {
+    /// The reply, and what it says.
+    pub(crate) fn read(body: Rope) -> Result<(Self, Turn), Malformed> {
+        // In one piece, so that all that is read or kept of it is a slice.
+        let body = body.into_bytes();
         let mut scanner = Scanner::new();
-        let scanned = body
-            .segments()
-            .try_for_each(|segment| scanner.feed(segment))
-            .and_then(|()| scanner.finish());
-        if scanned.is_err() {
+        if scanner.scan(&body).is_err() {
             return Err(Malformed::Shape("the reply is not one JSON object"));
         }
-        let bytes = |range: Range<usize>| body.bytes(range);
         let Some(choices) = scanner.get("choices").filter(|member| member.kind() == Kind::Array) else {
             return Err(
                 match scanner.get("error").filter(|member| member.kind() != Kind::Null) {
-                    Some(_) => Malformed::Error(InBandError {
-                        body: body.bytes(0..body.len()),
-                    }),
+                    Some(_) => Malformed::Error(InBandError { body }),
                     None => Malformed::Shape("the reply has no choices"),
                 },
             );
         };
-        let choices = bytes(choices.value());
+        let choices = body.slice(choices.value());
         let (message, calls) = match walk::first_item(&choices) {
             Some(first) => {
                 let message =
@@ -94,36 +94,40 @@ impl ChatReply {
         };
         let text = |name| {
             let member = scanner.get(name).filter(|member| member.kind() == Kind::String)?;
-            walk::unescape(&bytes(member.value())).map(Cow::into_owned)
+            walk::unescape(&body[member.value()]).map(Cow::into_owned)
         };
         let usage = scanner.get("usage");
-        Ok(Self {
+        let turn = Turn {
+            msg_id: text("id").unwrap_or_default(),
+            model: text("model").unwrap_or_default(),
+            service_tier: text("service_tier"),
+            usage: usage
+                .filter(|member| member.kind() == Kind::Object)
+                .map(|member| Usage::new(body.slice(member.value()))),
+            calls,
+            callers_turn: false,
+        };
+        let reply = Self {
             id: scanner.get("id").map(Member::value),
-            end: scanner.end(),
-            turn: Turn {
-                msg_id: text("id").unwrap_or_default(),
-                model: text("model").unwrap_or_default(),
-                service_tier: text("service_tier"),
-                usage: usage
-                    .filter(|member| member.kind() == Kind::Object)
-                    .map(|member| Usage::new(bytes(member.value()))),
-                calls,
-                callers_turn: false,
-            },
             usage: usage.map(Member::value),
+            reported: turn.usage.clone(),
+            end: scanner.end(),
             message,
+            calls: turn.calls.len(),
             body,
-        })
+        };
+        Ok((reply, turn))
     }
 
-    pub(crate) fn turn(&self) -> &Turn {
-        &self.turn
+    /// The reply's usage.
+    pub(crate) fn reported(&self) -> Option<&Usage> {
+        self.reported.as_ref()
     }
 
     /// The model's message for the next round, with only the calls that `keep` keeps: each that is replayed must have
     /// its result, or the provider refuses the request.
     pub(crate) fn replay(&self, keep: impl Fn(usize) -> bool) -> Rope {
-        if (0..self.turn.calls.len()).all(&keep) {
+        if (0..self.calls).all(&keep) {
             return self.message.clone().into();
         }
         let Some(list) = walk::get(&self.message, "tool_calls") else {
@@ -146,14 +150,12 @@ impl ChatReply {
     /// The caller's answer: the provider's own bytes, but for the `id` and, after several rounds, the `usage`.
     pub(crate) fn seal(self, id: Uuid, earlier: &UsageSum) -> Rope {
         let mut edits = Edits::default();
-        let id = format!("\"{id}\"");
         match self.id {
-            Some(range) => edits.replace(range, id.into_bytes()),
-            None => edits.insert(self.end, format!(r#","id":{id}"#).into_bytes()),
+            Some(range) => edits.replace(range, quoted(id)),
+            None => edits.insert(self.end, [br#","id":"#, &*quoted(id)].concat()),
         }
         let sum = self
-            .turn
-            .usage
+            .reported
             .as_ref()
             .map_or_else(|| earlier.text(), |last| earlier.with(last));
         match (self.usage, sum) {
@@ -161,8 +163,15 @@ impl ChatReply {
             (None, Some(sum)) => edits.insert(self.end, format!(r#","usage":{sum}"#).into_bytes()),
             (_, None) => {}
         }
-        edits.apply(&self.body)
+        edits.apply(&self.body.into())
     }
+}
+
+/// An id as a JSON string.
+fn quoted(id: Uuid) -> Vec<u8> {
+    let mut text = vec![b'"'; Hyphenated::LENGTH + 2];
+    id.hyphenated().encode_lower(&mut text[1..]);
+    text
 }
 
 /// The message of the choice that begins at `first`, in one pass.

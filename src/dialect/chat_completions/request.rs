@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::quote;
 use crate::json::{Kind, Member, Scanner, walk};
@@ -23,6 +21,7 @@ pub(crate) struct ChatRequest {
     /// Whether the caller asked for the usage chunk of a stream.
     wants_usage: bool,
     messages: Member,
+    last: Option<LastMessage>,
     tools: Option<Member>,
     tool_choice: Option<Member>,
     parallel_tool_calls: Option<Member>,
@@ -42,13 +41,13 @@ pub(crate) struct Invalid {
     pub(crate) param: Option<&'static str>,
 }
 
-/// The last message, as far as records need it.
+/// What records need of the last message.
+#[derive(Debug)]
 struct LastMessage {
-    text: Bytes,
-    is_user: bool,
-    is_tool: bool,
-    content: Option<Range<usize>>,
-    call_id: Option<Range<usize>>,
+    /// Where the content is, if it is the user's.
+    prompt: Option<Range<usize>>,
+    /// The call that it answers, if it is a tool's.
+    call_id: Option<String>,
 }
 
 // === impl ChatRequest ===
@@ -59,18 +58,17 @@ impl ChatRequest {
         let model = scanner
             .get("model")
             .and_then(|member| walk::unescape(&body.bytes(member.value())).map(Cow::into_owned))
-            .ok_or(Invalid::new(
-                "you must provide a model parameter, and it must be a string",
-                "model",
-            ))?;
+            .ok_or_else(|| Invalid::new("you must provide a model parameter, and it must be a string", "model"))?;
         let messages = scanner
             .get("messages")
             .filter(|member| member.kind() == Kind::Array)
             .copied()
-            .ok_or(Invalid::new(
-                "you must provide a messages parameter, and it must be an array",
-                "messages",
-            ))?;
+            .ok_or_else(|| {
+                Invalid::new(
+                    "you must provide a messages parameter, and it must be an array",
+                    "messages",
+                )
+            })?;
         let present = |name| scanner.get(name).filter(|member| member.kind() != Kind::Null);
         let text = |member: &Member| body.bytes(member.value());
         let stream = match present("stream").map(text) {
@@ -91,6 +89,7 @@ impl ChatRequest {
                 && present("n").is_none_or(|member| is_one(&text(member)))
                 && present("functions").or(present("function_call")).is_none()
                 && present("tools").is_none_or(|member| member.kind() == Kind::Array),
+            last: messages.last_item().and_then(|item| LastMessage::read(&body, item)),
             messages,
             end: scanner.end(),
             edits: Edits::default(),
@@ -232,45 +231,23 @@ impl ChatRequest {
         edits.apply(&self.body)
     }
 
-    /// The last message's text, and of its members those that records need.
-    fn last_message(&self) -> Option<LastMessage> {
-        let text = self.body.bytes(self.messages.last_item()?);
-        let (mut role, mut content, mut call_id) = (None, None, None);
-        for (name, value) in walk::members(&text) {
-            if name == "role" {
-                role = Some(value);
-            } else if name == "content" {
-                content = Some(value);
-            } else if name == "tool_call_id" {
-                call_id = Some(value);
-            }
-        }
-        let role = walk::unescape(&text[role?])?;
-        Some(LastMessage {
-            is_user: role == "user",
-            is_tool: role == "tool",
-            content,
-            call_id,
-            text,
-        })
-    }
-
     /// What the user said last, if the last message is the user's: its string, or its last text part.
     pub(crate) fn prompt(&self) -> Option<String> {
-        let message = self.last_message().filter(|message| message.is_user)?;
-        let content = &message.text[message.content?];
-        if let Some(text) = walk::unescape(content) {
+        let content = self.body.bytes(self.last.as_ref()?.prompt.clone()?);
+        if let Some(text) = walk::unescape(&content) {
             return Some(text.into_owned());
         }
         let is_text = |part: &&[u8]| walk::get(part, "type").is_some_and(|kind| says(&part[kind], "text"));
-        let part = walk::items(content).map(|part| &content[part]).filter(is_text).last()?;
+        let part = walk::items(&content)
+            .map(|part| &content[part])
+            .filter(is_text)
+            .last()?;
         walk::unescape(&part[walk::get(part, "text")?]).map(Cow::into_owned)
     }
 
     /// The call that the last message answers, if it is a tool's.
     pub(crate) fn correlating_tool_call_id(&self) -> Option<String> {
-        let message = self.last_message().filter(|message| message.is_tool)?;
-        walk::unescape(&message.text[message.call_id?]).map(Cow::into_owned)
+        self.last.as_ref()?.call_id.clone()
     }
 }
 
@@ -297,9 +274,37 @@ fn tool_name(tool: &[u8]) -> Option<Cow<'_, str>> {
     walk::unescape(&function[walk::get(function, "name")?])
 }
 
+// === impl LastMessage ===
+
+impl LastMessage {
+    fn read(body: &Rope, place: Range<usize>) -> Option<Self> {
+        let start = place.start;
+        let text = body.bytes(place);
+        let (mut role, mut content, mut call_id) = (None, None, None);
+        for (name, value) in walk::members(&text) {
+            match &*name.to_bytes() {
+                b"role" => role = Some(value),
+                b"content" => content = Some(value),
+                b"tool_call_id" => call_id = Some(value),
+                _ => {}
+            }
+        }
+        let role = walk::unescape(&text[role?])?;
+        Some(Self {
+            prompt: content
+                .filter(|_| role == "user")
+                .map(|content| start + content.start..start + content.end),
+            call_id: call_id
+                .filter(|_| role == "tool")
+                .and_then(|id| walk::unescape(&text[id]).map(Cow::into_owned)),
+        })
+    }
+}
+
 // === impl Invalid ===
 
 impl Invalid {
+    #[cold]
     pub(crate) fn new(message: &'static str, param: &'static str) -> Self {
         Self {
             message: message.into(),

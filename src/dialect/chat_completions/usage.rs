@@ -45,52 +45,58 @@ impl Usage {
     /// The numbers; none where the provider's object has another shape than the API's.
     pub(crate) fn tokens(&self) -> Tokens {
         let (mut tokens, mut prompt) = (Tokens::default(), 0);
-        for (name, value) in walk::members(&self.text) {
-            let text = &self.text[value];
-            if name == "prompt_tokens" {
-                prompt = count(text);
-            } else if name == "completion_tokens" {
-                tokens.usage.output = count(text);
-            } else if name == "prompt_tokens_details" {
-                tokens.read_prompt_details(text);
-            } else if name == "completion_tokens_details" {
-                tokens.read_completion_details(text);
+        let mut members = walk::members(&self.text);
+        while let Some(name) = members.next_name() {
+            match &*name.to_bytes() {
+                b"prompt_tokens" => prompt = count(&self.text[members.pass_value()]),
+                b"completion_tokens" => tokens.usage.output = count(&self.text[members.pass_value()]),
+                b"prompt_tokens_details" => {
+                    self.details(&mut members, |name, number| tokens.take_prompt_detail(name, number));
+                }
+                b"completion_tokens_details" => {
+                    self.details(&mut members, |name, number| tokens.take_completion_detail(name, number));
+                }
+                _ => drop(members.pass_value()),
             }
         }
         tokens.usage.input = prompt.saturating_sub(tokens.usage.cache_read_input_tokens);
         tokens
+    }
+
+    /// Reads the object that comes next in `members`, and passes over anything else.
+    fn details(&self, members: &mut walk::MemberIter<'_>, mut take: impl FnMut(&[u8], u64)) {
+        if self.text.get(members.at()) != Some(&b'{') {
+            members.pass_value();
+            return;
+        }
+        let mut details = walk::members_at(&self.text, members.at());
+        for (name, value) in &mut details {
+            take(&name.to_bytes(), count(&self.text[value]));
+        }
+        members.resume(details.at());
     }
 }
 
 // === impl Tokens ===
 
 impl Tokens {
-    fn read_prompt_details(&mut self, details: &[u8]) {
-        for (name, value) in walk::members(details) {
-            let number = count(&details[value]);
-            if name == "audio_tokens" {
-                self.prompt_audio = number;
-            } else if name == "cached_tokens" {
-                self.usage.cache_read_input_tokens = number;
-            } else if name == "cache_write_tokens" {
-                // Not OpenAI's own: what providers with priced cache writes add.
-                self.usage.cache_write_input_tokens = number;
-            }
+    fn take_prompt_detail(&mut self, name: &[u8], number: u64) {
+        match name {
+            b"audio_tokens" => self.prompt_audio = number,
+            b"cached_tokens" => self.usage.cache_read_input_tokens = number,
+            // Not OpenAI's own: what providers with priced cache writes add.
+            b"cache_write_tokens" => self.usage.cache_write_input_tokens = number,
+            _ => {}
         }
     }
 
-    fn read_completion_details(&mut self, details: &[u8]) {
-        for (name, value) in walk::members(details) {
-            let number = count(&details[value]);
-            if name == "audio_tokens" {
-                self.completion_audio = number;
-            } else if name == "reasoning_tokens" {
-                self.completion_reasoning = number;
-            } else if name == "accepted_prediction_tokens" {
-                self.completion_accepted_prediction = number;
-            } else if name == "rejected_prediction_tokens" {
-                self.completion_rejected_prediction = number;
-            }
+    fn take_completion_detail(&mut self, name: &[u8], number: u64) {
+        match name {
+            b"audio_tokens" => self.completion_audio = number,
+            b"reasoning_tokens" => self.completion_reasoning = number,
+            b"accepted_prediction_tokens" => self.completion_accepted_prediction = number,
+            b"rejected_prediction_tokens" => self.completion_rejected_prediction = number,
+            _ => {}
         }
     }
 }
@@ -203,6 +209,7 @@ mod tests {
             2
         );
         assert_eq!(usage(r#"{"prompt_tokens":"x"}"#).tokens(), Tokens::default());
+        assert_eq!(usage(r#"{"prompt\u005ftokens":3,"\ud800":4}"#).tokens().usage.input, 3);
         assert_eq!(usage("[]").tokens(), Tokens::default());
     }
 
