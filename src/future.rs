@@ -10,6 +10,7 @@ use http::Response;
 use pin_project::pin_project;
 
 use crate::body::ResponseBody;
+use crate::bridge::Bridged;
 
 /// The response future of [`Bridge`](crate::Bridge).
 ///
@@ -33,8 +34,6 @@ pub struct ResponseFuture<F, B> {
     #[pin]
     kind: Kind<F, B>,
 }
-
-type Bridged<B> = Pin<Box<dyn Future<Output = Response<ResponseBody<B>>> + Send>>;
 
 #[pin_project(project = KindProj)]
 enum Kind<F, B> {

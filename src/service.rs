@@ -73,12 +73,7 @@ where
         let fresh = self.inner.clone();
         drop(mem::replace(&mut self.inner, fresh));
         let upstream = Handle::new(self.inner.clone());
-        ResponseFuture::bridged(Box::pin(bridge::run(
-            Arc::clone(&self.config),
-            route,
-            upstream,
-            request,
-        )))
+        ResponseFuture::bridged(bridge::run(Arc::clone(&self.config), route, upstream, request))
     }
 }
 

@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Exists under `cfg(fuzzing)` alone.
     ("fuzzing", &["dialect", "json"]),
-    ("future", &["body:ResponseBody"]),
+    ("future", &["body:ResponseBody", "bridge:Bridged"]),
     (
         "service",
         &["body:RequestBody,ResponseBody", "bridge", "future", "upstream"],

@@ -17,6 +17,7 @@ mod rounds;
 mod route;
 mod streaming;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,33 +31,32 @@ pub(crate) use self::route::{Pattern, Route, route};
 use crate::body::ResponseBody;
 use crate::upstream::Upstream;
 
+/// The answer to come.
+pub(crate) type Bridged<B> = Pin<Box<dyn Future<Output = Response<ResponseBody<B>>> + Send>>;
+
 /// Answers one request that is the bridge's business.
 ///
-/// Not an `async fn`: the span's parent is what is current when the service is called.
-pub(crate) fn run<U, B>(
-    config: Arc<Config>,
-    route: Route,
-    upstream: U,
-    request: Request<B>,
-) -> impl Future<Output = Response<ResponseBody<U::Body>>> + Send
+/// Not an `async fn`: the span's parent is what is current when the service is called. Each way is boxed by itself, as one
+/// future around both would hold the request a second time.
+pub(crate) fn run<U, B>(config: Arc<Config>, route: Route, upstream: U, request: Request<B>) -> Bridged<U::Body>
 where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send + 'static,
 {
-    let span = match route {
-        Route::Api(_) => intercept_span(&config),
-        Route::Listed | Route::Other => tracing::debug_span!("passthrough"),
-    };
-    async move {
-        match route {
-            Route::Api(dialect) => intake::answer(config, dialect, upstream, request).await,
-            Route::Listed | Route::Other => listed::answer(config, upstream, request).await,
+    match route {
+        Route::Api(dialect) => {
+            let span = intercept_span(&config);
+            Box::pin(intake::answer(config, dialect, upstream, request).instrument(span))
+        }
+        Route::Listed | Route::Other => {
+            let span = tracing::debug_span!("passthrough");
+            Box::pin(listed::answer(config, upstream, request).instrument(span))
         }
     }
-    .instrument(span)
 }
 
 /// OpenTelemetry's names for generative AI, as far as it has them; what is not known yet is recorded later.
+#[inline(never)]
 fn intercept_span(config: &Config) -> tracing::Span {
     tracing::info_span!(
         "intercept",
