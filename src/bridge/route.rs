@@ -47,7 +47,8 @@ pub(crate) fn route(config: &Config, method: &Method, path: &str) -> Route {
     if *method == Method::POST && path.ends_with("/chat/completions") {
         return Route::Api(Dialect::ChatCompletions);
     }
-    if config.passthrough.iter().any(|pattern| pattern.matches(method, path)) {
+    let below = below_base(path);
+    if config.passthrough.iter().any(|pattern| pattern.matches(method, below)) && !climbs(path) {
         Route::Listed
     } else {
         Route::Other
@@ -74,16 +75,15 @@ impl Pattern {
         })
     }
 
-    fn matches(&self, method: &Method, path: &str) -> bool {
-        let same_method = *method == self.method || (*method == Method::HEAD && self.method == Method::GET);
-        same_method
-            && below_base(path)
-                .strip_prefix(self.path.as_str())
-                .is_some_and(|rest| match rest.strip_prefix('/') {
-                    Some(rest) => self.open && !rest.is_empty(),
-                    None => rest.is_empty() && !self.open,
-                })
-            && !climbs(path)
+    /// Whether it is a request's method, and what follows the base in its path.
+    fn matches(&self, method: &Method, below: &str) -> bool {
+        let matches_path = below
+            .strip_prefix(self.path.as_str())
+            .is_some_and(|rest| match rest.strip_prefix('/') {
+                Some(rest) => self.open && !rest.is_empty(),
+                None => rest.is_empty() && !self.open,
+            });
+        matches_path && (*method == self.method || (*method == Method::HEAD && self.method == Method::GET))
     }
 }
 
@@ -197,8 +197,8 @@ mod tests {
     #[test]
     fn patterns_name_their_method() {
         let pattern = Pattern::parse("POST /embeddings").unwrap();
-        assert!(pattern.matches(&Method::POST, "/v1/embeddings"));
-        assert!(!pattern.matches(&Method::GET, "/v1/embeddings"));
+        assert!(pattern.matches(&Method::POST, "/embeddings"));
+        assert!(!pattern.matches(&Method::GET, "/embeddings"));
         for text in ["models", "", "/", "/*", "/a/*/b", "GE T /x", "/a/../b"] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }
