@@ -37,9 +37,13 @@ pub(crate) struct BaseUrl {
 }
 
 /// A pooled HTTP client bound to one [`BaseUrl`].
-pub(crate) struct Upstream<B> {
+///
+/// Each layer above takes clones, and a client by value has hundreds of bytes to copy.
+pub(crate) struct Upstream<B>(Arc<Shared<B>>);
+
+struct Shared<B> {
     client: Client<HttpsConnector<HttpConnector>, B>,
-    base: Arc<BaseUrl>,
+    base: BaseUrl,
 }
 
 /// Why the provider could not be asked, told to the root: a log that says only "client error (Connect)" helps nobody.
@@ -139,20 +143,14 @@ where
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .build(tls);
-        Ok(Self {
-            client,
-            base: Arc::new(base),
-        })
+        Ok(Self(Arc::new(Shared { client, base })))
     }
 }
 
 // Derived, it would ask for `B: Clone`.
 impl<B> Clone for Upstream<B> {
     fn clone(&self) -> Self {
-        Self {
-            client: self.client.clone(),
-            base: Arc::clone(&self.base),
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -172,13 +170,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Shared { client, base } = &*self.0;
         // Left as it is, a URI without a host becomes the client's own error.
-        if let Some(uri) = self.base.locate(request.uri()) {
+        if let Some(uri) = base.locate(request.uri()) {
             *request.uri_mut() = uri;
         }
         // The version that the caller spoke says nothing about this hop: ALPN decides.
         *request.version_mut() = Version::HTTP_11;
-        self.client.request(request)
+        client.request(request)
     }
 }
 
