@@ -155,8 +155,8 @@ impl Credential {
             let token = text
                 .split_once(' ')
                 .map_or(&*text, |(_scheme, token)| token.trim_start());
-            let hint = KeyHint::of(token);
-            (!token.is_empty()).then(|| Self::new(name, value.clone(), hint))
+            let hint = (!token.is_empty()).then(|| KeyHint::of(token))?;
+            Some(Self::new(name, value, hint))
         })
     }
 

@@ -8,7 +8,7 @@ const ROW: usize = 16;
 const BLOCK: usize = 64;
 
 /// How many bytes at the front of `text` stand for themselves in a string: neither `"`, nor `\`, nor a control character.
-#[inline(always)]
+#[inline]
 pub(super) fn plain_len(text: &[u8]) -> usize {
     // Names and most values end within the first row, and there the place comes without a loop.
     match text.first_chunk() {
@@ -20,6 +20,7 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
     }
 }
 
+// Apart, so that the short way stays small wherever it is inlined.
 #[inline(never)]
 fn plain_len_long(text: &[u8], mut at: usize) -> usize {
     loop {
@@ -35,7 +36,7 @@ fn plain_len_long(text: &[u8], mut at: usize) -> usize {
 
 /// How many bytes at the front of `text` are plain or part of an escape of two characters. Behind them is the string's
 /// end, a control character, or the `\` of another escape or of one whose rest is not there yet.
-#[inline(always)]
+#[inline]
 pub(super) fn text_len(text: &[u8]) -> usize {
     // Short strings, as above; a long one has its first escape further on, or is looked at again.
     if let Some(row) = text.first_chunk::<ROW>() {
