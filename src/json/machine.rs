@@ -1,13 +1,13 @@
 //! The grammar of [RFC 8259] as a machine that takes text in pieces of any size and tells [`Members`] what it passes.
 //!
-//! Its steps go byte by byte, so that a piece may end anywhere; only the runs inside strings are left to [`text_len`].
+//! Its steps go byte by byte, so that a piece may end anywhere; only the runs inside strings are left to [`escaped_len`].
 //! Most of a document never sees them: what is simple, [`Tokens`] takes whole.
 //!
 //! [RFC 8259]: https://www.rfc-editor.org/rfc/rfc8259
 
 use super::members::Members;
 use super::scan::ScanErrorKind;
-use super::string::{plain_len, text_len};
+use super::string::{escaped_len, plain_len};
 use super::tokens::{Stop, Tokens};
 
 /// As deep as `serde_json` goes. One bit of [`Machine::arrays`] each.
@@ -148,6 +148,7 @@ impl Machine {
         tokens.end = input.base + input.text.len();
         tokens.depth = self.depth;
         tokens.arrays = self.arrays;
+        tokens.halves = self.halves;
         let stop = tokens.take(members);
         self.state = tokens.state();
         self.depth = tokens.depth;
@@ -201,7 +202,7 @@ impl Machine {
             members.push_name(&rest[..plain]);
             plain
         } else {
-            text_len(rest)
+            escaped_len(rest, self.halves)
         };
         input.at += length;
         match rest.get(length) {

@@ -83,6 +83,56 @@ fn text_len_long(text: &[u8]) -> usize {
     }
 }
 
+/// As [`text_len`], but escapes of six characters are passed, too. `halves` tells whether half of a surrogate pair may
+/// stand alone.
+#[inline]
+pub(super) fn escaped_len(text: &[u8], halves: bool) -> usize {
+    let at = text_len(text);
+    if text[at..].starts_with(br"\u") {
+        unicode_len(text, at, halves)
+    } else {
+        at
+    }
+}
+
+/// Goes on at such an escape. Where there is one there are many: clients that write ASCII alone have one for each
+/// character of most languages.
+#[inline(never)]
+fn unicode_len(text: &[u8], mut at: usize, halves: bool) -> usize {
+    loop {
+        let rest = &text[at..];
+        at += match rest {
+            [b'\\', b'u', ..] => match unicode_escape_len(rest, halves) {
+                Some(length) => length,
+                None => return at,
+            },
+            [b'\\', byte, ..] if NOT_SIMPLE[usize::from(*byte)] == 0 => 2,
+            [byte, ..] if !is_special(*byte) => plain_len(rest),
+            _ => return at,
+        };
+    }
+}
+
+/// The length of the escape or the two that make one character. `None` if it is none, or not all there.
+#[inline]
+fn unicode_escape_len(text: &[u8], halves: bool) -> Option<usize> {
+    const LENGTH: usize = 6;
+    let unit = |escape: &[u8]| {
+        let digits = escape.strip_prefix(br"\u")?.first_chunk::<4>()?;
+        let add = |unit: u32, digit: &u8| Some(unit << 4 | char::from(*digit).to_digit(16)?);
+        digits.iter().try_fold(0, add)
+    };
+    match unit(text)? {
+        0xD800..0xE000 if halves => Some(LENGTH),
+        0xD800..0xDC00 => {
+            let second = unit(&text[LENGTH..])?;
+            (0xDC00..0xE000).contains(&second).then_some(2 * LENGTH)
+        }
+        0xDC00..0xE000 => None,
+        _ => Some(LENGTH),
+    }
+}
+
 /// The last bytes of a text, with zeros behind them, at which everything stops.
 #[inline]
 fn tail(rest: &[u8]) -> [u8; BLOCK] {
@@ -185,7 +235,7 @@ fn specials(row: &[u8; ROW]) -> u32 {
 pub(super) fn skip(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(rest) = text.get(at..) {
-        at += text_len(rest);
+        at += escaped_len(rest, true);
         match text.get(at) {
             Some(b'"') => return at + 1,
             Some(b'\\') => at += 2,

@@ -6,7 +6,7 @@
 use super::machine::{MAX_DEPTH, State, is_space};
 use super::members::Members;
 use super::scan::ScanErrorKind;
-use super::string::{plain_len, text_len};
+use super::string::{escaped_len, plain_len, text_len};
 
 /// The way from one token to the next.
 pub(super) struct Tokens<'a> {
@@ -15,8 +15,9 @@ pub(super) struct Tokens<'a> {
     /// Where `rest` ends in the document.
     pub(super) end: usize,
     pub(super) depth: u8,
-    /// As in the machine.
+    /// As in the machine, both.
     pub(super) arrays: u128,
+    pub(super) halves: bool,
     next: Next,
     /// Nothing has come yet in the container at hand.
     is_empty: bool,
@@ -58,6 +59,7 @@ impl<'a> Tokens<'a> {
             end: 0,
             depth: 0,
             arrays: 0,
+            halves: false,
             next,
             is_empty,
         })
@@ -143,7 +145,7 @@ impl<'a> Tokens<'a> {
         let rest = match byte {
             b'"' => {
                 let text = &self.rest[1..];
-                let (_, [b'"', rest @ ..]) = text.split_at(text_len(text)) else {
+                let (_, [b'"', rest @ ..]) = text.split_at(escaped_len(text, self.halves)) else {
                     return Err(Stop::Unsure);
                 };
                 rest
