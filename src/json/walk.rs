@@ -71,7 +71,8 @@ pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
 pub(crate) fn simple_text_end(text: &[u8], start: usize) -> Option<usize> {
     let rest = text.get(start..)?;
     let (inner, end) = rest.split_at(string::text_len(rest));
-    (end.first() == Some(&b'"') && simdutf8::basic::from_utf8(inner).is_ok()).then_some(start + inner.len())
+    let is_text = || inner.is_ascii() || simdutf8::basic::from_utf8(inner).is_ok();
+    (end.first() == Some(&b'"') && is_text()).then_some(start + inner.len())
 }
 
 /// What a string literal, quotes included, says. `None` if it is not one.

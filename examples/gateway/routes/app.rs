@@ -22,13 +22,13 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     classify::ServerErrorsFailureClass,
     decompression::RequestDecompressionLayer,
-    limit::RequestBodyLimitLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
     validate_request::ValidateRequestHeaderLayer,
@@ -68,8 +68,8 @@ pub(crate) fn app(
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(CatchPanicLayer::custom(refusal::panicked))
         .layer(ValidateRequestHeaderLayer::custom(refusal::within(MAX_BODY)))
-        .map_response(refusal::boxed)
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        // tower-http's RequestBodyLimitLayer would do both, but it wraps answers as well, and streams pay for each wrapping.
+        .map_request(|request: Request<Incoming>| request.map(|body| Body::new(Limited::new(body, MAX_BODY))))
         .service(routes(bridge, upstream))
 }
 

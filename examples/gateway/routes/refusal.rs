@@ -2,13 +2,9 @@
 
 use std::any::Any;
 
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde_json::json;
-use tower::BoxError;
 use tracing::{error, warn};
 
 use crate::upstream::Explained;
@@ -78,13 +74,4 @@ pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
         Some("server_error"),
         "Internal error of the gateway",
     )
-}
-
-/// Any body as the one type that refusals have, too.
-pub(super) fn boxed<B>(response: Response<B>) -> Response
-where
-    B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    response.map(Body::new)
 }
