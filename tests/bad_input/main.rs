@@ -1,0 +1,163 @@
+//! Input that is not what it should be, from callers and from providers: each a clear error of the right status in the
+//! provider's shape, nothing read without a bound, and the next request works.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod anything;
+mod replies;
+mod requests;
+mod streams;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::{Body, Frame, SizeHint};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tower::{Layer, ServiceExt};
+use tower_llm_bridge::tools::Tools;
+use tower_llm_bridge::{BridgeError, BridgeErrorKind, ResponseBody};
+
+use support::*;
+
+/// Both limits of the bridges here, in bytes.
+const LIMIT: usize = 4096;
+
+const CHUNK: &str = "data: {\"id\":\"a\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+
+/// Counts the bytes that are pulled out of a body.
+struct Counted {
+    body: MockBody,
+    pulled: Arc<AtomicUsize>,
+}
+
+// === impl Counted ===
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = MockError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MockError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.pulled
+                .fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === what holds for every error of our own ===
+
+fn limited() -> BridgeLayer {
+    BridgeLayer::new()
+        .pool(pool(1))
+        .max_request_body(LIMIT)
+        .max_response_body(LIMIT)
+        .attempt_timeout(Duration::from_secs(60))
+}
+
+fn with_echo() -> BridgeLayer {
+    limited().tools(Tools::new([echo()]))
+}
+
+/// The shape that clients parse, the typed reason for layers above, and the status that both agree on.
+#[track_caller]
+fn assert_ours(name: &str, answer: &Answer, kind: BridgeErrorKind) -> Value {
+    let reason = answer.extensions.get::<BridgeError>().map(BridgeError::kind);
+    assert_eq!(reason, Some(kind), "{name}: {:?}", answer.body);
+    assert_eq!(answer.status, kind.status(), "{name}");
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{name}");
+    let body = answer.json();
+    assert_eq!(names(&body), ["error"], "{name}: {body}");
+    let error = body["error"].clone();
+    assert_eq!(names(&error), ["code", "message", "param", "type"], "{name}: {error}");
+    assert!(
+        error["message"].as_str().is_some_and(|text| text.len() > 10),
+        "{name}: {error}"
+    );
+    assert!(error["type"].is_string(), "{name}: {error}");
+    assert!(
+        error["param"].is_null() || error["param"].is_string(),
+        "{name}: {error}"
+    );
+    assert!(error["code"].is_null() || error["code"].is_string(), "{name}: {error}");
+    error
+}
+
+/// The names of an object's members, sorted.
+fn names(object: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = object
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[track_caller]
+fn assert_works(name: &str, answer: &Answer) {
+    assert_eq!(answer.status, 200, "{name}: {:?}", answer.body);
+    assert_eq!(answer.json()["choices"][0]["message"]["content"], "hello", "{name}");
+}
+
+/// A provider that is never to be asked by a request that is refused.
+fn hello() -> Provider {
+    Provider::answering(|_| completion("hello").into())
+}
+
+fn request_of(depth: usize) -> String {
+    let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+    format!(r#"{{"model":"m","messages":[],"x":{open}{close}}}"#)
+}
+
+fn stream_request() -> Request<MockBody> {
+    chat(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": true}).to_string())
+}
+
+/// Sends one request to a provider that answers with `reply` first and properly afterwards.
+async fn replied(name: &str, layer: BridgeLayer, request: Request<MockBody>, reply: Reply) -> (Answer, usize) {
+    let pulled = Arc::new(AtomicUsize::new(0));
+    let mut replies = vec![completion("hello").into(), reply];
+    let provider = Provider::answering(move |_| replies.pop().expect("two requests"));
+    let counted = Arc::clone(&pulled);
+    let inner = tower::ServiceBuilder::new()
+        .map_response(move |response: Response<MockBody>| {
+            let pulled = Arc::clone(&counted);
+            response.map(|body| Counted { body, pulled })
+        })
+        .service(Probe::new(provider));
+    let stack = layer.layer(inner);
+    let read = async |response: Response<ResponseBody<Counted>>| {
+        let (parts, body) = response.into_parts();
+        Answer {
+            body: Piece::join(&pieces(body).await),
+            status: parts.status,
+            headers: parts.headers,
+            extensions: parts.extensions,
+        }
+    };
+    let answer = read(stack.clone().oneshot(request).await.expect("it is answered")).await;
+    let first = pulled.load(Ordering::Relaxed);
+    assert_works(
+        name,
+        &read(stack.oneshot(ask("again")).await.expect("it is answered")).await,
+    );
+    (answer, first)
+}
