@@ -68,7 +68,7 @@ pub(crate) fn app(
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(CatchPanicLayer::custom(refusal::panicked))
         .layer(ValidateRequestHeaderLayer::custom(refusal::within(MAX_BODY)))
-        // tower-http's RequestBodyLimitLayer would do both, but it wraps answers as well, and streams pay for each wrapping.
+        // Not tower-http's RequestBodyLimitLayer: that wraps answers as well, and a stream pays for each wrapping.
         .map_request(|request: Request<Incoming>| request.map(|body| Body::new(Limited::new(body, MAX_BODY))))
         .service(routes(bridge, upstream))
 }
