@@ -425,3 +425,25 @@ async fn a_key_that_has_left_the_pool_is_not_told_either() {
     assert!(!format!("{answer:?}").contains(KEYS[0]), "{answer:?}");
     assert!(answer.text().contains("sk-f...cdef"), "{answer:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_not_sent_is_not_told_either() {
+    let (recorder, mut events) = tower_llm_bridge::record::Recorder::channel(64);
+    let layer = layer(&pool(2)).recorder(recorder);
+    let provider = Provider::queue([
+        Reply::ok(completion("hello")).header("x-debug", KEYS[1]),
+        Reply::error(400, KEYS[1]).header("x-debug", KEYS[1]),
+        Reply::ok("[]").header("x-debug", KEYS[1]),
+    ]);
+    let stack = bridge(&layer, &provider);
+    let models = http::Request::get("/v1/models").body(MockBody::new()).unwrap();
+    for (request, status) in [(ask("hi"), 200), (ask("hi"), 400), (models, 200)] {
+        let answer = send(&stack, request).await;
+        assert_eq!(answer.status, status);
+        assert!(!answer.headers.contains_key("x-debug"), "{answer:?}");
+        assert!(!answer.text().contains(KEYS[1]), "{answer:?}");
+    }
+    assert_eq!(provider.keys(), [KEYS[0]; 3], "the second key was never sent");
+    let records = lines(&mut events).join("\n");
+    assert!(!records.contains(KEYS[1]), "{records}");
+}
