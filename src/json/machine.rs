@@ -15,11 +15,11 @@ pub(super) const MAX_DEPTH: u8 = 127;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Machine {
-    state: State,
+    pub(super) state: State,
     role: Role,
     /// One bit per open container, the lowest for the innermost; set for an array.
-    arrays: u128,
-    depth: u8,
+    pub(super) arrays: u128,
+    pub(super) depth: u8,
     /// Where the next byte is in the document.
     offset: usize,
     /// The escape at hand.
@@ -27,7 +27,7 @@ pub(super) struct Machine {
     /// What is still to come of the word at hand.
     word: &'static [u8],
     /// Whether half of a surrogate pair may stand alone in a value.
-    halves: bool,
+    pub(super) halves: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,13 +142,10 @@ impl Machine {
 
     /// Takes whole tokens, as far as that is simple.
     fn tokens(&mut self, input: &mut Input<'_>, members: &mut Members) -> Result<(), ScanErrorKind> {
-        let Some(mut tokens) = Tokens::new(self.state, input.rest()) else {
+        let end = input.base + input.text.len();
+        let Some(mut tokens) = Tokens::of(self, input.rest(), end) else {
             return Ok(());
         };
-        tokens.end = input.base + input.text.len();
-        tokens.depth = self.depth;
-        tokens.arrays = self.arrays;
-        tokens.halves = self.halves;
         let stop = tokens.take(members);
         self.state = tokens.state();
         self.depth = tokens.depth;

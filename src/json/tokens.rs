@@ -1,9 +1,9 @@
 //! The quick way through text that is there in one piece: whole tokens, with all that is to be remembered in registers.
 //!
 //! It takes only what it is sure of. Whatever is rare, wrong, or cut off by the end of the piece is left, from its first
-//! byte on, to the steps of the [`Machine`](super::machine::Machine), so there is one judge.
+//! byte on, to the steps of the [`Machine`], so there is one judge.
 
-use super::machine::{MAX_DEPTH, State, is_space};
+use super::machine::{MAX_DEPTH, Machine, State, is_space};
 use super::members::Members;
 use super::scan::ScanErrorKind;
 use super::string::{escaped_len, plain_len, text_len};
@@ -13,11 +13,11 @@ pub(super) struct Tokens<'a> {
     /// What is still to be taken.
     pub(super) rest: &'a [u8],
     /// Where `rest` ends in the document.
-    pub(super) end: usize,
+    end: usize,
     pub(super) depth: u8,
-    /// As in the machine, both.
+    // As in the machine, both.
     pub(super) arrays: u128,
-    pub(super) halves: bool,
+    halves: bool,
     next: Next,
     /// Nothing has come yet in the container at hand.
     is_empty: bool,
@@ -42,10 +42,10 @@ pub(super) enum Stop {
 // === impl Tokens ===
 
 impl<'a> Tokens<'a> {
-    /// `None` in the midst of a token, and where no value can be.
+    /// What `machine` goes on with, if it is `rest` up to `end`; `None` in the midst of a token, and where no value can be.
     #[inline]
-    pub(super) fn new(state: State, rest: &'a [u8]) -> Option<Self> {
-        let (next, is_empty) = match state {
+    pub(super) fn of(machine: &Machine, rest: &'a [u8], end: usize) -> Option<Self> {
+        let (next, is_empty) = match machine.state {
             State::Name => (Next::Name, false),
             State::NameOrEnd => (Next::Name, true),
             State::Colon => (Next::Colon, false),
@@ -56,10 +56,10 @@ impl<'a> Tokens<'a> {
         };
         Some(Self {
             rest,
-            end: 0,
-            depth: 0,
-            arrays: 0,
-            halves: false,
+            end,
+            depth: machine.depth,
+            arrays: machine.arrays,
+            halves: machine.halves,
             next,
             is_empty,
         })
