@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use wide::u8x16;
+use fearless_simd::{Level, Simd, SimdBase as _, SimdMask as _, dispatch, u8x16, u8x64};
 
 const ROW: usize = 16;
 const BLOCK: usize = 64;
@@ -22,10 +22,23 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
 
 // Apart, so that the short way stays small wherever it is inlined.
 #[inline(never)]
-fn plain_len_long(text: &[u8], mut at: usize) -> usize {
+fn plain_len_long(text: &[u8], at: usize) -> usize {
+    dispatch!(Level::new(), simd => plain_len_with(simd, text, at))
+}
+
+#[inline(always)]
+fn plain_len_with<S: Simd>(simd: S, text: &[u8], mut at: usize) -> usize {
     loop {
         let rest = &text[at..];
-        let marks = rest.first_chunk().map_or_else(|| Marks::of(&tail(rest)), Marks::of);
+        let last;
+        let block = match rest.first_chunk() {
+            Some(block) => block,
+            None => {
+                last = tail(rest);
+                &last
+            }
+        };
+        let marks = Marks::of(simd, block);
         let special = marks.backslashes | marks.stops;
         if special != 0 {
             return text.len().min(at + special.trailing_zeros() as usize);
@@ -52,6 +65,11 @@ pub(super) fn text_len(text: &[u8]) -> usize {
 /// Where the text has its escapes is not predictable, so nothing but the end of the string makes a block branch.
 #[inline(never)]
 fn text_len_long(text: &[u8]) -> usize {
+    dispatch!(Level::new(), simd => text_len_with(simd, text))
+}
+
+#[inline(always)]
+fn text_len_with<S: Simd>(simd: S, text: &[u8]) -> usize {
     let (mut at, mut carry) = (0, 0);
     loop {
         let rest = &text[at..];
@@ -63,13 +81,14 @@ fn text_len_long(text: &[u8]) -> usize {
                 &last
             }
         };
-        let Marks { backslashes, stops } = Marks::of(block);
+        let marks = Marks::of(simd, block);
+        let Marks { backslashes, stops, .. } = marks;
         if carry == 0 && stops.trailing_zeros() < backslashes.trailing_zeros() {
             return text.len().min(at + stops.trailing_zeros() as usize);
         }
         let escaped = escaped(backslashes, carry);
         let stops = stops & !escaped;
-        let odd = odd_escapes(block, escaped);
+        let odd = odd_escapes(block, &marks, escaped);
         if stops | odd != 0 {
             let (stop, odd) = (stops.trailing_zeros() as usize, odd.trailing_zeros() as usize);
             return if stop < odd {
@@ -106,7 +125,7 @@ fn unicode_len(text: &[u8], mut at: usize, halves: bool) -> usize {
                 Some(length) => length,
                 None => return at,
             },
-            [b'\\', byte, ..] if NOT_SIMPLE[usize::from(*byte)] == 0 => 2,
+            [b'\\', byte, ..] if is_simple(*byte) => 2,
             [byte, ..] if !is_special(*byte) => plain_len(rest),
             _ => return at,
         };
@@ -158,57 +177,47 @@ fn escaped(backslashes: u64, carry: u64) -> u64 {
 }
 
 /// Those of the `escaped` places that no escape of two characters has.
-#[inline]
-fn odd_escapes(block: &[u8; BLOCK], escaped: u64) -> u64 {
-    let (mut left, mut odd) = (escaped, 0);
-    let mut take_first = |left: u64| {
-        let first = left & left.wrapping_neg();
-        let place = left.trailing_zeros() as usize % BLOCK;
-        odd |= first & NOT_SIMPLE[usize::from(block[place])];
-        left & !first
-    };
-    // Blocks have few: these take no branch, whether there is one or not.
-    for _ in 0..4 {
-        left = take_first(left);
-    }
+#[inline(always)]
+fn odd_escapes(block: &[u8; BLOCK], marks: &Marks, escaped: u64) -> u64 {
+    let mut odd = escaped & !(marks.backslashes | marks.usual);
+    // The other simple ones are rare.
+    let mut left = odd;
     while left != 0 {
-        left = take_first(left);
+        let place = left.trailing_zeros() as usize % BLOCK;
+        if is_simple(block[place]) {
+            odd &= !(1 << place);
+        }
+        left &= left - 1;
     }
     odd
 }
 
-/// All bits set for a byte that makes no escape together with a `\` before it.
-const NOT_SIMPLE: [u64; 256] = {
-    let mut table = [u64::MAX; 256];
-    let mut simple: &[u8] = br#""\/bfnrt"#;
-    while let [byte, rest @ ..] = simple {
-        table[*byte as usize] = 0;
-        simple = rest;
-    }
-    table
-};
+/// Whether the byte makes an escape together with a `\` before it.
+#[inline]
+fn is_simple(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
+}
 
 /// One bit for each byte of a block, the lowest for the first.
 struct Marks {
     backslashes: u64,
     /// Quotes and control characters.
     stops: u64,
+    /// What follows the `\` of most escapes, but for another `\`.
+    usual: u64,
 }
 
 impl Marks {
-    #[inline]
-    fn of(block: &[u8; BLOCK]) -> Self {
-        let mut marks = Self {
-            backslashes: 0,
-            stops: 0,
-        };
-        for row in block.as_chunks().0.iter().rev() {
-            let row = u8x16::new(*row);
-            marks.stops = marks.stops << 16 | u64::from(stops(row).to_bitmask());
-            let backslashes = row.simd_eq(u8x16::splat(b'\\'));
-            marks.backslashes = marks.backslashes << 16 | u64::from(backslashes.to_bitmask());
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, block: &[u8; BLOCK]) -> Self {
+        let block = u8x64::from_slice(simd, block);
+        let flipped = block ^ u8x64::splat(simd, QUOTE_FLIP);
+        let is = |byte| block.simd_eq(u8x64::splat(simd, byte));
+        Self {
+            backslashes: is(b'\\').to_bitmask(),
+            stops: flipped.simd_lt(u8x64::splat(simd, 0x21)).to_bitmask(),
+            usual: (is(b'"') | is(b'n') | is(b't')).to_bitmask(),
         }
-        marks
     }
 }
 
@@ -217,18 +226,21 @@ fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
-/// Where a row has quotes and control characters: with this bit flipped, they are all that is below 0x21.
-#[inline]
-fn stops(row: u8x16) -> u8x16 {
-    let flipped = row ^ u8x16::splat(0x02);
-    flipped.min(u8x16::splat(0x20)).simd_eq(flipped)
-}
+/// With this bit flipped, the quote and control characters are all that is below 0x21.
+const QUOTE_FLIP: u8 = 0x02;
 
 /// One bit for each special byte of a row, the lowest for the first.
 #[inline]
-fn specials(row: &[u8; ROW]) -> u32 {
-    let row = u8x16::new(*row);
-    (stops(row) | row.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
+fn specials(row: &[u8; ROW]) -> u64 {
+    dispatch!(Level::baseline(), simd => specials_with(simd, row))
+}
+
+#[inline(always)]
+fn specials_with<S: Simd>(simd: S, row: &[u8; ROW]) -> u64 {
+    let row = u8x16::from_slice(simd, row);
+    let flipped = row ^ u8x16::splat(simd, QUOTE_FLIP);
+    let stops = flipped.simd_lt(u8x16::splat(simd, 0x21));
+    (stops | row.simd_eq(u8x16::splat(simd, b'\\'))).to_bitmask()
 }
 
 /// Where the string ends, quotes included, whose opening quote is at `start`; the end of `text` if it has no end.
