@@ -54,6 +54,11 @@ use tokio::time::sleep;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// The gateway's. The floor has it as well, so that only what is done with it differs.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const KIB: usize = 1024;
 const TOOLS: usize = 40;
 const WARM_UP: Duration = Duration::from_millis(300);
