@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::recorder::{self, Sink};
 use crate::signals::Signals;
 use crate::upstream::{BaseUrl, Upstream};
+use crate::workers::{self, Workers};
 use crate::{Failure, roles, routes, server, support};
 
 const MAX_INTERCEPTIONS: usize = 4096;
@@ -33,8 +34,13 @@ pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize, keys: &[&
         // A key that cools down would be passed by from the second request on. All else is as for any 429.
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::Forbid))
         .recorder(recorder);
-    let app = routes::app(&layer, Upstream::new(BaseUrl::parse(upstream)?)?);
+    let base = BaseUrl::parse(upstream)?;
+    let workers = Workers::start(workers::count()?, || {
+        Ok(routes::app(&layer, Upstream::new(base.clone())?))
+    })?;
+    drop(layer);
     roles::announce(&listener)?;
-    server::serve(listener, app, signals).await;
-    Ok(records.finish().await?)
+    let (_, served) = workers.serve(listener, signals).await;
+    records.finish().await?;
+    Ok(served?)
 }

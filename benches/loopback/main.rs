@@ -41,6 +41,8 @@ mod signals;
 mod support;
 #[path = "../../examples/gateway/upstream.rs"]
 mod upstream;
+#[path = "../../examples/gateway/workers.rs"]
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -13,13 +13,12 @@ pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     end_with_parent();
-    // One core, as the floor is defined; the gateway's stack has the example's runtime.
-    let single = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // One core, as the floor is defined, and as many as the gateway's workers then start.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments[..] {
-        ["provider"] => single()?.block_on(provider::serve()),
-        ["floor", upstream] => single()?.block_on(floor::serve(upstream.parse()?)),
+        ["provider"] => runtime.block_on(provider::serve()),
+        ["floor", upstream] => runtime.block_on(floor::serve(upstream.parse()?)),
         ["gateway", upstream, record, tools, ref keys @ ..] => {
-            let runtime = tokio::runtime::Runtime::new()?;
             runtime.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?, keys))
         }
         _ => Err("no such role".into()),

@@ -28,7 +28,8 @@ usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=UR
   -V, --version    print the version
 
 environment: OPENAI_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info],
-             MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN')
+             MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN'),
+             TOKIO_WORKER_THREADS (threads that serve) [default: one per core]
 signals:     SIGINT or SIGTERM drains requests for up to 30 s; a second one cuts them";
 
 /// What the command line asks for.

@@ -1,8 +1,8 @@
 //! A gateway in one binary, to run as it is or to lift into production: this file only wires the parts together.
 //!
 //! ```text
-//! caller ─► server ─► routes (request id, trace, panics, limits, identity, decompression) ─► Bridge ─► upstream ─► provider
-//!                                                                                              └─► recorder ─► JSON lines
+//! caller ─► workers ─► server ─► routes ─► Bridge ─► upstream ─► provider
+//!                                             └─► recorder ─► JSON lines
 //! ```
 //!
 //! `cargo run --release --all-features --example gateway -- --help` says how to use it.
@@ -16,6 +16,7 @@ mod routes;
 mod server;
 mod signals;
 mod upstream;
+mod workers;
 
 use std::{
     env,
@@ -35,6 +36,7 @@ use crate::{
     recorder::Sink,
     signals::Signals,
     upstream::Upstream,
+    workers::Workers,
 };
 
 /// A request takes and frees some ninety small pieces; this allocator does it for a tenth less CPU time than glibc's, in as
@@ -46,7 +48,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Interceptions under way at once; when the record file is this far behind, new requests wait and then get a 503.
 const MAX_INTERCEPTIONS: usize = 4096;
 
-#[tokio::main]
+// Its thread is the first worker's.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = match args::parse(env::args_os().skip(1), env::var_os("OPENAI_API_KEYS")) {
         Ok(Command::Serve(arguments)) => arguments,
@@ -70,13 +73,17 @@ async fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    match run(arguments).await {
+    let workers = match workers::count() {
+        Ok(workers) => workers,
+        Err(problem) => return fail(2, &problem),
+    };
+    match run(arguments, workers).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => fail(1, &problem),
     }
 }
 
-async fn run(arguments: Args) -> Result<(), String> {
+async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let signals = Signals::install().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let sink = match arguments.record {
         Some(path) => Sink::file(&path).map_err(|error| format!("cannot record to {}: {error}", path.display()))?,
@@ -116,19 +123,23 @@ async fn run(arguments: Args) -> Result<(), String> {
 
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
-    let app = routes::app(&layer.recorder(recorder), Upstream::new(base)?);
+    let layer = layer.recorder(recorder);
+    let workers = Workers::start(workers, || Ok(routes::app(&layer, Upstream::new(base.clone())?)))?;
+    // The last recorder must go with the last request.
+    drop(layer);
     // Whoever reads only this line and then closes the pipe must not end us.
     say(&format!("listening on http://{address}"));
     if demo {
         say(&demo::invitation(address));
     }
 
-    let mut signals = server::serve(listener, app, signals).await;
-    // The last recorder goes with the last request, so this ends by itself once everything is written.
-    tokio::select! {
+    let (mut signals, served) = workers.serve(listener, signals).await;
+    // Ends by itself once everything is written.
+    let written = tokio::select! {
         written = records.finish() => written,
         signal = signals.next() => Err(format!("{signal} before the last record was written")),
-    }
+    };
+    served.and(written)
 }
 
 /// To stdout, flushed. A closed stdout is nobody's problem.

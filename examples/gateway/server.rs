@@ -1,4 +1,5 @@
-//! Accepts connections and ends them in order: no new ones, then the requests under way, and nobody waits for ever.
+//! The connections of one worker: served, and ended in order, so that requests under way are answered and nobody waits
+//! for ever.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -12,13 +13,12 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 use tower::{BoxError, Service};
-use tracing::{debug, error, info, warn};
-
-use crate::signals::Signals;
+use tracing::{debug, error, warn};
 
 /// How long requests may go on after the first signal.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -31,10 +31,12 @@ pub(crate) async fn bind(address: &str) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until a signal, then drains. When it returns every connection and with it `app` is gone; the signals are for
-/// what is left to end.
-pub(crate) async fn serve<S, B>(listener: TcpListener, app: S, mut signals: Signals) -> Signals
-where
+/// Serves the connections that come, until their sender is gone; then drains, until `cut` turns true.
+pub(crate) async fn serve<S, B>(
+    mut incoming: mpsc::UnboundedReceiver<std::net::TcpStream>,
+    app: S,
+    mut cut: watch::Receiver<bool>,
+) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -48,14 +50,23 @@ where
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
 
-    let signal = loop {
+    loop {
         let stream = tokio::select! {
-            stream = accept(&listener) => stream,
+            stream = incoming.recv() => match stream {
+                Some(stream) => stream,
+                None => break,
+            },
             Some(ended) = connections.join_next() => {
                 report(ended);
                 continue;
             }
-            signal = signals.next() => break signal,
+        };
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                error!(%error, "a connection is lost");
+                continue;
+            }
         };
         let connection = http
             .serve_connection(TokioIo::new(stream), service.clone())
@@ -67,30 +78,23 @@ where
                 debug!(error, "connection ended early");
             }
         });
-    };
+    }
 
-    drop(listener);
-    info!(
-        signal,
-        connections = connections.len(),
-        "draining; a second signal ends it"
-    );
     tokio::select! {
         drained = timeout(DRAIN, graceful.shutdown()) => if drained.is_err() {
             warn!(seconds = DRAIN.as_secs(), "still busy, cutting what is left");
         },
-        signal = signals.next() => warn!(signal, "cutting what is left"),
+        _ = cut.wait_for(|cut| *cut) => {}
     }
     // Dropping a connection drops its requests, which is how the bridge learns that they are cancelled.
     connections.abort_all();
     while let Some(ended) = connections.join_next().await {
         report(ended);
     }
-    signals
 }
 
 /// The next connection. Failures are this machine's (out of descriptors, say) or the peer's, never a reason to stop.
-async fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -278,6 +278,8 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("OPENAI_API_KEYS")
         .env("RUST_LOG", "trace")
+        // On every machine, so that connections are dealt out.
+        .env("TOKIO_WORKER_THREADS", "2")
         .kill_on_drop(true);
     command
         .stdin(Stdio::null())

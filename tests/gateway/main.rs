@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{
-    Body, CHAT, Gateway, KEY, Provider, Undeclared, assert_error_shape, bytes, chat, completion, content, run, scratch,
-    within,
+    Body, CHAT, Gateway, KEY, Provider, Undeclared, assert_error_shape, bytes, chat, command, completion, content, run,
+    scratch, within,
 };
 
 #[tokio::test]
@@ -177,26 +177,33 @@ async fn a_request_killed_in_the_middle_is_recorded_and_one_under_way_is_drained
     killed.abort();
     within(call.answer.closed()).await;
 
-    let drained = gateway.ask_later("drained");
-    let call = provider.arrival().await;
+    // One connection each, so that every worker has some.
+    let mut drained = Vec::new();
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        drained.push(gateway.ask_later("drained"));
+        calls.push(provider.arrival().await);
+    }
     gateway.signal().await;
     gateway.until_logged("draining").await;
     assert!(
         TcpStream::connect(gateway.address).await.is_err(),
         "a draining gateway takes no connection"
     );
-    call.answer
-        .send(completion("late, but there"))
-        .expect("the call is still waited for");
-    let (status, answer) = within(drained).await.expect("no panic");
-    assert_eq!((status, content(&answer)), (StatusCode::OK, "late, but there".into()));
+    for (call, drained) in calls.into_iter().zip(drained) {
+        call.answer
+            .send(completion("late, but there"))
+            .expect("the call is still waited for");
+        let (status, answer) = within(drained).await.expect("no panic");
+        assert_eq!((status, content(&answer)), (StatusCode::OK, "late, but there".into()));
+    }
 
     let recorded = gateway.records.clone();
     let (status, log, records) = gateway.end().await;
     assert_eq!(status.code(), Some(0), "{log}");
     assert_eq!(
         records.outcomes(),
-        BTreeMap::from([("cancelled".into(), 1), ("completed".into(), 1)])
+        BTreeMap::from([("cancelled".into(), 1), ("completed".into(), 4)])
     );
     assert!(!log.contains(KEY), "{log}");
     assert!(!fs::read_to_string(recorded).expect("a record file").contains(KEY));
@@ -206,17 +213,27 @@ async fn a_request_killed_in_the_middle_is_recorded_and_one_under_way_is_drained
 async fn a_second_signal_cuts_what_is_left_and_still_records_it() {
     let mut provider = Provider::start().await;
     let mut gateway = Gateway::start(&["--upstream", &provider.url, "--key", KEY]).await;
-    let cut = gateway.ask_later("cut");
-    let mut call = provider.arrival().await;
+    let mut cut = Vec::new();
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        cut.push(gateway.ask_later("cut"));
+        calls.push(provider.arrival().await);
+    }
 
     gateway.signal().await;
     gateway.until_logged("draining").await;
     gateway.signal().await;
-    within(call.answer.closed()).await;
-    assert!(within(cut).await.is_err(), "there is no answer");
+    for (mut call, cut) in calls.into_iter().zip(cut) {
+        within(call.answer.closed()).await;
+        assert!(within(cut).await.is_err(), "there is no answer");
+    }
     let (status, log, records) = gateway.end().await;
     assert_eq!(status.code(), Some(0), "{log}");
-    assert_eq!(records.outcomes(), BTreeMap::from([("cancelled".into(), 1)]));
+    assert_eq!(records.outcomes(), BTreeMap::from([("cancelled".into(), 4)]));
+    assert!(
+        !log.contains("still busy"),
+        "no worker waited for its time to be over: {log}"
+    );
 }
 
 #[cfg(target_os = "linux")]
@@ -288,4 +305,8 @@ async fn mistakes_on_the_command_line_are_explained() {
         assert!(stderr.contains(message), "{arguments:?}: {stderr}");
         assert!(!stderr.contains(KEY), "{stderr}");
     }
+    let workers = command(&[]).env("TOKIO_WORKER_THREADS", "0").output();
+    let output = within(workers).await.expect("the gateway starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("TOKIO_WORKER_THREADS: "));
 }
