@@ -1,6 +1,7 @@
 //! A key: the secret, which only a header value ever shows, and what the pool counts of it.
 
 use std::{
+    array,
     cell::Cell,
     fmt,
     sync::{
@@ -20,6 +21,10 @@ use super::{
 use crate::types::KeyHint;
 
 const SCHEME: &[u8] = b"Bearer ";
+
+/// More threads than this share lanes. Fewer lanes for fewer cores would not do: threads come and go, and two of those
+/// that are left could have the same.
+const LANES: usize = 16;
 
 /// A provider's API key.
 ///
@@ -76,8 +81,7 @@ pub(super) struct Lane {
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: Arc<Key>,
-    /// A power of two of them.
-    lanes: Arc<[Arc<Lane>]>,
+    lanes: Arc<[Arc<Lane>; LANES]>,
 }
 
 /// Keeps the secret alive for one lane's header values.
@@ -178,14 +182,13 @@ impl Key {
 // === impl Entry ===
 
 impl Entry {
-    /// The key as a pool holds it, in a power of two of lanes.
+    /// The key as a pool holds it.
     pub(super) fn new(
         ApiKey {
             secret,
             hint,
             authorization,
         }: ApiKey,
-        lanes: usize,
     ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = Arc::new(Key {
@@ -206,18 +209,18 @@ impl Entry {
                 accepted: AtomicU64::new(0),
             })
         };
-        let lanes = (0..lanes.next_power_of_two()).map(lane).collect();
+        let lanes = Arc::new(array::from_fn(lane));
         Self { key, lanes }
     }
 
     /// The lane of the thread that asks.
     #[inline]
     pub(super) fn lane(&self) -> &Arc<Lane> {
-        &self.lanes[thread_number() & (self.lanes.len() - 1)]
+        &self.lanes[thread_number() % LANES]
     }
 
     pub(super) fn lanes(&self) -> &[Arc<Lane>] {
-        &self.lanes
+        &*self.lanes
     }
 }
 
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_header_value_is_the_secret_s_own_buffer_which_goes_with_its_last_clone() {
-        let entry = Entry::new(ApiKey::new("sk-0123456789abcdefghij").unwrap(), 2);
+        let entry = Entry::new(ApiKey::new("sk-0123456789abcdefghij").unwrap());
         let value = entry.lane().authorization.clone();
         assert_eq!(value, "Bearer sk-0123456789abcdefghij");
         assert!(value.is_sensitive());
@@ -289,11 +292,9 @@ mod tests {
     }
 
     #[test]
-    fn every_lane_counts_by_itself() {
-        let entry = Entry::new(ApiKey::new("k").unwrap(), 3);
-        assert_eq!(entry.lanes().len(), 4, "a power of two");
-        let here = Arc::as_ptr(entry.lane());
-        assert_eq!(here, Arc::as_ptr(entry.lane()), "a thread stays in its lane");
+    fn a_thread_stays_in_its_lane() {
+        let entry = Entry::new(ApiKey::new("k").unwrap());
+        assert_eq!(Arc::as_ptr(entry.lane()), Arc::as_ptr(entry.lane()));
     }
 
     proptest! {

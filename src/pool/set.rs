@@ -273,7 +273,7 @@ mod tests {
         KeySet::new(
             secrets
                 .iter()
-                .map(|&secret| Entry::new(ApiKey::new(secret).unwrap(), 1))
+                .map(|&secret| Entry::new(ApiKey::new(secret).unwrap()))
                 .collect(),
         )
     }

@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::Duration,
 };
 
@@ -26,9 +25,6 @@ use crate::types::KeyHint;
 /// one the next.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// More threads than this share lanes.
-const MOST_LANES: usize = 16;
-
 /// Provider keys in order of preference. Clones share their state; see the [module docs](crate::pool).
 #[derive(Clone)]
 pub struct KeyPool {
@@ -40,7 +36,6 @@ struct Inner {
     clock: Clock,
     /// From which millisecond a pool whose keys are all revoked may be probed.
     next_probe: AtomicU64,
-    lanes: usize,
     /// Held while a set is derived from the one before; requests never take it.
     publishing: Mutex<()>,
 }
@@ -86,17 +81,12 @@ impl KeyPool {
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Result<Self, KeyPoolError> {
         let keys: Vec<ApiKey> = keys.into_iter().collect();
         KeySet::check(&keys)?;
-        let lanes = thread::available_parallelism()
-            .map_or(1, Into::into)
-            .next_power_of_two()
-            .min(MOST_LANES);
-        let entries = keys.into_iter().map(|key| Entry::new(key, lanes)).collect();
+        let entries = keys.into_iter().map(Entry::new).collect();
         Ok(Self {
             inner: Arc::new(Inner {
                 keys: ArcSwap::from_pointee(KeySet::new(entries)),
                 clock: Clock::new(Instant::now()),
                 next_probe: AtomicU64::new(0),
-                lanes,
                 publishing: Mutex::new(()),
             }),
         })
@@ -154,7 +144,7 @@ impl KeyPool {
                 .collect();
             let entry = |key: ApiKey| match staying.get(key.secret()) {
                 Some(&entry) => entry.clone(),
-                None => Entry::new(key, self.inner.lanes),
+                None => Entry::new(key),
             };
             KeySet::new(keys.into_iter().map(entry).collect())
         });

@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::{Barrier, atomic::AtomicUsize},
+    thread,
 };
 
 use tokio::time::advance;
