@@ -12,6 +12,10 @@
     reason = "only some of it is measured; its tests have a harness elsewhere"
 )]
 mod json;
+#[cfg(test)]
+#[path = "../tests/support/logs.rs"]
+#[allow(dead_code, reason = "the tests of `pool` use it, and cargo compiles them here, too")]
+mod logs;
 #[path = "../src/pool/mod.rs"]
 #[allow(
     dead_code,

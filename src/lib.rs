@@ -107,6 +107,9 @@ mod future;
 mod identity;
 mod json;
 mod layer;
+#[cfg(test)]
+#[path = "../tests/support/logs.rs"]
+mod logs;
 #[cfg(feature = "mcp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mcp")))]
 pub mod mcp;

@@ -208,6 +208,7 @@ fn without_the_feature_only_names_are_checked() {
 #[cfg(feature = "json-schema")]
 mod json_schema {
     use super::*;
+    use crate::logs::Logs;
 
     #[test]
     fn the_whole_schema_is_checked() {
@@ -266,43 +267,18 @@ mod json_schema {
 
     #[test]
     fn a_schema_that_cannot_be_used_is_named_once() {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer({
-            let log = log.clone();
-            move || log.clone()
-        });
-        tracing::subscriber::with_default(subscriber.finish(), || {
-            let tool = with(ToolDefinition::new("broken").parameters(json!({ "type": "secret" })));
-            for _ in 0..3 {
-                assert!(
-                    Tools::new([tool.clone()])
-                        .get("bmcp_local_broken")
-                        .unwrap()
-                        .check("{}")
-                        .is_ok()
-                );
-            }
-        });
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let logs = Logs::capture();
+        let tool = with(ToolDefinition::new("broken").parameters(json!({ "type": "secret" })));
+        for _ in 0..3 {
+            let tools = Tools::new([tool.clone()]);
+            assert!(tools.get("bmcp_local_broken").unwrap().check("{}").is_ok());
+        }
+        let log = logs.text();
         assert_eq!(log.lines().count(), 1, "{log}");
         assert!(
             log.contains("WARN") && log.contains("broken") && !log.contains("secret"),
             "{log}"
         );
-    }
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
     }
 
     #[test]

@@ -9,8 +9,6 @@ mod public;
 
 use std::convert::Infallible;
 use std::fmt::{Debug, Write as _};
-use std::io;
-use std::sync::{Arc, Mutex};
 
 use http::{Request, header};
 use http_body_util::Empty;
@@ -23,7 +21,6 @@ use tower_llm_bridge::record::{Event, Events, Recorder};
 use tower_llm_bridge::tools::{Tool, ToolCall, ToolDefinition, Tools, tool_fn};
 use tower_llm_bridge::{Actor, BridgeError, Credential, RequestBody, ResponseBody};
 use tracing::Level;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use support::*;
 
@@ -36,10 +33,6 @@ const OWN: &str = "sk-own-0123456789abcdef";
 /// What a user says; it is nobody's business in a log.
 const PROMPT: &str = "my-private-question";
 
-/// Everything that was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
 /// A bridge whose every word is kept.
 struct Watched {
     stack: BoxCloneService<Request<MockBody>, http::Response<Words>, MockError>,
@@ -47,8 +40,7 @@ struct Watched {
     pool: KeyPool,
     provider: Provider,
     events: Events,
-    log: Log,
-    _logging: tracing::subscriber::DefaultGuard,
+    logs: Logs,
 }
 
 /// What a caller got, body included, as text.
@@ -59,43 +51,11 @@ struct Words {
     rest: String,
 }
 
-// === impl Log ===
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Logs what there is, spans and their fields too, on this thread from here on.
-    fn start(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::TRACE)
-            .with_span_events(FmtSpan::FULL)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
 // === impl Watched ===
 
 impl Watched {
     fn new(layer: BridgeLayer, pool: KeyPool, provider: Provider) -> Self {
-        let log = Log::default();
-        let logging = log.start();
+        let logs = Logs::capture();
         let (recorder, events) = Recorder::channel(8);
         let layer = layer.recorder(recorder);
         // A layer below that logs the head of every request that carries a key.
@@ -117,8 +77,7 @@ impl Watched {
             pool,
             provider,
             events,
-            log,
-            _logging: logging,
+            logs,
         }
     }
 
@@ -129,7 +88,7 @@ impl Watched {
 
     /// Everything that anybody could read by now, but for what the caller was told.
     fn words(&mut self) -> String {
-        let mut words = self.log.text();
+        let mut words = self.logs.text();
         show(&mut words, &self.layer);
         show(&mut words, &self.pool);
         show(&mut words, &self.pool.snapshot());
@@ -295,9 +254,9 @@ async fn a_provider_cannot_make_the_bridge_tell_a_pools_key() {
             let words = watched.words();
             assert_silent(name, &words);
             if !listed {
-                assert!(!watched.log.text().contains(PROMPT), "{name}: the prompt was logged");
+                assert!(!watched.logs.text().contains(PROMPT), "{name}: the prompt was logged");
                 assert!(
-                    watched.log.text().contains("credential_hint=sk-f...cdef"),
+                    watched.logs.text().contains("credential_hint=sk-f...cdef"),
                     "{name}: nothing was logged"
                 );
                 assert!(words.contains(r#""event":"ended""#), "{name}: nothing was recorded");
@@ -404,7 +363,7 @@ async fn tools_that_fail_tell_nothing_to_the_log() {
         told.text()
     );
     for private in ["my-token", "my-argument", PROMPT] {
-        assert!(!watched.log.text().contains(private), "{private} was logged");
+        assert!(!watched.logs.text().contains(private), "{private} was logged");
     }
 }
 

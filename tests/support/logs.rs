@@ -1,35 +1,60 @@
-//! What the bridge logs, down to trace level, as text.
+//! What the bridge logs, down to trace level, as text. The crate's own tests have it, too.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
+use tracing::Dispatch;
+use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
 
-/// Collects this thread's log lines for as long as it lives.
+/// Collects this thread's log lines for as long as it lives, and those of threads that are given its dispatch.
 pub(crate) struct Logs {
     buffer: Buffer,
-    _guard: tracing::subscriber::DefaultGuard,
+    dispatch: Dispatch,
+    _guard: tracing::dispatcher::DefaultGuard,
 }
 
 #[derive(Clone, Default)]
 struct Buffer(Arc<Mutex<Vec<u8>>>);
 
+/// To be called before anything is logged on any thread.
+///
+/// An event that one thread meets for the first time, with nobody to listen, in the very moment in which another thread
+/// begins to capture, could be switched off for both. With this subscriber, which wants nothing but may change its mind, no
+/// event is ever switched off.
+pub(crate) fn listen() {
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| {
+        let subscriber = tracing_subscriber::registry().with(dynamic_filter_fn(|_, _| false));
+        // Someone else's would do as well.
+        let _ = tracing::subscriber::set_global_default(subscriber);
+    });
+}
+
 // === impl Logs ===
 
 impl Logs {
     pub(crate) fn capture() -> Self {
+        listen();
         let buffer = Buffer::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
             .with_span_events(FmtSpan::FULL)
             .with_ansi(false)
-            .with_writer(buffer.clone())
-            .finish();
+            .with_writer(buffer.clone());
+        let dispatch = Dispatch::new(subscriber.finish());
         Self {
             buffer,
-            _guard: tracing::subscriber::set_default(subscriber),
+            _guard: tracing::dispatcher::set_default(&dispatch),
+            dispatch,
         }
+    }
+
+    /// For another thread.
+    pub(crate) fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
     }
 
     pub(crate) fn text(&self) -> String {

@@ -18,6 +18,7 @@ use tower_llm_bridge::UpstreamAttempt;
 
 use super::body::{Alive, Gate, MockBody, MockError, Piece, pieces};
 use super::chat::text;
+use super::logs::listen;
 
 /// A provider that follows a script. Clones share it.
 #[derive(Clone)]
@@ -61,6 +62,7 @@ pub(crate) struct Reply {
 impl Provider {
     /// Answers each request with what `script` makes of it.
     pub(crate) fn answering(script: impl FnMut(&Seen) -> Reply + Send + 'static) -> Self {
+        listen();
         Self {
             shared: Arc::new(Shared {
                 script: Mutex::new(Box::new(script)),

@@ -1,7 +1,6 @@
 //! The pool's rules one by one. `model.rs` has them all at once.
 
 use std::{
-    io,
     sync::{Barrier, atomic::AtomicUsize},
     thread,
 };
@@ -9,7 +8,10 @@ use std::{
 use tokio::time::advance;
 
 use super::*;
-use crate::pool::{Verdict, resolve};
+use crate::{
+    logs::{Logs, listen},
+    pool::{Verdict, resolve},
+};
 
 mod model;
 mod probe;
@@ -18,6 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn pool(secrets: &[&str]) -> KeyPool {
+    listen();
     KeyPool::from_secrets(secrets.iter().copied()).unwrap()
 }
 
@@ -57,41 +60,6 @@ fn retry_after(pool: &KeyPool) -> Option<u64> {
     match pool.exhausted(Instant::now()) {
         Exhausted::CoolingDown { retry_after } => Some(retry_after.as_secs()),
         Exhausted::Revoked => None,
-    }
-}
-
-/// What is logged, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn dispatch(&self) -> tracing::Dispatch {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        subscriber.into()
-    }
-
-    fn lines(&self) -> Vec<String> {
-        String::from_utf8(self.0.lock().unwrap().clone())
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -199,13 +167,11 @@ async fn one_millisecond_on_the_only_key_ends_the_walk() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cool_down_of_nothing_is_none() {
-    let (pool, log) = (pool(&["key"]), Log::default());
+    let (pool, logs) = (pool(&["key"]), Logs::capture());
     advance(SECOND).await;
-    tracing::dispatcher::with_default(&log.dispatch(), || {
-        report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(Duration::ZERO));
-    });
+    report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(Duration::ZERO));
     assert_eq!(states(&pool), [KeyState::Usable]);
-    assert!(log.lines().is_empty());
+    assert_eq!(logs.text(), "");
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,11 +204,10 @@ async fn one_cooling_key_among_revoked_ones_is_worth_waiting_for() {
 #[test]
 fn concurrent_429s_make_one_transition_and_one_line() {
     for _ in 0..100 {
-        let (pool, log, start) = (pool(&["key"]), Log::default(), Barrier::new(4));
-        let dispatch = log.dispatch();
+        let (pool, logs, start) = (pool(&["key"]), Logs::capture(), Barrier::new(4));
         thread::scope(|scope| {
             for seconds in 60..64 {
-                let (pool, start, dispatch) = (&pool, &start, &dispatch);
+                let (pool, start, dispatch) = (&pool, &start, logs.dispatch());
                 let lease = fresh(pool).unwrap();
                 scope.spawn(move || {
                     tracing::dispatcher::with_default(dispatch, || {
@@ -252,8 +217,9 @@ fn concurrent_429s_make_one_transition_and_one_line() {
                 });
             }
         });
-        assert_eq!(log.lines().len(), 1, "{:?}", log.lines());
-        assert!(log.lines()[0].contains("WARN") && log.lines()[0].contains("key cools down credential_hint=..."));
+        let log = logs.text();
+        assert_eq!(log.lines().count(), 1, "{log}");
+        assert!(log.contains("WARN") && log.contains("key cools down credential_hint=..."));
         let left = pool.snapshot()[0].time_left.unwrap();
         assert!(left > 62 * SECOND && left <= 63 * SECOND, "the longest of them");
     }
@@ -261,12 +227,12 @@ fn concurrent_429s_make_one_transition_and_one_line() {
 
 #[tokio::test(start_paused = true)]
 async fn every_transition_is_one_line() {
-    let (pool, log) = (pool(&["aaaaa-key-0123456789"]), Log::default());
-    let _guard = tracing::dispatcher::set_default(&log.dispatch());
+    let (pool, logs) = (pool(&["aaaaa-key-0123456789"]), Logs::capture());
     let mut expected = Vec::new();
     let mut logged = |line: &str| {
         expected.push(line.to_owned());
-        let lines = log.lines();
+        let log = logs.text();
+        let lines: Vec<&str> = log.lines().collect();
         assert_eq!(lines.len(), expected.len(), "{lines:?}");
         for (line, expected) in lines.iter().zip(&expected) {
             assert!(
@@ -284,7 +250,7 @@ async fn every_transition_is_one_line() {
         Judgement::CoolDown(Duration::from_millis(1_500)),
     );
     logged("WARN");
-    assert!(log.lines()[0].contains("seconds=1.5"));
+    assert!(logs.text().contains("seconds=1.5"));
     let [first, second, third] = late;
     report(&pool, first, Judgement::CoolDown(2 * SECOND));
     advance(2 * SECOND).await;
@@ -413,8 +379,7 @@ fn threads_lose_no_count() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_prints_a_key() {
-    let (secret, log) = ("sk-secret-0123456789abcdef", Log::default());
-    let _guard = tracing::dispatcher::set_default(&log.dispatch());
+    let (secret, logs) = ("sk-secret-0123456789abcdef", Logs::capture());
     let pool = pool(&[secret]);
     let key = ApiKey::new(secret).unwrap();
     let mut walk = Walk::default();
@@ -432,7 +397,7 @@ async fn nothing_prints_a_key() {
     report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
     advance(MINUTE).await;
     report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
-    printed += &log.lines().concat();
+    printed += &logs.text();
     for part in ["secret", "0123", &secret[4..]] {
         assert!(!printed.contains(part), "{printed}");
     }
