@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Extensions, Method, Request, StatusCode, Uri, request};
+use http::{Method, Request, StatusCode, request};
 
 use super::config::Config;
 use super::headers;
@@ -19,7 +19,8 @@ pub(crate) struct Exchange<U> {
     pub(crate) config: Arc<Config>,
     pub(crate) upstream: U,
     pub(crate) credentials: Credentials,
-    head: Head,
+    /// The caller's, cleaned. Boxed, like the credentials, because all this moves with what owns it.
+    head: Box<request::Parts>,
     /// None for a pass-through, and once it has ended.
     interception: Option<Interception>,
     round: u32,
@@ -30,14 +31,6 @@ pub(crate) enum Credentials {
     /// The pool, and the key that was sent last: it may have left the pool since, and is a secret all the same.
     Pool(KeyPool, Option<Box<Credential>>),
     Caller(Box<Credential>),
-}
-
-/// The caller's head, cleaned.
-struct Head {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    extensions: Extensions,
 }
 
 // === impl Credentials ===
@@ -100,27 +93,14 @@ impl<U> Exchange<U> {
         config: Arc<Config>,
         upstream: U,
         credentials: Credentials,
-        parts: request::Parts,
+        mut head: Box<request::Parts>,
         actor: Option<&Actor>,
         interception: Option<Interception>,
     ) -> Self {
-        let request::Parts {
-            method,
-            uri,
-            mut headers,
-            extensions,
-            ..
-        } = parts;
-        headers::clean_request(&mut headers);
+        headers::clean_request(&mut head.headers);
         if let Some(actor) = actor.filter(|_| config.actor_headers) {
-            headers::add_actor(&mut headers, actor);
+            headers::add_actor(&mut head.headers, actor);
         }
-        let head = Head {
-            method,
-            uri,
-            headers,
-            extensions,
-        };
         Self {
             config,
             upstream,
@@ -220,22 +200,26 @@ impl<U> Exchange<U> {
 
     /// Keeps a round's usage as known so far: the last report counts, and it is recorded even if the stream is cut.
     pub(crate) fn hold_usage(&mut self, turn: &Turn) {
-        let span = tracing::Span::current();
-        if !self.is_recorded() && span.is_disabled() {
-            return;
-        }
-        span.record("gen_ai.response.model", &*turn.model);
-        if let (Some(fact), Some(interception)) = (usage_fact(turn), &mut self.interception) {
+        if let (Some(fact), Some(interception)) = (self.usage(turn), &mut self.interception) {
             interception.hold(fact);
         }
     }
 
-    /// Records one round's usage.
+    /// Records one round's usage, of which no more will be reported.
     pub(crate) fn record_usage(&mut self, turn: &Turn) {
-        self.hold_usage(turn);
-        if let Some(interception) = &mut self.interception {
-            interception.release();
+        if let Some(fact) = self.usage(turn) {
+            self.emit(fact);
         }
+    }
+
+    /// What a turn used, if anybody wants to know.
+    fn usage(&self, turn: &Turn) -> Option<Fact> {
+        let span = tracing::Span::current();
+        if !self.is_recorded() && span.is_disabled() {
+            return None;
+        }
+        span.record("gen_ai.response.model", &*turn.model);
+        usage_fact(turn)
     }
 
     pub(crate) fn finish(&mut self, outcome: Outcome, status: StatusCode, error_type: Option<&str>) {

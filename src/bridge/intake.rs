@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, request};
+use http::{Response, request};
 use hyper::body::Body;
 
 use super::answer::bridge_response;
@@ -43,27 +43,32 @@ pub(crate) async fn answer<U, B>(
     config: Arc<Config>,
     dialect: Dialect,
     upstream: U,
-    request: Request<B>,
+    head: Box<request::Parts>,
+    body: B,
 ) -> Response<ResponseBody<U::Body>>
 where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
     let Dialect::ChatCompletions = dialect;
-    match read(config, upstream, request).await {
+    match read(config, upstream, head, body).await {
         Ok(conversation) if conversation.request.is_stream() => streaming::answer(conversation).await,
         Ok(conversation) => blocking::answer(conversation).await,
         Err(error) => bridge_response(error),
     }
 }
 
-async fn read<U, B>(config: Arc<Config>, upstream: U, request: Request<B>) -> Result<Box<Conversation<U>>, BridgeError>
+async fn read<U, B>(
+    config: Arc<Config>,
+    upstream: U,
+    mut head: Box<request::Parts>,
+    body: B,
+) -> Result<Box<Conversation<U>>, BridgeError>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    let (mut parts, body) = request.into_parts();
     let mut scanner = Scanner::new();
-    let (identity, body) = admit(&config, &mut parts, body, content_is_json, |frame| {
+    let (identity, body) = admit(&config, &mut head, body, content_is_json, |frame| {
         // An error is kept by the scanner and told by `finish`.
         let _ = scanner.feed(frame);
     })
@@ -74,7 +79,7 @@ where
     })?;
     let mut request = ChatRequest::read(body, &scanner)?;
     let interception = match &config.recorder {
-        Some(recorder) => begin(recorder, &config, &parts, &identity, &request).await?,
+        Some(recorder) => begin(recorder, &config, &head, &identity, &request).await?,
         None => Interception::unrecorded(),
     };
     let span = tracing::Span::current();
@@ -93,7 +98,7 @@ where
         tools
     };
     let offer = request.offer(tools, config.parallel_tool_calls);
-    let exchange = Exchange::new(config, upstream, credentials, parts, actor.as_ref(), Some(interception));
+    let exchange = Exchange::new(config, upstream, credentials, head, actor.as_ref(), Some(interception));
     // Boxed, because it would otherwise lie several times over in the futures that hand it on.
     Ok(Box::new(Conversation {
         exchange,
@@ -105,7 +110,7 @@ where
 /// Checks the head, then reads the body; a client that is refused half-way gets to read why.
 pub(crate) async fn admit<B>(
     config: &Config,
-    parts: &mut request::Parts,
+    head: &mut request::Parts,
     body: B,
     check: impl Fn(&HeaderMap) -> Result<(), BridgeError>,
     look: impl FnMut(&Bytes),
@@ -115,8 +120,8 @@ where
 {
     let mut body = pin!(body);
     let admitted = async {
-        check(&parts.headers)?;
-        let identity = Identity::take(config, parts)?;
+        check(&head.headers)?;
+        let identity = Identity::take(config, head)?;
         match collect(body.as_mut(), config.max_request_body, look).await {
             Ok(rope) => Ok((identity, rope)),
             Err(CollectError::TooLarge) => Err(BridgeError::new(
@@ -137,7 +142,7 @@ where
     }
     .await;
     // A client that waits for `100 Continue` has not begun to send, and need not.
-    if admitted.is_err() && !parts.headers.contains_key(header::EXPECT) {
+    if admitted.is_err() && !head.headers.contains_key(header::EXPECT) {
         discard(body, config.max_request_body, DISCARD_TIME).await;
     }
     admitted
@@ -170,11 +175,11 @@ fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
 async fn begin(
     recorder: &Recorder,
     config: &Config,
-    parts: &request::Parts,
+    head: &request::Parts,
     identity: &Identity,
     request: &ChatRequest,
 ) -> Result<Interception, BridgeError> {
-    let started = || started(config, parts, identity, request);
+    let started = || started(config, head, identity, request);
     recorder.begin(started).await.map_err(|unavailable| {
         let message = match unavailable {
             Unavailable::Busy => "too many requests are being recorded, please try again later",
@@ -188,13 +193,13 @@ async fn begin(
     })
 }
 
-fn started(config: &Config, parts: &request::Parts, identity: &Identity, request: &ChatRequest) -> Fact {
-    let client = Client::recognise(&parts.headers);
+fn started(config: &Config, head: &request::Parts, identity: &Identity, request: &ChatRequest) -> Fact {
+    let client = Client::recognise(&head.headers);
     let (initiator_id, metadata) = identity.actor.clone().map(Actor::into_parts).unzip();
     Fact::Started {
         provider: config.provider.clone(),
         model: request.model().to_owned(),
-        path: parts.uri.path().to_owned(),
+        path: head.uri.path().to_owned(),
         streaming: request.is_stream(),
         initiator_id,
         metadata: metadata.unwrap_or_default(),
@@ -210,17 +215,17 @@ fn started(config: &Config, parts: &request::Parts, identity: &Identity, request
 // === impl Identity ===
 
 impl Identity {
-    fn take(config: &Config, parts: &mut request::Parts) -> Result<Self, BridgeError> {
-        let actor = parts.extensions.remove::<Actor>();
-        let own = parts.extensions.remove::<Credential>();
-        let tools = parts.extensions.remove::<Tools>();
+    fn take(config: &Config, head: &mut request::Parts) -> Result<Self, BridgeError> {
+        let actor = head.extensions.remove::<Actor>();
+        let own = head.extensions.remove::<Credential>();
+        let tools = head.extensions.remove::<Tools>();
         if config.require_actor && actor.is_none() {
             return Err(BridgeError::new(
                 BridgeErrorKind::NoActor,
                 "you must be signed in to call this API",
             ));
         }
-        let credentials = Credentials::of(config, own, &parts.headers).ok_or_else(|| {
+        let credentials = Credentials::of(config, own, &head.headers).ok_or_else(|| {
             BridgeError::new(
                 BridgeErrorKind::NoCredential,
                 "you didn't provide an API key: send it in an Authorization header, as Bearer YOUR_KEY",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Response, request};
 use hyper::body::Body;
 
 use super::answer::{Failure, bridge_response};
@@ -18,15 +18,15 @@ use crate::upstream::Upstream;
 pub(crate) async fn answer<U, B>(
     config: Arc<Config>,
     upstream: U,
-    request: Request<B>,
+    mut head: Box<request::Parts>,
+    body: B,
 ) -> Response<ResponseBody<U::Body>>
 where
     U: Upstream,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    let (mut parts, body) = request.into_parts();
     // Failover has to send the body again, so it is held; what it holds is not looked at.
-    let (identity, body) = match admit(&config, &mut parts, body, |_| Ok(()), |_| ()).await {
+    let (identity, body) = match admit(&config, &mut head, body, |_| Ok(()), |_| ()).await {
         Ok(admitted) => admitted,
         Err(error) => return bridge_response(error),
     };
@@ -34,7 +34,7 @@ where
         config,
         upstream,
         identity.credentials,
-        parts,
+        head,
         identity.actor.as_ref(),
         None,
     );

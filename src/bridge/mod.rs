@@ -43,14 +43,17 @@ where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send + 'static,
 {
+    let (head, body) = request.into_parts();
+    // It is handed on many times.
+    let head = Box::new(head);
     match route {
         Route::Api(dialect) => {
             let span = intercept_span(&config);
-            Box::pin(intake::answer(config, dialect, upstream, request).instrument(span))
+            Box::pin(intake::answer(config, dialect, upstream, head, body).instrument(span))
         }
         Route::Listed | Route::Other => {
             let span = tracing::debug_span!("passthrough");
-            Box::pin(listed::answer(config, upstream, request).instrument(span))
+            Box::pin(listed::answer(config, upstream, head, body).instrument(span))
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Interception {
     hint: Option<KeyHint>,
     usage: TokenUsage,
     /// What is recorded at the latest with the end, unless a newer report takes its place.
-    held: Option<Fact>,
+    held: Option<Box<Fact>>,
     /// `None` once ended, or when nobody records.
     channel: Option<Channel>,
 }
@@ -86,6 +86,8 @@ impl Interception {
         );
         if let Fact::TokenUsage { usage, .. } = &fact {
             self.usage += *usage;
+            // Of this round there is no other report to come.
+            self.held = None;
         }
         if let Some(channel) = &mut self.channel {
             channel.send(self.id, fact);
@@ -94,13 +96,13 @@ impl Interception {
 
     /// Holds a report that a later one may replace: the usage that a stream has told so far.
     pub(crate) fn hold(&mut self, fact: Fact) {
-        self.held = Some(fact);
+        self.held = Some(Box::new(fact));
     }
 
     /// Records what is held: nothing will replace it any more.
     pub(crate) fn release(&mut self) {
         if let Some(fact) = self.held.take() {
-            self.emit(fact);
+            self.emit(*fact);
         }
     }
 
@@ -194,13 +196,13 @@ impl Channel {
         );
     }
 
-    fn event(&self, interception_id: Uuid, fact: Fact) -> Event {
-        Event {
+    fn event(&self, interception_id: Uuid, fact: Fact) -> Box<Event> {
+        Box::new(Event {
             interception_id,
             sequence: self.sequence,
             at: SystemTime::now(),
             fact,
-        }
+        })
     }
 
     /// Fails only when `Events` was dropped: whoever wanted the event has said that he does not.

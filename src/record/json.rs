@@ -59,10 +59,7 @@ impl Event {
     /// # let _: fn(&Event, &mut Vec<u8>) -> serde_json::Result<()> = line;
     /// ```
     pub fn write_json(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        out.push(b'{');
-        self.fields(&mut Text(out))?;
-        out.push(b'}');
-        Ok(())
+        Text(out).object(|fields| self.fields(fields))
     }
 
     fn fields<F: Fields<Error: serde::ser::Error>>(&self, fields: &mut F) -> Result<(), F::Error> {
@@ -264,14 +261,24 @@ impl<M: SerializeMap> Fields for Map<M> {
 // === impl Text ===
 
 impl Text<'_> {
+    /// Each field brings a comma. The first one's gives its place to the brace.
+    fn object(&mut self, fields: impl FnOnce(&mut Self) -> serde_json::Result<()>) -> serde_json::Result<()> {
+        let start = self.0.len();
+        fields(self)?;
+        match self.0.get_mut(start) {
+            Some(comma) => *comma = b'{',
+            None => self.0.push(b'{'),
+        }
+        self.0.push(b'}');
+        Ok(())
+    }
+
     /// Field names need no escapes.
     fn name(&mut self, name: &str) {
-        if self.0.last() != Some(&b'{') {
-            self.0.push(b',');
-        }
-        self.0.push(b'"');
+        self.0.reserve(name.len() + br#","":"#.len());
+        self.0.extend_from_slice(br#",""#);
         self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
+        self.0.extend_from_slice(br#"":"#);
     }
 }
 
@@ -296,11 +303,6 @@ impl Fields for Text<'_> {
 
     fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> serde_json::Result<()> {
         self.name(name);
-        self.0.push(b'{');
-        for (name, count) in counts {
-            self.any(name, count)?;
-        }
-        self.0.push(b'}');
-        Ok(())
+        self.object(|fields| counts.iter().try_for_each(|(name, count)| fields.any(name, count)))
     }
 }

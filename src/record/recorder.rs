@@ -57,7 +57,8 @@ pub(crate) enum Unavailable {
 
 /// An event on its way; the user sees only the event.
 pub(super) struct Envelope {
-    pub(super) event: Event,
+    /// Boxed, because a channel moves what it carries half a dozen times.
+    pub(super) event: Box<Event>,
     /// Travels with the last event of an interception.
     pub(super) credit: Option<OwnedSemaphorePermit>,
 }
@@ -251,6 +252,6 @@ impl Envelope {
     fn open(self) -> Event {
         let Self { event, credit } = self;
         drop(credit);
-        event
+        *event
     }
 }
