@@ -75,15 +75,21 @@ where
 {
     type Body = S::ResBody;
 
-    async fn send(&mut self, request: Request<Rope>) -> Result<Response<Self::Body>, SendError> {
-        let service = self
-            .service
-            .ready()
-            .await
-            .map_err(|error| SendError(error.to_string()))?;
-        service
-            .call(request.map(RequestBody::full))
-            .await
-            .map_err(|error| SendError(error.to_string()))
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` holds the request twice, as its argument and as a variable"
+    )]
+    fn send(&mut self, request: Request<Rope>) -> impl Future<Output = Result<Response<Self::Body>, SendError>> + Send {
+        async move {
+            let service = self
+                .service
+                .ready()
+                .await
+                .map_err(|error| SendError(error.to_string()))?;
+            service
+                .call(request.map(RequestBody::full))
+                .await
+                .map_err(|error| SendError(error.to_string()))
+        }
     }
 }
