@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use http::StatusCode;
+use tokio::net::TcpListener;
 use tower_llm_bridge::BridgeLayer;
 use tower_llm_bridge::pool::{KeyPool, Verdict, VerdictTable};
 use tower_llm_bridge::record::Recorder;
@@ -14,7 +15,7 @@ use crate::recorder::{self, Sink};
 use crate::signals::Signals;
 use crate::upstream::{BaseUrl, Upstream};
 use crate::workers::{self, Workers};
-use crate::{Failure, roles, routes, server, support};
+use crate::{Failure, roles, routes, support};
 
 const MAX_INTERCEPTIONS: usize = 4096;
 
@@ -24,7 +25,7 @@ pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize, keys: &[&
         .with_writer(std::io::stderr)
         .init();
     let signals = Signals::install()?;
-    let listener = server::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let records = recorder::start(Sink::file(record)?, events)?;
     let layer = BridgeLayer::new()

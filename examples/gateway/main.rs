@@ -24,6 +24,7 @@ use std::{
     process::ExitCode,
 };
 
+use tokio::net::TcpListener;
 #[cfg(not(feature = "mcp"))]
 use tower_llm_bridge::tools::Tools;
 use tower_llm_bridge::{BridgeLayer, pool::KeyPool, record::Recorder};
@@ -89,7 +90,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
         Some(path) => Sink::file(&path).map_err(|error| format!("cannot record to {}: {error}", path.display()))?,
         None => Sink::Log,
     };
-    let listener = server::bind(&arguments.listen)
+    let listener = TcpListener::bind(&arguments.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
     let address = listener

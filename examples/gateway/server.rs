@@ -1,7 +1,7 @@
 //! The connections of one worker: served, and ended in order, so that requests under way are answered and nobody waits
 //! for ever.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,10 +12,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tower::{BoxError, Service};
 use tracing::{debug, error, warn};
@@ -26,10 +26,6 @@ const DRAIN: Duration = Duration::from_secs(30);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Finds a caller that vanished without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-
-pub(crate) async fn bind(address: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
 
 /// Serves the connections that come, until their sender is gone; then drains, until `cut` turns true.
 pub(crate) async fn serve<S, B>(
@@ -90,25 +86,6 @@ pub(crate) async fn serve<S, B>(
     connections.abort_all();
     while let Some(ended) = connections.join_next().await {
         report(ended);
-    }
-}
-
-/// The next connection. Failures are this machine's (out of descriptors, say) or the peer's, never a reason to stop.
-pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "no TCP_NODELAY");
-                }
-                return stream;
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => debug!(%error, "peer left early"),
-            Err(error) => {
-                error!(%error, "cannot accept a connection, waiting a second");
-                sleep(Duration::from_secs(1)).await;
-            }
-        }
     }
 }
 
