@@ -273,6 +273,16 @@ mod tests {
 
     use super::*;
 
+    /// The slowest processor that this was compiled for agrees with the one at hand.
+    fn everywhere(text: &[u8]) {
+        let plain = dispatch!(Level::baseline(), simd => plain_len_with(simd, text, 0));
+        assert_eq!(plain, plain_len(text));
+        assert_eq!(
+            dispatch!(Level::baseline(), simd => text_len_with(simd, text)),
+            text_len(text)
+        );
+    }
+
     #[test]
     fn every_special_byte_is_found_everywhere() {
         for special in (0..0x20).chain([b'"', b'\\']) {
@@ -283,9 +293,27 @@ mod tests {
                     assert_eq!(plain_len(&text[..at]), at);
                     text[at] = special;
                     assert_eq!(plain_len(&text), at, "{special:#x} among {others:#x}");
+                    everywhere(&text);
                     text[at + 1..].fill(special);
                     assert_eq!(plain_len(&text), at, "{special:#x} among {others:#x}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_escape_of_two_characters_is_passed_everywhere() {
+        for byte in 0..=u8::MAX {
+            let is_simple = serde_json::from_slice::<&serde_json::value::RawValue>(&[b'"', b'\\', byte, b'"']).is_ok();
+            for at in 0..130 {
+                let mut text = [b'x'; 140];
+                text[at] = b'\\';
+                text[at + 1] = byte;
+                text[139] = b'"';
+                let expected = if is_simple { 139 } else { at };
+                assert_eq!(text_len(&text), expected, "{byte:#x} at {at}");
+                assert_eq!(escaped_len(&text, false), expected, "{byte:#x} at {at}");
+                everywhere(&text);
             }
         }
     }
