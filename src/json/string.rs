@@ -26,6 +26,7 @@ fn plain_len_long(text: &[u8], at: usize) -> usize {
     dispatch!(Level::new(), simd => plain_len_with(simd, text, at))
 }
 
+// `dispatch!` compiles for a processor what is inlined there, and nothing else: hence `always`, here and below.
 #[inline(always)]
 fn plain_len_with<S: Simd>(simd: S, text: &[u8], mut at: usize) -> usize {
     loop {
