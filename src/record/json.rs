@@ -3,7 +3,11 @@
 //! By hand, because this is done some four times per request, and serde's `flatten`, `tag` and search for escapes are most
 //! of what it costs.
 
-use std::{fmt::Write as _, time::SystemTime};
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use serde::{
     Serialize, Serializer,
@@ -69,7 +73,7 @@ impl Event {
             self.interception_id.hyphenated().encode_lower(&mut id),
         )?;
         fields.any("sequence", &self.sequence)?;
-        fields.text("at", &rfc3339(self.at).map_err(F::Error::custom)?)?;
+        with_rfc3339(self.at, |at| fields.text("at", at)).map_err(F::Error::custom)??;
         self.fact.fields(fields)
     }
 }
@@ -82,12 +86,30 @@ impl Serialize for Event {
     }
 }
 
-fn rfc3339(at: SystemTime) -> Result<String, &'static str> {
-    let mut text = String::with_capacity("2026-01-02T03:04:05.123456Z".len());
-    // humantime panics before 1970 and fails after 9999. A clock that is wrong by so much is no reason to lose the record.
-    let at = at.max(SystemTime::UNIX_EPOCH);
-    write!(text, "{}", humantime::format_rfc3339_micros(at)).map_err(|_| "time beyond year 9999")?;
-    Ok(text)
+/// Hands out a time as RFC 3339, in UTC, with microseconds.
+fn with_rfc3339<T>(at: SystemTime, take: impl FnOnce(&str) -> T) -> Result<T, &'static str> {
+    thread_local! {
+        /// The last second and its text without a zone: many events are of the same.
+        static LAST: Cell<(u64, String)> = const { Cell::new((0, String::new())) };
+    }
+    // A clock that is wrong by so much that it is before 1970 is no reason to lose the record.
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (second, mut text) = LAST.take();
+    if text.is_empty() || second != since.as_secs() {
+        text.clear();
+        let whole = SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs());
+        write!(text, "{}", humantime::format_rfc3339_seconds(whole)).map_err(|_| "time beyond year 9999")?;
+        text.pop();
+    }
+    let length = text.len();
+    text.push('.');
+    let digit = |place| char::from_digit(since.subsec_micros() / place % 10, 10);
+    text.extend([100_000, 10_000, 1_000, 100, 10, 1].into_iter().filter_map(digit));
+    text.push('Z');
+    let taken = take(&text);
+    text.truncate(length);
+    LAST.set((since.as_secs(), text));
+    Ok(taken)
 }
 
 // === impl Fact ===

@@ -29,10 +29,15 @@ pub(crate) struct UsageSum(Option<Value>);
 
 /// A count; some providers write one as `null` or with a fraction.
 fn count(text: &[u8]) -> u64 {
-    let Ok(text) = std::str::from_utf8(text) else { return 0 };
-    // The cast saturates, and a negative count is none.
-    text.parse()
-        .unwrap_or_else(|_| text.parse::<f64>().map_or(0, |number| number as u64))
+    let digit = |count: u64, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        count.checked_mul(10)?.checked_add(digit.into())
+    };
+    text.iter().try_fold(0, digit).unwrap_or_else(|| {
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
+        // The cast saturates, and a negative count is none.
+        number.map_or(0, |number| number as u64)
+    })
 }
 
 // === impl Usage ===

@@ -151,6 +151,40 @@ fn a_wrong_clock_does_not_panic() {
     assert!(event.write_json(&mut Vec::new()).is_err());
 }
 
+#[test]
+fn every_time_is_told_to_the_microsecond_whatever_was_told_before() {
+    let second = 1_000_000;
+    let last = 253_402_300_799 * second;
+    let mut times = vec![
+        0,
+        1,
+        42,
+        second - 1,
+        second,
+        second + 1,
+        951_782_400 * second + 7,
+        last + second - 1,
+        last,
+    ];
+    times.extend(times.clone().into_iter().rev());
+    for micros in times {
+        let at = UNIX_EPOCH + Duration::from_micros(micros);
+        let event = Event {
+            interception_id: Uuid::nil(),
+            sequence: 0,
+            at,
+            fact: prompt(),
+        };
+        let expected = humantime::format_rfc3339_micros(at).to_string();
+        assert_eq!(serde_json::to_value(&event).unwrap()["at"], expected);
+        let beyond = Event {
+            at: UNIX_EPOCH + Duration::from_micros(last + second),
+            ..event
+        };
+        assert!(beyond.write_json(&mut Vec::new()).is_err());
+    }
+}
+
 /// [`json`] holds the two ways to write an event against each other.
 #[test]
 fn special_characters_are_escaped_wherever_they_are() {
