@@ -21,6 +21,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::{server, signals::Signals};
 
+/// Their threads are those that tokio lends for what blocks, of which it has 512.
+const MOST: usize = 256;
+
 /// The workers, at work. The first shares its thread with whoever starts them.
 pub(crate) struct Workers {
     /// Each worker's connections, as many as there are descriptors. Closed, they tell it to drain.
@@ -38,10 +41,11 @@ pub(crate) struct Workers {
 pub(crate) fn count() -> Result<usize, String> {
     match env::var("TOKIO_WORKER_THREADS") {
         Ok(count) => match count.parse::<NonZero<usize>>() {
+            Ok(count) if count.get() > MOST => Err(format!("TOKIO_WORKER_THREADS: at most {MOST} are possible")),
             Ok(count) => Ok(count.get()),
             Err(error) => Err(format!("TOKIO_WORKER_THREADS: {error}")),
         },
-        Err(_) => Ok(available_parallelism().map_or(1, NonZero::get)),
+        Err(_) => Ok(available_parallelism().map_or(1, NonZero::get).min(MOST)),
     }
 }
 

@@ -305,8 +305,10 @@ async fn mistakes_on_the_command_line_are_explained() {
         assert!(stderr.contains(message), "{arguments:?}: {stderr}");
         assert!(!stderr.contains(KEY), "{stderr}");
     }
-    let workers = command(&[]).env("TOKIO_WORKER_THREADS", "0").output();
-    let output = within(workers).await.expect("the gateway starts");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("TOKIO_WORKER_THREADS: "));
+    for workers in ["0", "1000", "many"] {
+        let output = command(&[]).env("TOKIO_WORKER_THREADS", workers).output();
+        let output = within(output).await.expect("the gateway starts");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("TOKIO_WORKER_THREADS: "));
+    }
 }
