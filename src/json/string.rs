@@ -29,16 +29,9 @@ fn plain_len_long(text: &[u8], at: usize) -> usize {
 // `dispatch!` compiles for a processor what is inlined there, and nothing else: hence `always`, here and below.
 #[inline(always)]
 fn plain_len_with<S: Simd>(simd: S, text: &[u8], mut at: usize) -> usize {
+    let mut last = [0; BLOCK];
     loop {
-        let rest = &text[at..];
-        let last;
-        let block = match rest.first_chunk() {
-            Some(block) => block,
-            None => {
-                last = tail(rest);
-                &last
-            }
-        };
+        let block = block(&text[at..], &mut last);
         let marks = Marks::of(simd, block);
         let special = marks.backslashes | marks.stops;
         if special != 0 {
@@ -71,17 +64,9 @@ fn text_len_long(text: &[u8]) -> usize {
 
 #[inline(always)]
 fn text_len_with<S: Simd>(simd: S, text: &[u8]) -> usize {
-    let (mut at, mut carry) = (0, 0);
+    let (mut at, mut carry, mut last) = (0, 0, [0; BLOCK]);
     loop {
-        let rest = &text[at..];
-        let last;
-        let block = match rest.first_chunk() {
-            Some(block) => block,
-            None => {
-                last = tail(rest);
-                &last
-            }
-        };
+        let block = block(&text[at..], &mut last);
         let marks = Marks::of(simd, block);
         let Marks { backslashes, stops, .. } = marks;
         if carry == 0 && stops.trailing_zeros() < backslashes.trailing_zeros() {
@@ -153,12 +138,13 @@ fn unicode_escape_len(text: &[u8], halves: bool) -> Option<usize> {
     }
 }
 
-/// The last bytes of a text, with zeros behind them, at which everything stops.
-#[inline]
-fn tail(rest: &[u8]) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    block[..rest.len()].copy_from_slice(rest);
-    block
+/// The next block of a text; of its last bytes, `last`, whose zeros are left behind them: at those everything stops.
+#[inline(always)]
+fn block<'a>(rest: &'a [u8], last: &'a mut [u8; BLOCK]) -> &'a [u8; BLOCK] {
+    rest.first_chunk().unwrap_or_else(|| {
+        last[..rest.len()].copy_from_slice(rest);
+        last
+    })
 }
 
 /// The places of what follows a `\` that is not escaped itself; `carry` tells so of the first place.
