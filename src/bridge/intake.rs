@@ -131,6 +131,10 @@ where
                     config.max_request_body
                 ),
             )),
+            Err(CollectError::Broken(cause)) if is_over_limit(&cause) => Err(BridgeError::new(
+                BridgeErrorKind::RequestTooLarge,
+                "the request body is larger than is allowed",
+            )),
             Err(CollectError::Broken(cause)) => {
                 tracing::debug!(%cause, "the caller's body broke off");
                 Err(BridgeError::new(
@@ -146,6 +150,12 @@ where
         discard(body, config.max_request_body, DISCARD_TIME).await;
     }
     admitted
+}
+
+/// Whether a layer above, such as tower-http's `RequestBodyLimitLayer`, cut the body at its own limit. Of the errors of
+/// bodies we ask only for what they say, and this is what `http_body_util::LengthLimitError` says, however it is wrapped.
+fn is_over_limit(cause: &impl std::fmt::Display) -> bool {
+    cause.to_string().ends_with("length limit exceeded")
 }
 
 fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
