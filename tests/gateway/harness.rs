@@ -318,7 +318,11 @@ pub(crate) fn binary() -> &'static Path {
         cargo
             .arg(profile.parent().expect("a target directory"))
             .current_dir(env!("CARGO_MANIFEST_DIR"));
-        for (feature, on) in [("json-schema", cfg!(feature = "json-schema"))] {
+        // All of them, or it is another build, dependencies included.
+        for (feature, on) in [
+            ("json-schema", cfg!(feature = "json-schema")),
+            ("mcp", cfg!(feature = "mcp")),
+        ] {
             if on {
                 cargo.args(["--features", feature]);
             }
