@@ -119,9 +119,12 @@ where
     B: Body<Data = Bytes, Error: std::fmt::Display>,
 {
     let mut body = pin!(body);
+    // Until its body is asked for, a client that waits for `100 Continue` has not begun to send, and need not.
+    let mut waits = head.headers.contains_key(header::EXPECT);
     let admitted = async {
         check(&head.headers)?;
         let identity = Identity::take(config, head)?;
+        waits &= body.size_hint().lower() > config.max_request_body as u64;
         match collect(body.as_mut(), config.max_request_body, look).await {
             Ok(rope) => Ok((identity, rope)),
             Err(CollectError::TooLarge) => Err(BridgeError::new(
@@ -145,8 +148,7 @@ where
         }
     }
     .await;
-    // A client that waits for `100 Continue` has not begun to send, and need not.
-    if admitted.is_err() && !head.headers.contains_key(header::EXPECT) {
+    if admitted.is_err() && !waits {
         discard(body, config.max_request_body, DISCARD_TIME).await;
     }
     admitted

@@ -257,6 +257,47 @@ async fn a_body_over_the_limit_is_refused_before_more_of_it_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_client_that_is_sending_gets_to_read_why() {
+    const PIECES: usize = 9;
+    const PIECE: usize = LIMIT / 4;
+    let stack = bridge(&limited(), &hello());
+    for (name, expects, is_json, claims, least) in [
+        ("too long", false, true, false, LIMIT + 2 * PIECE),
+        ("no JSON", false, false, false, LIMIT),
+        // It was told to go on when its body was asked for.
+        ("too long, told to go on", true, true, false, LIMIT + 2 * PIECE),
+        ("claims to be too long, waits", true, true, true, 0),
+        ("no JSON, waits", true, false, false, 0),
+    ] {
+        let mut body = MockBody::new();
+        for _ in 0..PIECES {
+            body = body.data(vec![b' '; PIECE]);
+        }
+        if claims {
+            body = body.claims(SizeHint::with_exact((PIECES * PIECE) as u64));
+        }
+        let sent = Arc::new(AtomicUsize::new(0));
+        let mut request = chat(body).map(|body| Counted {
+            body,
+            pulled: Arc::clone(&sent),
+        });
+        if expects {
+            let value = HeaderValue::from_static("100-continue");
+            request.headers_mut().insert(header::EXPECT, value);
+        }
+        if !is_json {
+            let value = HeaderValue::from_static("text/plain");
+            request.headers_mut().insert(header::CONTENT_TYPE, value);
+        }
+        let response = stack.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), if is_json { 413 } else { 415 }, "{name}");
+        let sent = sent.load(Ordering::Relaxed);
+        assert!(least <= sent, "{name}: {sent}");
+        assert!(least > 0 || sent == 0, "{name}: {sent}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_breaks_off_is_told_so() {
     let provider = hello();
     let stack = bridge(&limited(), &provider);
