@@ -23,6 +23,9 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
 // Apart, so that the short way stays small wherever it is inlined.
 #[inline(never)]
 fn plain_len_long(text: &[u8], at: usize) -> usize {
+    if let Some(marks @ 1..) = second_row(text) {
+        return ROW + marks.trailing_zeros() as usize;
+    }
     dispatch!(Level::new(), simd => plain_len_with(simd, text, at))
 }
 
@@ -49,7 +52,21 @@ pub(super) fn text_len(text: &[u8]) -> usize {
     if let Some(row) = text.first_chunk::<ROW>() {
         let marks = specials(row);
         let place = marks.trailing_zeros() as usize;
-        if marks != 0 && row[place % ROW] != b'\\' {
+        if marks == 0 {
+            return text_len_from_second_row(text);
+        }
+        if row[place % ROW] != b'\\' {
+            return place;
+        }
+    }
+    text_len_long(text)
+}
+
+#[inline(never)]
+fn text_len_from_second_row(text: &[u8]) -> usize {
+    if let Some(marks @ 1..) = second_row(text) {
+        let place = ROW + marks.trailing_zeros() as usize;
+        if text[place] != b'\\' {
             return place;
         }
     }
@@ -211,6 +228,12 @@ impl Marks {
 #[inline]
 fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
+}
+
+/// The [`specials`] of the row after the first, where ids and the longer names end.
+#[inline]
+fn second_row(text: &[u8]) -> Option<u64> {
+    text.get(ROW..)?.first_chunk().map(specials)
 }
 
 /// With this bit flipped, the quote and control characters are all that is below 0x21.
