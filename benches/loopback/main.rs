@@ -22,6 +22,8 @@
 
 mod floor;
 mod gateway;
+#[path = "../../examples/gateway/late.rs"]
+mod late;
 mod load;
 mod memory;
 mod process;

@@ -9,6 +9,7 @@
 
 mod args;
 mod demo;
+mod late;
 #[cfg(feature = "mcp")]
 mod mcp;
 mod recorder;

@@ -20,6 +20,8 @@ use tokio::{
 use tower::{BoxError, Service};
 use tracing::{debug, error, warn};
 
+use crate::late::LateWrites;
+
 /// How long requests may go on after the first signal.
 const DRAIN: Duration = Duration::from_secs(30);
 /// For a request's head; it also ends a kept-alive connection that stays silent.
@@ -65,7 +67,7 @@ pub(crate) async fn serve<S, B>(
             }
         };
         let connection = http
-            .serve_connection(TokioIo::new(stream), service.clone())
+            .serve_connection(LateWrites::new(TokioIo::new(stream)), service.clone())
             .into_owned();
         let connection = graceful.watch(connection);
         connections.spawn(async move {

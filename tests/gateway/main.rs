@@ -6,6 +6,7 @@
 
 mod harness;
 mod records;
+mod writes;
 
 use std::{collections::BTreeMap, ffi::OsStr, fs};
 
