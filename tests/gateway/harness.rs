@@ -16,7 +16,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, response::IntoResponse, routing::post};
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, State},
+    response::IntoResponse,
+    routing::post,
+};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -60,6 +65,8 @@ pub(crate) struct Provider {
 }
 
 pub(crate) struct Arrival {
+    /// The gateway's end of the connection.
+    pub(crate) from: SocketAddr,
     pub(crate) headers: HeaderMap,
     /// Closed when the gateway has given this call up.
     pub(crate) answer: oneshot::Sender<Value>,
@@ -178,10 +185,13 @@ impl Gateway {
         tokio::spawn(async { read(response.await.expect("an answer")).await })
     }
 
-    /// Sends nothing but a head, and reads the answer to it.
-    pub(crate) async fn send_head(&self, head: &str) -> String {
+    /// Sends this on a connection of its own, and reads until the gateway closes that.
+    pub(crate) async fn send_raw(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.expect("a connection");
-        stream.write_all(head.as_bytes()).await.expect("a head is written");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("a request is written");
         let mut answer = String::new();
         within(stream.read_to_string(&mut answer))
             .await
@@ -232,17 +242,19 @@ impl Gateway {
 impl Provider {
     pub(crate) async fn start() -> Self {
         let (sender, arrivals) = mpsc::channel(8);
-        let answer = async |State(sender): State<mpsc::Sender<Arrival>>, headers: HeaderMap, _: Bytes| {
+        let answer = async |State(sender): State<mpsc::Sender<Arrival>>,
+                            ConnectInfo(from): ConnectInfo<SocketAddr>,
+                            headers: HeaderMap,
+                            _: Bytes| {
             let (answer, answered) = oneshot::channel();
-            sender
-                .send(Arrival { headers, answer })
-                .await
-                .expect("the test is listening");
+            let arrival = Arrival { from, headers, answer };
+            sender.send(arrival).await.expect("the test is listening");
             Json(answered.await.expect("the test answers")).into_response()
         };
         let app = Router::new().route(CHAT, post(answer)).with_state(sender);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(axum::serve(listener, app).into_future());
         Self { url, arrivals }
     }

@@ -157,7 +157,7 @@ async fn refusals_have_the_providers_shape_and_harm_nobody_else() {
         StatusCode::PAYLOAD_TOO_LARGE
     );
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 70000000\r\n\r\n");
-    let answer = gateway.send_head(&head).await;
+    let answer = gateway.send_raw(&head).await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
     assert!(head.starts_with("HTTP/1.1 413"), "{answer}");
     assert_error_shape(&serde_json::from_str(body).expect(body));
@@ -208,6 +208,33 @@ async fn a_request_killed_in_the_middle_is_recorded_and_one_under_way_is_drained
     );
     assert!(!log.contains(KEY), "{log}");
     assert!(!fs::read_to_string(recorded).expect("a record file").contains(KEY));
+}
+
+#[tokio::test]
+async fn every_worker_gets_its_share_of_the_connections() {
+    let mut provider = Provider::start().await;
+    let gateway = Gateway::start(&["--upstream", &provider.url, "--key", KEY]).await;
+    let body = json!({ "model": "demo", "messages": [] }).to_string();
+    let request = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+
+    // A worker keeps its connection to the provider, so that this tells one worker from another.
+    let mut from = Vec::new();
+    for _ in 0..4 {
+        let (answer, ()) = tokio::join!(gateway.send_raw(&request), async {
+            let call = provider.arrival().await;
+            from.push(call.from);
+            call.answer.send(completion("done")).expect("the call is waited for");
+        });
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert_ne!(from[0], from[1]);
+    assert_eq!(from[..2], from[2..]);
+
+    gateway.signal().await;
+    assert_eq!(gateway.end().await.0.code(), Some(0));
 }
 
 #[tokio::test]
