@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tokio::net::TcpListener;
 
-use crate::{Failure, floor, gateway, provider};
+use crate::{Failure, floor, gateway, provider, workers};
 
 /// What a server says when it can be called.
 pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
@@ -13,14 +13,14 @@ pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     end_with_parent();
-    // One core, as the floor is defined, and as many as the gateway's workers then start.
+    if let ["gateway", upstream, record, tools, ref keys @ ..] = arguments[..] {
+        return workers::runtime()?.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?, keys));
+    }
+    // One core, as the floor is defined.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments[..] {
         ["provider"] => runtime.block_on(provider::serve()),
         ["floor", upstream] => runtime.block_on(floor::serve(upstream.parse()?)),
-        ["gateway", upstream, record, tools, ref keys @ ..] => {
-            runtime.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?, keys))
-        }
         _ => Err("no such role".into()),
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 
 /// See the module docs. For a runtime of one thread; others do not wake tasks in turn.
 pub(crate) struct LateWrites<T> {
@@ -35,6 +36,12 @@ impl<T> LateWrites<T> {
             return Poll::Pending;
         }
         Poll::Ready(())
+    }
+}
+
+impl<T: Connection> Connection for LateWrites<T> {
+    fn connected(&self) -> Connected {
+        self.io.connected()
     }
 }
 

@@ -50,9 +50,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Interceptions under way at once; when the record file is this far behind, new requests wait and then get a 503.
 const MAX_INTERCEPTIONS: usize = 4096;
 
-// Its thread is the first worker's.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = match args::parse(env::args_os().skip(1), env::var_os("OPENAI_API_KEYS")) {
         Ok(Command::Serve(arguments)) => arguments,
         Ok(Command::Print(text)) => {
@@ -79,7 +77,12 @@ async fn main() -> ExitCode {
         Ok(workers) => workers,
         Err(problem) => return fail(2, &problem),
     };
-    match run(arguments, workers).await {
+    // This thread is the first worker's.
+    let ended = match workers::runtime() {
+        Ok(runtime) => runtime.block_on(run(arguments, workers)),
+        Err(error) => Err(format!("cannot start a runtime: {error}")),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => fail(1, &problem),
     }

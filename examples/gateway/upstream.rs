@@ -17,9 +17,12 @@ use hyper::body::{Body, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use tower::{BoxError, Service};
+use tokio::net::TcpStream;
+use tower::{BoxError, Service, util::MapResponse};
+
+use crate::late::LateWrites;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the idle limit of the usual load balancers (60 s), so that a pooled connection is rarely a dead one.
@@ -42,9 +45,13 @@ pub(crate) struct BaseUrl {
 pub(crate) struct Upstream<B>(Arc<Shared<B>>);
 
 struct Shared<B> {
-    client: Client<HttpsConnector<HttpConnector>, B>,
+    client: Client<HttpsConnector<Connector>, B>,
     base: BaseUrl,
 }
+
+type Tcp = TokioIo<TcpStream>;
+/// Requests go out together, as answers do.
+type Connector = MapResponse<HttpConnector, fn(Tcp) -> LateWrites<Tcp>>;
 
 /// Why the provider could not be asked, told to the root: a log that says only "client error (Connect)" helps nobody.
 #[derive(Debug)]
@@ -136,7 +143,7 @@ where
             .map_err(|error| format!("cannot set up TLS: {error}"))?
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector::new(tcp, LateWrites::new));
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
