@@ -13,7 +13,7 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
     // Names and most values end within the first row, and there the place comes without a loop.
     match text.first_chunk() {
         Some(row) => match specials(row) {
-            0 => plain_len_long(text, ROW),
+            0 => plain_len_long(text),
             marks => marks.trailing_zeros() as usize,
         },
         None => text.iter().take_while(|&&byte| !is_special(byte)).count(),
@@ -22,11 +22,11 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
 
 // Apart, so that the short way stays small wherever it is inlined.
 #[inline(never)]
-fn plain_len_long(text: &[u8], at: usize) -> usize {
+fn plain_len_long(text: &[u8]) -> usize {
     if let Some(marks @ 1..) = second_row(text) {
         return ROW + marks.trailing_zeros() as usize;
     }
-    dispatch!(Level::new(), simd => plain_len_with(simd, text, at))
+    dispatch!(Level::new(), simd => plain_len_with(simd, text, ROW))
 }
 
 // `dispatch!` compiles for a processor what is inlined there, and nothing else: hence `always`, here and below.
