@@ -27,6 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
     tracing_subscriber::fmt().init();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    tracing::info!("listening on http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, app(recorder)?).await?)
 }
 
