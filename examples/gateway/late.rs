@@ -1,6 +1,6 @@
 //! A stream that writes only when every other task that can go on has gone on.
 //!
-//! A write wakes its reader. Under load the reader is done with one answer just before the next one is written, and to
+//! A write wakes its reader. Under load the reader is done with one message just before the next one is written, and to
 //! wake it again costs as much as to send. With the writes of many connections back to back it is woken once for all, the
 //! kernel's code for sending stays in the cache, and the parts of a stream that come close together go out as one.
 //! Nothing waits for a time to pass: where no other task can go on, a write comes one poll later.
