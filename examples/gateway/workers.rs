@@ -11,7 +11,7 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::{self, Runtime},
+    runtime::{Builder, Runtime},
     sync::{mpsc, watch},
     task::JoinSet,
     time::sleep,
@@ -58,10 +58,7 @@ pub(crate) fn count() -> Result<usize, String> {
 ///
 /// What the system said.
 pub(crate) fn runtime() -> io::Result<Runtime> {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .event_interval(TURN)
-        .build()
+    Builder::new_current_thread().enable_all().event_interval(TURN).build()
 }
 
 // === impl Workers ===
