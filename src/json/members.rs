@@ -41,6 +41,8 @@ pub(super) struct Members {
     members: Vec<Member>,
     /// All names, unescaped, one after the other.
     names: Vec<u8>,
+    /// One bit for each length that a name has, see [`length_bit`]: most names that are looked for are not there.
+    lengths: u64,
     /// The member at hand.
     open: Open,
     index: Index,
@@ -124,6 +126,7 @@ impl Members {
         self.members.shrink_to(KEEP);
         self.names.clear();
         self.names.shrink_to(KEEP_NAME_BYTES);
+        self.lengths = 0;
         self.index.clear();
         self.end = 0;
     }
@@ -155,6 +158,9 @@ impl Members {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<&Member> {
+        if self.lengths & length_bit(name.len()) == 0 {
+            return None;
+        }
         if self.members.len() <= FEW {
             let is_it = |member: &&Member| member.name_len() == name.len() && self.name(member) == name;
             return self.members.iter().find(is_it);
@@ -217,6 +223,7 @@ impl Members {
 
     pub(super) fn value_ends(&mut self, offset: usize, is_empty: bool) {
         let open = self.open;
+        self.lengths |= length_bit(self.open_name().len());
         self.members.push(Member {
             name: short(open.name..self.names.len()),
             value: short(open.value..offset),
@@ -279,6 +286,11 @@ impl Index {
         let count = self.slots.len();
         (0..count).map(move |step| (hash as usize).wrapping_add(step) & (count - 1))
     }
+}
+
+/// The bit of names that are this long, and of some others.
+fn length_bit(length: usize) -> u64 {
+    1 << (length % 64)
 }
 
 fn range((start, end): (u32, u32)) -> Range<usize> {
