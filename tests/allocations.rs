@@ -115,10 +115,11 @@ fn blocking(kib: usize, tools: usize) -> AllocationInfo {
     last
 }
 
-/// The allocations of a stream of so many chunks, from its request to its end.
-fn stream(chunks: usize) -> AllocationInfo {
+/// The allocations of a stream of these events, from its request to its end.
+fn stream(events: Vec<Bytes>) -> AllocationInfo {
     let (layer, _events) = layer(0);
-    let events = Frames::new(support::events(chunks));
+    let chunks = events.len() - 2;
+    let events = Frames::new(events);
     let mut service = layer.layer(service_fn(move |_: Request<RequestBody<Full<Bytes>>>| {
         answer("text/event-stream", events.clone())
     }));
@@ -133,8 +134,24 @@ fn stream(chunks: usize) -> AllocationInfo {
             relayed += data.windows(7).filter(|part| part == b"\"delta\"").count();
         }
     });
-    assert_eq!(relayed, chunks + 2);
+    assert_eq!(relayed, chunks);
     allocations
+}
+
+/// A call of the caller's own tool in so many pieces, from a provider that reports usage with each.
+fn call_in_pieces(count: usize) -> Vec<Bytes> {
+    let events = support::events(count);
+    let piece = |event: &Bytes| {
+        let text = std::str::from_utf8(event).unwrap().replace(
+            r#"{"content":" word"#,
+            r#"{"tool_calls":[{"index":0,"id":"call_1","function":{"name":"edit","arguments":"sixteen bytes of "}}],"x":""#,
+        );
+        Bytes::from(text.replace(
+            r#""usage":null"#,
+            r#""usage":{"prompt_tokens":7,"completion_tokens":1}"#,
+        ))
+    };
+    events.iter().map(piece).collect()
 }
 
 #[tokio::test]
@@ -220,8 +237,15 @@ async fn definitions_of_tools_are_encoded_once_and_not_per_request() {
 #[tokio::test]
 async fn a_relayed_chunk_allocates_nothing() {
     // What is set up once and for all is not a chunk's.
-    let _ = stream(1);
-    let (short, long) = (stream(100), stream(1100));
+    let _ = stream(support::events(1));
+    let (short, long) = (stream(support::events(100)), stream(support::events(1100)));
     let thousand = long.count_total.saturating_sub(short.count_total);
     assert!(thousand <= 8, "1000 chunks more allocate {thousand} times");
+}
+
+#[tokio::test]
+async fn a_call_that_comes_in_pieces_is_not_copied_with_each() {
+    let _ = stream(call_in_pieces(1));
+    let (short, long) = (stream(call_in_pieces(250)), stream(call_in_pieces(1000)));
+    assert!(long.bytes_total < 5 * short.bytes_total, "{short:?} {long:?}");
 }

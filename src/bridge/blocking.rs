@@ -113,8 +113,8 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             match ChatReply::read(body) {
                 Ok((reply, turn)) => {
                     exchange.accept(lease);
-                    exchange.record_prompt(&turn.msg_id, || request.prompt());
-                    exchange.record_usage(&turn);
+                    exchange.record_prompt(&turn.completion.id, || request.prompt());
+                    exchange.record_usage(&turn.completion);
                     self.reply = Some((parts, reply));
                     return Ok(turn);
                 }

@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode, request};
 
 use super::config::Config;
 use super::headers;
-use crate::dialect::chat_completions::{Tokens, Turn};
+use crate::dialect::chat_completions::{Completion, Tokens};
 use crate::identity::{Actor, Credential, Intercepted, UpstreamAttempt};
 use crate::pool::{KeyPool, Lease};
 use crate::record::{Fact, Interception, Outcome, TokenDetails};
@@ -199,27 +199,27 @@ impl<U> Exchange<U> {
     }
 
     /// Keeps a round's usage as known so far: the last report counts, and it is recorded even if the stream is cut.
-    pub(crate) fn hold_usage(&mut self, turn: &Turn) {
-        if let (Some(fact), Some(interception)) = (self.usage(turn), &mut self.interception) {
+    pub(crate) fn hold_usage(&mut self, completion: &Completion) {
+        if let (Some(fact), Some(interception)) = (self.usage(completion), &mut self.interception) {
             interception.hold(fact);
         }
     }
 
     /// Records one round's usage, of which no more will be reported.
-    pub(crate) fn record_usage(&mut self, turn: &Turn) {
-        if let Some(fact) = self.usage(turn) {
+    pub(crate) fn record_usage(&mut self, completion: &Completion) {
+        if let Some(fact) = self.usage(completion) {
             self.emit(fact);
         }
     }
 
-    /// What a turn used, if anybody wants to know.
-    fn usage(&self, turn: &Turn) -> Option<Fact> {
+    /// What a completion used, if anybody wants to know.
+    fn usage(&self, completion: &Completion) -> Option<Fact> {
         let span = tracing::Span::current();
         if !self.is_recorded() && span.is_disabled() {
             return None;
         }
-        span.record("gen_ai.response.model", &*turn.model);
-        usage_fact(turn)
+        span.record("gen_ai.response.model", &*completion.model);
+        usage_fact(completion)
     }
 
     pub(crate) fn finish(&mut self, outcome: Outcome, status: StatusCode, error_type: Option<&str>) {
@@ -233,7 +233,7 @@ impl<U> Exchange<U> {
     }
 }
 
-fn usage_fact(turn: &Turn) -> Option<Fact> {
+fn usage_fact(completion: &Completion) -> Option<Fact> {
     let Tokens {
         usage,
         prompt_audio,
@@ -241,7 +241,7 @@ fn usage_fact(turn: &Turn) -> Option<Fact> {
         completion_reasoning,
         completion_accepted_prediction,
         completion_rejected_prediction,
-    } = turn.usage.as_ref()?.tokens();
+    } = completion.usage.as_ref()?.tokens();
     let extra = TokenDetails {
         prompt_audio,
         completion_audio,
@@ -250,9 +250,9 @@ fn usage_fact(turn: &Turn) -> Option<Fact> {
         completion_rejected_prediction,
     };
     Some(Fact::TokenUsage {
-        msg_id: turn.msg_id.clone(),
-        model: turn.model.clone(),
-        service_tier: turn.service_tier.clone(),
+        msg_id: completion.id.clone(),
+        model: completion.model.clone(),
+        service_tier: completion.service_tier.clone(),
         usage,
         extra,
     })

@@ -90,7 +90,7 @@ where
             Step::Invoke { last } => {
                 // The guard comes before anything is awaited: a call that never starts is recorded as well.
                 let places: Vec<usize> = ours.iter().map(|call| call.place).collect();
-                let mut calls = invoke::prepare(exchange, &turn.msg_id, ours);
+                let mut calls = invoke::prepare(exchange, &turn.completion.id, ours);
                 reader.pause().await;
                 reader.wait(calls.run()).await;
                 let results = calls.into_results();
@@ -117,7 +117,7 @@ fn sort_calls<'a, U>(exchange: &mut Exchange<U>, turn: &'a Turn, offer: &Offer) 
                 } else {
                     None
                 };
-                invoke::record_unrun(exchange, &turn.msg_id, call, tool);
+                invoke::record_unrun(exchange, &turn.completion.id, call, tool);
             }
             Owner::Ours(tool) => ours.push(OurCall {
                 place,
@@ -137,7 +137,7 @@ fn sort_calls<'a, U>(exchange: &mut Exchange<U>, turn: &'a Turn, offer: &Offer) 
 fn record_callers<U>(exchange: &mut Exchange<U>, turn: &Turn, call: &Call) {
     if exchange.is_recorded() {
         exchange.emit(Fact::ToolUsage {
-            msg_id: turn.msg_id.clone(),
+            msg_id: turn.completion.id.clone(),
             tool_call_id: call.id.clone(),
             tool: call.name.clone(),
             server_url: None,

@@ -339,7 +339,7 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
                 _ => self.relay_events(false),
             };
             if self.relay.takes_usage() {
-                exchange.hold_usage(&self.relay.turn());
+                exchange.hold_usage(&self.relay.completion());
             }
             if self.relay.has_shown() {
                 exchange.first_token();
@@ -348,7 +348,7 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
                 // What is left in `out` waits for the rounds' verdict: it may be the conversation's end.
                 Ok(Some(_)) => {
                     let turn = self.relay.turn();
-                    exchange.record_usage(&turn);
+                    exchange.record_usage(&turn.completion);
                     return Ok(turn);
                 }
                 Ok(None) => self.flush().await,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::usage::Usage;
-use super::{Call, Turn};
+use super::{Call, Completion, Turn};
 use crate::dialect::offer::Offer;
 use crate::dialect::quote;
 use crate::json::{Member, walk};
@@ -28,6 +28,8 @@ pub(super) struct Fold {
     role: bool,
     owner: Option<Owner>,
     calls: Vec<Piecemeal>,
+    /// How many of them are the caller's.
+    shown: u64,
     /// The delta's other members, for the message to replay.
     texts: Vec<(String, Vec<u8>)>,
 }
@@ -201,11 +203,6 @@ impl Fold {
             });
             self.calls.len() - 1
         });
-        let shown = self
-            .calls
-            .iter()
-            .filter(|call| call.owner == Some(Owner::Caller))
-            .count() as u64;
         let call = &mut self.calls[place];
         if let Some(id) = delta.id.as_ref().filter(|_| call.id.is_empty()) {
             call.id = id.to_string();
@@ -220,16 +217,27 @@ impl Fold {
         }
         // Without tools of ours every call is the caller's, even one whose name never comes.
         if call.owner.is_none() && (!call.name.is_empty() || offer.is_empty()) {
+            call.shown_index = if offer.is_empty() { call.index } else { self.shown };
             let owner = if offer.is_callers(&call.name) {
+                self.shown += 1;
                 Owner::Caller
             } else {
                 Owner::Ours
             };
             call.owner = Some(owner);
-            call.shown_index = if offer.is_empty() { call.index } else { shown };
             self.owner.get_or_insert(owner);
         }
         place
+    }
+
+    /// What the answer said of itself so far.
+    pub(super) fn completion(&self) -> Completion {
+        Completion {
+            id: self.msg_id().to_owned(),
+            model: self.model.clone().unwrap_or_default(),
+            service_tier: self.service_tier.clone(),
+            usage: self.usage.clone(),
+        }
     }
 
     pub(super) fn turn(&self) -> Turn {
@@ -239,10 +247,7 @@ impl Fold {
             arguments: call.arguments().into_owned(),
         });
         Turn {
-            msg_id: self.msg_id.clone().unwrap_or_default(),
-            model: self.model.clone().unwrap_or_default(),
-            service_tier: self.service_tier.clone(),
-            usage: self.usage.clone(),
+            completion: self.completion(),
             calls: calls.collect(),
             callers_turn: self.owner == Some(Owner::Caller),
         }

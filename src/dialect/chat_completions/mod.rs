@@ -20,15 +20,21 @@ pub(crate) use usage::{Tokens, Usage, UsageSum};
 /// What one round's answer says, whether it came whole or as a stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Turn {
-    /// The provider's completion id.
-    pub(crate) msg_id: String,
-    pub(crate) model: String,
-    pub(crate) service_tier: Option<String>,
-    pub(crate) usage: Option<Usage>,
+    pub(crate) completion: Completion,
     /// The tool calls of the first choice, in call order.
     pub(crate) calls: Vec<Call>,
     /// Whether the caller has already been shown the start of a call of its own, so that the turn is the caller's.
     pub(crate) callers_turn: bool,
+}
+
+/// What an answer says of itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Completion {
+    /// The provider's id of it.
+    pub(crate) id: String,
+    pub(crate) model: String,
+    pub(crate) service_tier: Option<String>,
+    pub(crate) usage: Option<Usage>,
 }
 
 /// A tool call, as the model asked for it.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::usage::{Usage, UsageSum};
-use super::{Call, InBandError, Turn};
+use super::{Call, Completion, InBandError, Turn};
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 
@@ -97,20 +97,23 @@ impl ChatReply {
             walk::unescape(&body[member.value()]).map(Cow::into_owned)
         };
         let usage = scanner.get("usage");
-        let turn = Turn {
-            msg_id: text("id").unwrap_or_default(),
+        let completion = Completion {
+            id: text("id").unwrap_or_default(),
             model: text("model").unwrap_or_default(),
             service_tier: text("service_tier"),
             usage: usage
                 .filter(|member| member.kind() == Kind::Object)
                 .map(|member| Usage::new(body.slice(member.value()))),
+        };
+        let turn = Turn {
+            completion,
             calls,
             callers_turn: false,
         };
         let reply = Self {
             id: scanner.get("id").map(Member::value),
             usage: usage.map(Member::value),
-            reported: turn.usage.clone(),
+            reported: turn.completion.usage.clone(),
             end: scanner.end(),
             message,
             calls: turn.calls.len(),

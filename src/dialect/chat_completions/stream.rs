@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::fold::{DESCRIPTION, Fold};
 use super::template::{Addition, Template};
 use super::usage::{Usage, UsageSum};
-use super::{InBandError, Turn};
+use super::{Completion, InBandError, Turn};
 use crate::dialect::offer::Offer;
 use crate::dialect::sse::Event;
 use crate::json::{Kind, Member, Scanner, walk};
@@ -375,6 +375,11 @@ impl ChatRelay {
     /// Whether usage was reported, or more of what it belongs to, since this was last asked.
     pub(crate) fn takes_usage(&mut self) -> bool {
         std::mem::take(&mut self.usage_reported)
+    }
+
+    /// What the round's answer said of itself so far.
+    pub(crate) fn completion(&self) -> Completion {
+        self.fold.completion()
     }
 
     /// What the round said so far.

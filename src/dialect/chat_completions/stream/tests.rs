@@ -100,10 +100,10 @@ fn usage_belongs_to_a_model_that_is_named_after_it() {
     let mut relay = relay(true);
     let usage = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
     feed(&mut relay, &[usage]).1.unwrap();
-    assert!(relay.takes_usage() && relay.turn().model.is_empty());
+    assert!(relay.takes_usage() && relay.completion().model.is_empty());
     let named = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[]}\n\n";
     feed(&mut relay, &[named]).1.unwrap();
-    assert!(relay.takes_usage() && relay.turn().model == "m");
+    assert!(relay.takes_usage() && relay.completion().model == "m");
     feed(&mut relay, &[named]).1.unwrap();
     assert!(!relay.takes_usage());
 }
