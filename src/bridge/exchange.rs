@@ -1,5 +1,6 @@
 //! What all calls of the provider for one request share: the cleaned head, the credentials, the handle, the record.
 
+use std::mem;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -116,7 +117,9 @@ impl<U> Exchange<U> {
         let mut request = Request::new(body.clone());
         request.method_mut().clone_from(&self.head.method);
         request.uri_mut().clone_from(&self.head.uri);
-        request.headers_mut().clone_from(&self.head.headers);
+        // The copy has no room for more, so it is what stays behind.
+        let copy = self.head.headers.clone();
+        *request.headers_mut() = mem::replace(&mut self.head.headers, copy);
         request.extensions_mut().clone_from(&self.head.extensions);
         request.extensions_mut().insert(UpstreamAttempt {
             round: self.round,
