@@ -159,24 +159,6 @@ impl Serialize for KeyHint {
 
 // === impl TokenUsage ===
 
-impl TokenUsage {
-    /// Under the names that records have for them.
-    pub(crate) fn counts(&self) -> [(&'static str, u64); 4] {
-        [
-            ("input", self.input),
-            ("output", self.output),
-            ("cache_read_input_tokens", self.cache_read_input_tokens),
-            ("cache_write_input_tokens", self.cache_write_input_tokens),
-        ]
-    }
-}
-
-impl Serialize for TokenUsage {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.counts())
-    }
-}
-
 impl std::ops::AddAssign for TokenUsage {
     fn add_assign(&mut self, other: Self) {
         self.input = self.input.saturating_add(other.input);

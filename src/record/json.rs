@@ -15,16 +15,28 @@ use serde::{
 };
 
 use super::{Event, Fact, TokenDetails};
+use crate::types::TokenUsage;
+
+/// A field's name, with what stands around it in JSON text: it is written in one go.
+#[derive(Clone, Copy)]
+struct Name(&'static str);
+
+/// The [`Name`] that says `$name`, which needs no escapes.
+macro_rules! name {
+    ($name:literal) => {
+        Name(concat!(",\"", $name, "\":"))
+    };
+}
 
 /// Takes the fields of an event, one after the other.
 trait Fields {
     type Error;
 
-    fn text(&mut self, name: &'static str, value: &str) -> Result<(), Self::Error>;
-    fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Self::Error>;
-    fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> Result<(), Self::Error>;
+    fn text(&mut self, name: Name, value: &str) -> Result<(), Self::Error>;
+    fn any<T: Serialize + ?Sized>(&mut self, name: Name, value: &T) -> Result<(), Self::Error>;
+    fn counts(&mut self, name: Name, counts: &[(Name, u64)]) -> Result<(), Self::Error>;
 
-    fn text_or_null(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Self::Error> {
+    fn text_or_null(&mut self, name: Name, value: Option<&str>) -> Result<(), Self::Error> {
         match value {
             Some(value) => self.text(name, value),
             None => self.any(name, &()),
@@ -33,13 +45,24 @@ trait Fields {
 }
 
 /// An object of numbers.
-struct Counts<'a>(&'a [(&'static str, u64)]);
+struct Counts<'a>(&'a [(Name, u64)]);
 
 /// Fields for any serde format.
 struct Map<M>(M);
 
 /// Fields as JSON text, of an object that is open.
 struct Text<'a>(&'a mut Vec<u8>);
+
+// === impl Name ===
+
+impl Name {
+    fn bare(self) -> &'static str {
+        self.0
+            .strip_prefix(",\"")
+            .and_then(|name| name.strip_suffix("\":"))
+            .unwrap_or(self.0)
+    }
+}
 
 // === impl Event ===
 
@@ -69,11 +92,11 @@ impl Event {
     fn fields<F: Fields<Error: serde::ser::Error>>(&self, fields: &mut F) -> Result<(), F::Error> {
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         fields.text(
-            "interception_id",
+            name!("interception_id"),
             self.interception_id.hyphenated().encode_lower(&mut id),
         )?;
-        fields.any("sequence", &self.sequence)?;
-        with_rfc3339(self.at, |at| fields.text("at", at)).map_err(F::Error::custom)??;
+        fields.any(name!("sequence"), &self.sequence)?;
+        with_rfc3339(self.at, |at| fields.text(name!("at"), at)).map_err(F::Error::custom)??;
         self.fact.fields(fields)
     }
 }
@@ -139,24 +162,24 @@ impl Fact {
                 credential_kind,
                 credential_hint,
             } => {
-                fields.text("event", "started")?;
-                fields.text("provider", provider)?;
-                fields.text("model", model)?;
-                fields.text("path", path)?;
-                fields.any("streaming", streaming)?;
-                fields.text_or_null("initiator_id", initiator_id.as_deref())?;
-                fields.any("metadata", metadata)?;
-                fields.text("client", client)?;
-                fields.text_or_null("client_session_id", client_session_id.as_deref())?;
-                fields.text_or_null("user_agent", user_agent.as_deref())?;
-                fields.text_or_null("correlating_tool_call_id", correlating_tool_call_id.as_deref())?;
-                fields.any("credential_kind", credential_kind)?;
-                fields.any("credential_hint", credential_hint)
+                fields.text(name!("event"), "started")?;
+                fields.text(name!("provider"), provider)?;
+                fields.text(name!("model"), model)?;
+                fields.text(name!("path"), path)?;
+                fields.any(name!("streaming"), streaming)?;
+                fields.text_or_null(name!("initiator_id"), initiator_id.as_deref())?;
+                fields.any(name!("metadata"), metadata)?;
+                fields.text(name!("client"), client)?;
+                fields.text_or_null(name!("client_session_id"), client_session_id.as_deref())?;
+                fields.text_or_null(name!("user_agent"), user_agent.as_deref())?;
+                fields.text_or_null(name!("correlating_tool_call_id"), correlating_tool_call_id.as_deref())?;
+                fields.any(name!("credential_kind"), credential_kind)?;
+                fields.any(name!("credential_hint"), credential_hint)
             }
             Self::PromptUsage { msg_id, prompt } => {
-                fields.text("event", "prompt_usage")?;
-                fields.text("msg_id", msg_id)?;
-                fields.text("prompt", prompt)
+                fields.text(name!("event"), "prompt_usage")?;
+                fields.text(name!("msg_id"), msg_id)?;
+                fields.text(name!("prompt"), prompt)
             }
             Self::TokenUsage {
                 msg_id,
@@ -165,14 +188,14 @@ impl Fact {
                 usage,
                 extra,
             } => {
-                fields.text("event", "token_usage")?;
-                fields.text("msg_id", msg_id)?;
-                fields.text("model", model)?;
-                fields.text_or_null("service_tier", service_tier.as_deref())?;
+                fields.text(name!("event"), "token_usage")?;
+                fields.text(name!("msg_id"), msg_id)?;
+                fields.text(name!("model"), model)?;
+                fields.text_or_null(name!("service_tier"), service_tier.as_deref())?;
                 for (name, count) in usage.counts() {
                     fields.any(name, &count)?;
                 }
-                fields.counts("extra", &extra.counts())
+                fields.counts(name!("extra"), &extra.counts())
             }
             Self::ToolUsage {
                 msg_id,
@@ -184,15 +207,15 @@ impl Fact {
                 invocation_error,
                 duration_ms,
             } => {
-                fields.text("event", "tool_usage")?;
-                fields.text("msg_id", msg_id)?;
-                fields.text("tool_call_id", tool_call_id)?;
-                fields.text("tool", tool)?;
-                fields.text_or_null("server_url", server_url.as_deref())?;
-                fields.any("args", args)?;
-                fields.any("injected", injected)?;
-                fields.text_or_null("invocation_error", invocation_error.as_deref())?;
-                fields.any("duration_ms", duration_ms)
+                fields.text(name!("event"), "tool_usage")?;
+                fields.text(name!("msg_id"), msg_id)?;
+                fields.text(name!("tool_call_id"), tool_call_id)?;
+                fields.text(name!("tool"), tool)?;
+                fields.text_or_null(name!("server_url"), server_url.as_deref())?;
+                fields.any(name!("args"), args)?;
+                fields.any(name!("injected"), injected)?;
+                fields.text_or_null(name!("invocation_error"), invocation_error.as_deref())?;
+                fields.any(name!("duration_ms"), duration_ms)
             }
             Self::Ended {
                 outcome,
@@ -205,16 +228,16 @@ impl Fact {
                 duration_ms,
                 time_to_first_token_ms,
             } => {
-                fields.text("event", "ended")?;
-                fields.text("outcome", outcome.as_str())?;
-                fields.any("status", status)?;
-                fields.text_or_null("error_type", error_type.as_deref())?;
-                fields.any("credential_hint", credential_hint)?;
-                fields.any("key_attempts", key_attempts)?;
-                fields.any("rounds", rounds)?;
-                fields.counts("usage", &usage.counts())?;
-                fields.any("duration_ms", duration_ms)?;
-                fields.any("time_to_first_token_ms", time_to_first_token_ms)
+                fields.text(name!("event"), "ended")?;
+                fields.text(name!("outcome"), outcome.as_str())?;
+                fields.any(name!("status"), status)?;
+                fields.text_or_null(name!("error_type"), error_type.as_deref())?;
+                fields.any(name!("credential_hint"), credential_hint)?;
+                fields.any(name!("key_attempts"), key_attempts)?;
+                fields.any(name!("rounds"), rounds)?;
+                fields.counts(name!("usage"), &usage.counts())?;
+                fields.any(name!("duration_ms"), duration_ms)?;
+                fields.any(name!("time_to_first_token_ms"), time_to_first_token_ms)
             }
         }
     }
@@ -237,20 +260,45 @@ fn is_plain(text: &str) -> bool {
 // === impl TokenDetails ===
 
 impl TokenDetails {
-    fn counts(&self) -> [(&'static str, u64); 5] {
+    fn counts(&self) -> [(Name, u64); 5] {
         [
-            ("prompt_audio", self.prompt_audio),
-            ("completion_audio", self.completion_audio),
-            ("completion_reasoning", self.completion_reasoning),
-            ("completion_accepted_prediction", self.completion_accepted_prediction),
-            ("completion_rejected_prediction", self.completion_rejected_prediction),
+            (name!("prompt_audio"), self.prompt_audio),
+            (name!("completion_audio"), self.completion_audio),
+            (name!("completion_reasoning"), self.completion_reasoning),
+            (
+                name!("completion_accepted_prediction"),
+                self.completion_accepted_prediction,
+            ),
+            (
+                name!("completion_rejected_prediction"),
+                self.completion_rejected_prediction,
+            ),
         ]
     }
 }
 
 impl Serialize for TokenDetails {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.counts())
+        Counts(&self.counts()).serialize(serializer)
+    }
+}
+
+// === impl TokenUsage ===
+
+impl TokenUsage {
+    fn counts(&self) -> [(Name, u64); 4] {
+        [
+            (name!("input"), self.input),
+            (name!("output"), self.output),
+            (name!("cache_read_input_tokens"), self.cache_read_input_tokens),
+            (name!("cache_write_input_tokens"), self.cache_write_input_tokens),
+        ]
+    }
+}
+
+impl Serialize for TokenUsage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Counts(&self.counts()).serialize(serializer)
     }
 }
 
@@ -258,7 +306,7 @@ impl Serialize for TokenDetails {
 
 impl Serialize for Counts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
+        serializer.collect_map(self.0.iter().map(|(name, count)| (name.bare(), count)))
     }
 }
 
@@ -267,16 +315,16 @@ impl Serialize for Counts<'_> {
 impl<M: SerializeMap> Fields for Map<M> {
     type Error = M::Error;
 
-    fn text(&mut self, name: &'static str, value: &str) -> Result<(), M::Error> {
-        self.0.serialize_entry(name, value)
+    fn text(&mut self, name: Name, value: &str) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.bare(), value)
     }
 
-    fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), M::Error> {
-        self.0.serialize_entry(name, value)
+    fn any<T: Serialize + ?Sized>(&mut self, name: Name, value: &T) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.bare(), value)
     }
 
-    fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> Result<(), M::Error> {
-        self.0.serialize_entry(name, &Counts(counts))
+    fn counts(&mut self, name: Name, counts: &[(Name, u64)]) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.bare(), &Counts(counts))
     }
 }
 
@@ -295,19 +343,15 @@ impl Text<'_> {
         Ok(())
     }
 
-    /// Field names need no escapes.
-    fn name(&mut self, name: &str) {
-        self.0.reserve(name.len() + br#","":"#.len());
-        self.0.extend_from_slice(br#",""#);
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(br#"":"#);
+    fn name(&mut self, name: Name) {
+        self.0.extend_from_slice(name.0.as_bytes());
     }
 }
 
 impl Fields for Text<'_> {
     type Error = serde_json::Error;
 
-    fn text(&mut self, name: &'static str, value: &str) -> serde_json::Result<()> {
+    fn text(&mut self, name: Name, value: &str) -> serde_json::Result<()> {
         if !is_plain(value) {
             return self.any(name, value);
         }
@@ -318,13 +362,13 @@ impl Fields for Text<'_> {
         Ok(())
     }
 
-    fn any<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> serde_json::Result<()> {
+    fn any<T: Serialize + ?Sized>(&mut self, name: Name, value: &T) -> serde_json::Result<()> {
         self.name(name);
         serde_json::to_writer(&mut *self.0, value)
     }
 
-    fn counts(&mut self, name: &'static str, counts: &[(&'static str, u64)]) -> serde_json::Result<()> {
+    fn counts(&mut self, name: Name, counts: &[(Name, u64)]) -> serde_json::Result<()> {
         self.name(name);
-        self.object(|fields| counts.iter().try_for_each(|(name, count)| fields.any(name, count)))
+        self.object(|fields| counts.iter().try_for_each(|(name, count)| fields.any(*name, count)))
     }
 }
