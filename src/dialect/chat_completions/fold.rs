@@ -29,7 +29,7 @@ pub(super) struct Fold {
     owner: Option<Owner>,
     calls: Vec<Piecemeal>,
     /// How many of them are the caller's.
-    shown: u64,
+    callers: u64,
     /// The delta's other members, for the message to replay.
     texts: Vec<(String, Vec<u8>)>,
 }
@@ -217,9 +217,9 @@ impl Fold {
         }
         // Without tools of ours every call is the caller's, even one whose name never comes.
         if call.owner.is_none() && (!call.name.is_empty() || offer.is_empty()) {
-            call.shown_index = if offer.is_empty() { call.index } else { self.shown };
+            call.shown_index = if offer.is_empty() { call.index } else { self.callers };
             let owner = if offer.is_callers(&call.name) {
-                self.shown += 1;
+                self.callers += 1;
                 Owner::Caller
             } else {
                 Owner::Ours
