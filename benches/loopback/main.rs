@@ -1,4 +1,4 @@
-//! What the gateway costs, as a multiple of a bare reverse proxy: `cargo bench --bench loopback --all-features`.
+//! What the gateway costs, as a multiple of a bare reverse proxy: `cargo bench --bench loopback`.
 //!
 //! ```text
 //!                    ┌─► floor ─────────────┐
@@ -12,7 +12,7 @@
 //!
 //! Arguments, behind `--`: the rows to run (`1k 64k 512k stream paced latency memory`, all by default), `--rounds N`,
 //! `--seconds S` for one turn, `--workers N` for the gateway's threads (1 by default, as the floor is one core; 0 for
-//! its own choice), `--gateway PATH` for another build of the example than the one that is made here.
+//! its own choice), `--gateway PATH` for another build of it than the one that cargo made for this.
 
 #![allow(
     clippy::print_stdout,
@@ -21,30 +21,15 @@
 )]
 
 mod floor;
-mod gateway;
-#[path = "../../examples/gateway/late.rs"]
-mod late;
 mod load;
 mod memory;
 mod process;
 mod provider;
-#[path = "../../examples/gateway/recorder.rs"]
-#[allow(dead_code, reason = "the example also records to its log")]
-mod recorder;
 mod report;
 mod roles;
-#[path = "../../examples/gateway/routes/mod.rs"]
-mod routes;
-#[path = "../../examples/gateway/server.rs"]
-mod server;
-#[path = "../../examples/gateway/signals.rs"]
-mod signals;
 #[path = "../support/mod.rs"]
 mod support;
-#[path = "../../examples/gateway/upstream.rs"]
-mod upstream;
-#[path = "../../examples/gateway/workers.rs"]
-mod workers;
+mod variant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -109,7 +94,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(options: &Options) -> Result<(), Failure> {
-    let setup = Setup::new(options.gateway.clone(), options.workers)?;
+    let setup = Setup::new(options.gateway.clone(), options.workers);
     let mut report = Report::default();
     let blocking = |kib: usize, connections| Work {
         body: support::request(kib * KIB, false),

@@ -22,7 +22,7 @@ pub(crate) struct Process {
 /// How gateways are started.
 #[derive(Clone)]
 pub(crate) struct Setup {
-    /// The gateway example.
+    /// The gateway's program.
     pub(crate) gateway: PathBuf,
     /// Threads that run requests; `None` leaves it to the gateway.
     pub(crate) workers: Option<u32>,
@@ -62,7 +62,7 @@ impl Process {
         Self::start(Self::role(["--role", "floor", &provider.address.to_string()])?, None)
     }
 
-    /// The release example as its users run it.
+    /// The gateway as its users run it.
     pub(crate) fn gateway(setup: &Setup, provider: &Self) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Command::new(&setup.gateway);
@@ -74,7 +74,7 @@ impl Process {
         Self::start(setup.apply(command), Some(record))
     }
 
-    /// The example's stack with something more, see [`crate::gateway`].
+    /// The gateway's stack with something more, see [`crate::variant`].
     pub(crate) fn variant(setup: &Setup, provider: &Self, tools: usize, keys: &[&str]) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Self::role(["--role", "gateway", &provider.base()])?;
@@ -140,35 +140,9 @@ impl Drop for Process {
 // === impl Setup ===
 
 impl Setup {
-    /// Builds the example, unless there is a program that stands for it.
-    pub(crate) fn new(gateway: Option<PathBuf>, workers: Option<u32>) -> Result<Self, Failure> {
-        if let Some(gateway) = gateway {
-            return Ok(Self { gateway, workers });
-        }
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .parent()
-            .ok_or("there is no target directory")?;
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-        let mut build = Command::new(cargo);
-        build
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--all-features",
-                "--example",
-                "gateway",
-                "--target-dir",
-            ])
-            .arg(target);
-        if !build.status()?.success() {
-            return Err("the gateway example cannot be built".into());
-        }
-        Ok(Self {
-            gateway: target.join("release/examples/gateway"),
-            workers,
-        })
+    pub(crate) fn new(gateway: Option<PathBuf>, workers: Option<u32>) -> Self {
+        let gateway = gateway.unwrap_or_else(|| env!("CARGO_BIN_EXE_gateway").into());
+        Self { gateway, workers }
     }
 
     fn apply(&self, mut command: Command) -> Command {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tokio::net::TcpListener;
 
-use crate::{Failure, floor, gateway, provider, workers};
+use crate::{Failure, floor, provider, variant};
 
 /// What a server says when it can be called.
 pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
@@ -14,7 +14,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     end_with_parent();
     if let ["gateway", upstream, record, tools, ref keys @ ..] = arguments[..] {
-        return workers::runtime()?.block_on(gateway::serve(upstream, Path::new(record), tools.parse()?, keys));
+        return gateway::workers::runtime()?.block_on(variant::serve(
+            upstream,
+            Path::new(record),
+            tools.parse()?,
+            keys,
+        ));
     }
     // One core, as the floor is defined.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

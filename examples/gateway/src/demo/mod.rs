@@ -16,16 +16,16 @@ const LIMITED_KEY: &str = "demo-key-always-limited";
 const WORKING_KEY: &str = "demo-key-that-works";
 
 /// A running demo provider, and the keys to use it with.
-pub(crate) struct Demo {
-    pub(crate) base: BaseUrl,
-    pub(crate) keys: Vec<String>,
+pub struct Demo {
+    pub base: BaseUrl,
+    pub keys: Vec<String>,
 }
 
 // === impl Demo ===
 
 impl Demo {
     /// Listens on a free port of the loopback interface until the process ends.
-    pub(crate) async fn start() -> io::Result<Self> {
+    pub async fn start() -> io::Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let base = format!("http://{}", listener.local_addr()?);
         let base = BaseUrl::parse(&base).map_err(io::Error::other)?;
@@ -38,7 +38,7 @@ impl Demo {
 }
 
 /// What the bridge adds to every request: a closure is a tool.
-pub(crate) fn tools() -> Vec<Tool> {
+pub fn tools() -> Vec<Tool> {
     let definition = ToolDefinition::new("current_time")
         .server("clock")
         .description("The current date and time in UTC.")
@@ -50,7 +50,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 /// How to try it.
-pub(crate) fn invitation(gateway: SocketAddr) -> String {
+pub fn invitation(gateway: SocketAddr) -> String {
     let body = r#"{"model":"demo","messages":[{"role":"user","content":"What time is it?"}]}"#;
     format!(
         "a demo provider is inside, try:\n  curl http://{gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"

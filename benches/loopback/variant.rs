@@ -1,9 +1,14 @@
-//! The gateway example's own stack, for what its command line has no words for: tools that are closures and need no
+//! The gateway's own stack, for what its command line has no words for: tools that are closures and need no
 //! server, and a first key that is refused by every request anew. What is not wired is what the load does not meet:
 //! the demo, and the arguments.
 
 use std::path::Path;
 
+use gateway::recorder::{self, Sink};
+use gateway::routes;
+use gateway::signals::Signals;
+use gateway::upstream::{BaseUrl, Upstream};
+use gateway::workers::{self, Workers};
 use http::StatusCode;
 use tokio::net::TcpListener;
 use tower_llm_bridge::BridgeLayer;
@@ -11,11 +16,7 @@ use tower_llm_bridge::pool::{KeyPool, Verdict, VerdictTable};
 use tower_llm_bridge::record::Recorder;
 use tracing_subscriber::EnvFilter;
 
-use crate::recorder::{self, Sink};
-use crate::signals::Signals;
-use crate::upstream::{BaseUrl, Upstream};
-use crate::workers::{self, Workers};
-use crate::{Failure, roles, routes, support};
+use crate::{Failure, roles, support};
 
 const MAX_INTERCEPTIONS: usize = 4096;
 

@@ -31,20 +31,20 @@ const REPORT_EVERY: u32 = 30;
 const LAST_TRIES: u32 = 3;
 
 /// Where records go.
-pub(crate) enum Sink {
+pub enum Sink {
     File(File),
     /// The end of each request, as a line of the log.
     Log,
 }
 
 /// The writer at work.
-pub(crate) struct Records {
+pub struct Records {
     ending: Arc<AtomicBool>,
     done: oneshot::Receiver<Result<(), String>>,
 }
 
 /// Starts the writer on a thread of its own: a file may block for as long as it likes.
-pub(crate) fn start(sink: Sink, events: Events) -> io::Result<Records> {
+pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
     let ending = Arc::new(AtomicBool::new(false));
     let (sender, done) = oneshot::channel();
     let seen = Arc::clone(&ending);
@@ -63,7 +63,7 @@ pub(crate) fn start(sink: Sink, events: Events) -> io::Result<Records> {
 
 impl Sink {
     /// Opens `path` for appending. Prompts are private, so a new file is its owner's only.
-    pub(crate) fn file(path: &Path) -> io::Result<Self> {
+    pub fn file(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         #[cfg(unix)]
@@ -97,7 +97,7 @@ impl Records {
     /// # Errors
     ///
     /// Says how many records were lost.
-    pub(crate) async fn finish(self) -> Result<(), String> {
+    pub async fn finish(self) -> Result<(), String> {
         self.ending.store(true, Ordering::Relaxed);
         self.done
             .await

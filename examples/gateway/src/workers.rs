@@ -28,7 +28,7 @@ const MOST: usize = 256;
 const TURN: u32 = 512;
 
 /// The workers, at work. The first shares its thread with whoever starts them.
-pub(crate) struct Workers {
+pub struct Workers {
     /// Each worker's connections, as many as there are descriptors. Closed, they tell it to drain.
     connections: Vec<mpsc::UnboundedSender<std::net::TcpStream>>,
     /// Tells a worker that drains to leave it at that.
@@ -41,7 +41,7 @@ pub(crate) struct Workers {
 /// # Errors
 ///
 /// Says what is wrong with the variable.
-pub(crate) fn count() -> Result<usize, String> {
+pub fn count() -> Result<usize, String> {
     match env::var("TOKIO_WORKER_THREADS") {
         Ok(count) => match count.parse::<NonZero<usize>>() {
             Ok(count) if count.get() > MOST => Err(format!("TOKIO_WORKER_THREADS: at most {MOST} are possible")),
@@ -57,7 +57,7 @@ pub(crate) fn count() -> Result<usize, String> {
 /// # Errors
 ///
 /// What the system said.
-pub(crate) fn runtime() -> io::Result<Runtime> {
+pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().event_interval(TURN).build()
 }
 
@@ -69,7 +69,7 @@ impl Workers {
     /// # Errors
     ///
     /// Says what `app` said, or that there is no runtime to be had.
-    pub(crate) fn start<S, B>(count: usize, app: impl Fn() -> Result<S, String>) -> Result<Self, String>
+    pub fn start<S, B>(count: usize, app: impl Fn() -> Result<S, String>) -> Result<Self, String>
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
@@ -96,7 +96,7 @@ impl Workers {
 
     /// Serves until a signal, then drains. When it returns every connection and with it every `app` is gone; the signals
     /// are for what is left to end.
-    pub(crate) async fn serve(mut self, listener: TcpListener, mut signals: Signals) -> (Signals, Result<(), String>) {
+    pub async fn serve(mut self, listener: TcpListener, mut signals: Signals) -> (Signals, Result<(), String>) {
         let (reason, served) = tokio::select! {
             never = deal(&listener, &self.connections) => match never {},
             signal = signals.next() => (signal, Ok(())),

@@ -43,7 +43,7 @@ use crate::upstream::{Explained, Upstream};
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The whole application, ready for a server.
-pub(crate) fn app(
+pub fn app(
     bridge: &BridgeLayer,
     upstream: Upstream<RequestBody<Body>>,
 ) -> impl Service<

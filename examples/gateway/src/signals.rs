@@ -7,19 +7,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Installed before anything is served, so that no signal falls between.
 #[cfg(unix)]
-pub(crate) struct Signals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 #[cfg(not(unix))]
-pub(crate) struct Signals(());
+pub struct Signals(());
 
 // === impl Signals ===
 
 #[cfg(unix)]
 impl Signals {
-    pub(crate) fn install() -> io::Result<Self> {
+    pub fn install() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -27,7 +27,7 @@ impl Signals {
     }
 
     /// The name of the next signal.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
@@ -37,11 +37,11 @@ impl Signals {
 
 #[cfg(not(unix))]
 impl Signals {
-    pub(crate) fn install() -> io::Result<Self> {
+    pub fn install() -> io::Result<Self> {
         Ok(Self(()))
     }
 
-    pub(crate) async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         match tokio::signal::ctrl_c().await {
             Ok(()) => "Ctrl-C",
             // Without a handler the system ends us by itself.

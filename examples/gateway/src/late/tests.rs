@@ -1,8 +1,5 @@
 //! The gateway's writes come last in a turn, and each waits once.
 
-#[path = "../../examples/gateway/late.rs"]
-mod late;
-
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
@@ -14,7 +11,7 @@ use std::{
 use hyper::rt::Write;
 use tokio_test::{assert_pending, assert_ready, task};
 
-use self::late::LateWrites;
+use super::LateWrites;
 
 type Log = Arc<Mutex<Vec<String>>>;
 

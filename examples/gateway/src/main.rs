@@ -1,23 +1,6 @@
-//! A gateway in one binary, to run as it is or to lift into production: this file only wires the parts together.
+//! The program: reads the command line, wires the parts of the library together and runs them.
 //!
-//! ```text
-//! caller ─► workers ─► server ─► routes ─► Bridge ─► upstream ─► provider
-//!                                             └─► recorder ─► JSON lines
-//! ```
-//!
-//! `cargo run --release --all-features --example gateway -- --help` says how to use it.
-
-mod args;
-mod demo;
-mod late;
-#[cfg(feature = "mcp")]
-mod mcp;
-mod recorder;
-mod routes;
-mod server;
-mod signals;
-mod upstream;
-mod workers;
+//! `cargo run --release -p gateway -- --help` says how to use it.
 
 use std::{
     env,
@@ -25,21 +8,20 @@ use std::{
     process::ExitCode,
 };
 
+use gateway::{
+    args::{self, Args, Command},
+    demo::{self, Demo},
+    mcp,
+    recorder::{self, Sink},
+    routes,
+    signals::Signals,
+    upstream::Upstream,
+    workers::{self, Workers},
+};
 use tokio::net::TcpListener;
-#[cfg(not(feature = "mcp"))]
-use tower_llm_bridge::tools::Tools;
 use tower_llm_bridge::{BridgeLayer, pool::KeyPool, record::Recorder};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
-
-use crate::{
-    args::{Args, Command},
-    demo::Demo,
-    recorder::Sink,
-    signals::Signals,
-    upstream::Upstream,
-    workers::Workers,
-};
 
 /// A request takes and frees some eighty small pieces; this allocator does it for a tenth less CPU time than glibc's, in as
 /// much memory. Its settings are in `.cargo/config.toml`.
@@ -116,10 +98,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
             demo.base
         }
     };
-    #[cfg(feature = "mcp")]
     let tools = mcp::connect(arguments.mcp, tools).await?;
-    #[cfg(not(feature = "mcp"))]
-    let tools = Tools::new(tools);
     layer = layer.tools(tools);
     info!(upstream = %base, keys = keys.len(), "{}", if keys.is_empty() { "callers bring their own keys" } else { "keys are pooled" });
     if !keys.is_empty() {

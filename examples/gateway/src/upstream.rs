@@ -32,7 +32,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The provider's API base: what an OpenAI SDK calls `base_url`.
 #[derive(Debug, Clone)]
-pub(crate) struct BaseUrl {
+pub struct BaseUrl {
     scheme: Scheme,
     authority: Authority,
     /// Without a slash at its end.
@@ -42,7 +42,7 @@ pub(crate) struct BaseUrl {
 /// A pooled HTTP client bound to one [`BaseUrl`].
 ///
 /// Each layer above takes clones, and a client by value has hundreds of bytes to copy.
-pub(crate) struct Upstream<B>(Arc<Shared<B>>);
+pub struct Upstream<B>(Arc<Shared<B>>);
 
 struct Shared<B> {
     client: Client<HttpsConnector<Connector>, B>,
@@ -55,7 +55,7 @@ type Connector = MapResponse<HttpConnector, fn(Tcp) -> LateWrites<Tcp>>;
 
 /// Why the provider could not be asked, told to the root: a log that says only "client error (Connect)" helps nobody.
 #[derive(Debug)]
-pub(crate) struct Explained(pub(crate) legacy::Error);
+pub struct Explained(pub legacy::Error);
 
 // === impl BaseUrl ===
 
@@ -65,7 +65,7 @@ impl BaseUrl {
     /// # Errors
     ///
     /// Says what is wrong, without the URL: it may hold a password.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+    pub fn parse(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
         let parts = uri.into_parts();
         let scheme = parts
@@ -132,7 +132,7 @@ where
     /// # Errors
     ///
     /// Says why TLS cannot be set up.
-    pub(crate) fn new(base: BaseUrl) -> Result<Self, String> {
+    pub fn new(base: BaseUrl) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);

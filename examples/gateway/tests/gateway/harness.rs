@@ -1,17 +1,13 @@
 //! Starts the gateway and the other ends of its connections: a caller, and a provider that answers by hand.
 
 use std::{
-    env,
     ffi::OsStr,
     fs, io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     process::{ExitStatus, Output, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -285,7 +281,7 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
     command
         .args(arguments)
         .env_remove("OPENAI_API_KEYS")
@@ -302,57 +298,6 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 pub(crate) async fn run(arguments: &[&str]) -> Output {
     within(command(arguments).output()).await.expect("the gateway starts")
-}
-
-/// The example, built as this test is. `cargo test` has done so already, `cargo test --test gateway` has not.
-pub(crate) fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // target/PROFILE/deps/gateway-HASH
-        let test = env::current_exe().expect("the test's path");
-        let profile = test.ancestors().nth(2).expect("a profile's directory");
-        let binary = profile.join("examples").join("gateway");
-        let name = match profile.file_name().and_then(OsStr::to_str) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let mut cargo = std::process::Command::new(env!("CARGO"));
-        cargo.args([
-            "build",
-            "--quiet",
-            "--offline",
-            "--example",
-            "gateway",
-            "--profile",
-            name,
-            "--target-dir",
-        ]);
-        cargo
-            .arg(profile.parent().expect("a target directory"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        // All of them, or it is another build, dependencies included.
-        for (feature, on) in [
-            ("json-schema", cfg!(feature = "json-schema")),
-            ("mcp", cfg!(feature = "mcp")),
-        ] {
-            if on {
-                cargo.args(["--features", feature]);
-            }
-        }
-        // What cargo told this process about the package would look to build scripts like a change.
-        for (name, _) in env::vars_os() {
-            let name = name.to_string_lossy();
-            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-            {
-                cargo.env_remove(&*name);
-            }
-        }
-        let built = cargo.output().expect("cargo runs");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        binary
-    })
 }
 
 /// A path that nothing uses yet.

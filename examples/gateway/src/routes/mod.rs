@@ -4,4 +4,4 @@ mod app;
 mod identity;
 mod refusal;
 
-pub(crate) use app::app;
+pub use app::app;

@@ -4,7 +4,6 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-#[cfg(feature = "mcp")]
 use tower_llm_bridge::mcp::McpServer;
 
 use crate::upstream::BaseUrl;
@@ -33,21 +32,20 @@ environment: OPENAI_API_KEYS (see --key), RUST_LOG (log filter for stderr) [defa
 signals:     SIGINT or SIGTERM drains requests for up to 30 s; a second one cuts them";
 
 /// What the command line asks for.
-pub(crate) enum Command {
+pub enum Command {
     Serve(Args),
     Print(&'static str),
 }
 
 /// How to serve.
-pub(crate) struct Args {
-    pub(crate) listen: String,
+pub struct Args {
+    pub listen: String,
     /// `None`: the embedded demo provider.
-    pub(crate) upstream: Option<BaseUrl>,
+    pub upstream: Option<BaseUrl>,
     /// In order of preference; empty: callers bring their own.
-    pub(crate) keys: Vec<String>,
-    #[cfg(feature = "mcp")]
-    pub(crate) mcp: Vec<McpServer>,
-    pub(crate) record: Option<PathBuf>,
+    pub keys: Vec<String>,
+    pub mcp: Vec<McpServer>,
+    pub record: Option<PathBuf>,
 }
 
 /// Parses everything after the program's name. `env_keys` is `OPENAI_API_KEYS`.
@@ -55,15 +53,11 @@ pub(crate) struct Args {
 /// # Errors
 ///
 /// One line for the user, without a secret in it.
-pub(crate) fn parse(
-    arguments: impl IntoIterator<Item = OsString>,
-    env_keys: Option<OsString>,
-) -> Result<Command, String> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>, env_keys: Option<OsString>) -> Result<Command, String> {
     let mut listen = None;
     let mut upstream = None;
     let mut record = None;
     let mut keys = Vec::new();
-    #[cfg(feature = "mcp")]
     let mut mcp = Vec::new();
 
     let mut arguments = arguments.into_iter().enumerate();
@@ -103,10 +97,7 @@ pub(crate) fn parse(
                 once(&mut upstream, name, base)?;
             }
             "--key" => keys.push(value),
-            #[cfg(feature = "mcp")]
             _ => mcp.push(crate::mcp::parse(&value)?),
-            #[cfg(not(feature = "mcp"))]
-            _ => return Err(mcp(&value)),
         }
     }
 
@@ -128,7 +119,6 @@ pub(crate) fn parse(
         listen,
         upstream,
         keys,
-        #[cfg(feature = "mcp")]
         mcp,
         record,
     }))
@@ -148,16 +138,5 @@ fn address(value: String) -> Result<String, String> {
         _ => Err(format!(
             "--listen: {value:?} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:0"
         )),
-    }
-}
-
-/// Silence would be the wrong answer of a build without the feature.
-#[cfg(not(feature = "mcp"))]
-fn mcp(value: &str) -> String {
-    match value.split_once('=') {
-        Some((name, url)) if !name.is_empty() && !url.is_empty() => {
-            format!("--mcp {name}: this build has no MCP support, it needs --features mcp")
-        }
-        _ => "--mcp needs NAME=URL".into(),
     }
 }

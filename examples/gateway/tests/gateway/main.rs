@@ -1,4 +1,4 @@
-//! The gateway example as its users meet it: a process with a command line, sockets, signals and a record file.
+//! The gateway as its users meet it: a process with a command line, sockets, signals and a record file.
 //!
 //! Nothing here waits for a time to pass: every step waits for what the step before causes, and [`within`] only keeps
 //! a failure from hanging.
@@ -6,7 +6,6 @@
 
 mod harness;
 mod records;
-mod writes;
 
 use std::{collections::BTreeMap, ffi::OsStr, fs};
 

@@ -15,7 +15,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 
 /// See the module docs. For a runtime of one thread; others do not wake tasks in turn.
-pub(crate) struct LateWrites<T> {
+pub struct LateWrites<T> {
     io: T,
     /// Since the last write, the others had their turn.
     is_late: bool,
@@ -24,7 +24,7 @@ pub(crate) struct LateWrites<T> {
 // === impl LateWrites ===
 
 impl<T> LateWrites<T> {
-    pub(crate) fn new(io: T) -> Self {
+    pub fn new(io: T) -> Self {
         Self { io, is_late: false }
     }
 
@@ -82,3 +82,6 @@ impl<T: Write + Unpin> Write for LateWrites<T> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// One line for the user, without a secret in it.
-pub(crate) fn parse(value: &str) -> Result<McpServer, String> {
+pub fn parse(value: &str) -> Result<McpServer, String> {
     let Some((name, target)) = value
         .split_once('=')
         .filter(|(name, target)| !name.is_empty() && !target.is_empty())
@@ -62,7 +62,7 @@ fn variable(name: &str) -> String {
 /// # Errors
 ///
 /// One line for the user.
-pub(crate) async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers, String> {
+pub async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers, String> {
     let servers = McpServers::connect(servers, local).map_err(|problem| format!("--mcp: {problem}"))?;
     if tokio::time::timeout(PATIENCE, servers.settled()).await.is_err() {
         warn!("not every MCP server has answered yet, going on without");

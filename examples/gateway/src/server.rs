@@ -30,7 +30,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Serves the connections that come, until their sender is gone; then drains, until `cut` turns true.
-pub(crate) async fn serve<S, B>(
+pub async fn serve<S, B>(
     mut incoming: mpsc::UnboundedReceiver<std::net::TcpStream>,
     app: S,
     mut cut: watch::Receiver<bool>,
