@@ -92,6 +92,7 @@
 //!
 //! - `json-schema`: check a call's arguments against the whole JSON schema of its tool, not only its `required` list.
 //! - `mcp`: the tools of MCP servers, over HTTP and over the standard streams of child processes (see the module `mcp`).
+//! - `test-util`: a provider that answers by a script, for your own tests (see the module `test_util`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -99,6 +100,7 @@
 #[doc(hidden)]
 #[path = "fuzzing.rs"]
 pub mod __fuzzing;
+mod base_uri;
 mod body;
 mod bridge;
 mod dialect;
@@ -117,10 +119,14 @@ pub mod pool;
 pub mod record;
 mod rope;
 mod service;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod test_util;
 pub mod tools;
 mod types;
 mod upstream;
 
+pub use base_uri::{BaseUri, BaseUriError, BaseUriErrorKind, SetBaseUri};
 pub use body::{RequestBody, ResponseBody};
 pub use bridge::InvalidPattern;
 pub use error::{BridgeError, BridgeErrorKind};

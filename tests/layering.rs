@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rope", &[]),
     ("json", &[]),
     ("error", &[]),
+    ("base_uri", &[]),
     ("pool", &["types"]),
     ("tools", &["types"]),
     ("record", &["types"]),
@@ -34,6 +35,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Exists under `cfg(fuzzing)` alone.
     ("fuzzing", &["dialect", "json"]),
+    // Exists with the feature `test-util` alone.
+    ("test_util", &[]),
     ("future", &["body:ResponseBody", "bridge:Bridged"]),
     (
         "service",

@@ -7,20 +7,20 @@ use std::path::Path;
 use gateway::recorder::{self, Sink};
 use gateway::routes;
 use gateway::signals::Signals;
-use gateway::upstream::{BaseUrl, Upstream};
+use gateway::upstream;
 use gateway::workers::{self, Workers};
 use http::StatusCode;
 use tokio::net::TcpListener;
-use tower_llm_bridge::BridgeLayer;
 use tower_llm_bridge::pool::{KeyPool, Verdict, VerdictTable};
 use tower_llm_bridge::record::Recorder;
+use tower_llm_bridge::{BaseUri, BridgeLayer};
 use tracing_subscriber::EnvFilter;
 
 use crate::{Failure, roles, support};
 
 const MAX_INTERCEPTIONS: usize = 4096;
 
-pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize, keys: &[&str]) -> Result<(), Failure> {
+pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
@@ -36,10 +36,8 @@ pub(crate) async fn serve(upstream: &str, record: &Path, tools: usize, keys: &[&
         // A key that cools down would be passed by from the second request on. All else is as for any 429.
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::Forbid))
         .recorder(recorder);
-    let base = BaseUrl::parse(upstream)?;
-    let workers = Workers::start(workers::count()?, || {
-        Ok(routes::app(&layer, Upstream::new(base.clone())?))
-    })?;
+    let base = BaseUri::parse(base)?;
+    let workers = Workers::start(workers::count()?, || Ok(routes::app(&layer, upstream::connect(&base)?)))?;
     drop(layer);
     roles::announce(&listener)?;
     let (_, served) = workers.serve(listener, signals).await;

@@ -4,9 +4,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use tower_llm_bridge::mcp::McpServer;
-
-use crate::upstream::BaseUrl;
+use tower_llm_bridge::{BaseUri, mcp::McpServer};
 
 const HELP: &str = "\
 A gateway for AI clients: key failover, injected tools, usage records.
@@ -41,7 +39,7 @@ pub enum Command {
 pub struct Args {
     pub listen: String,
     /// `None`: the embedded demo provider.
-    pub upstream: Option<BaseUrl>,
+    pub upstream: Option<BaseUri>,
     /// In order of preference; empty: callers bring their own.
     pub keys: Vec<String>,
     pub mcp: Vec<McpServer>,
@@ -93,7 +91,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, env_keys: Option<OsS
         match name {
             "--listen" => once(&mut listen, name, address(value)?)?,
             "--upstream" => {
-                let base = BaseUrl::parse(&value).map_err(|problem| format!("--upstream: {problem}"))?;
+                let base = BaseUri::parse(&value).map_err(|problem| format!("--upstream: {problem}"))?;
                 once(&mut upstream, name, base)?;
             }
             "--key" => keys.push(value),

@@ -15,7 +15,7 @@ use gateway::{
     recorder::{self, Sink},
     routes,
     signals::Signals,
-    upstream::Upstream,
+    upstream,
     workers::{self, Workers},
 };
 use tokio::net::TcpListener;
@@ -108,7 +108,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
     let layer = layer.recorder(recorder);
-    let workers = Workers::start(workers, || Ok(routes::app(&layer, Upstream::new(base.clone())?)))?;
+    let workers = Workers::start(workers, || Ok(routes::app(&layer, upstream::connect(&base)?)))?;
     // The last recorder must go with the last request.
     drop(layer);
     // Whoever reads only this line and then closes the pipe must not end us.

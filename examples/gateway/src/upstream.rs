@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{
-    Request, Response, Uri, Version,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -20,7 +16,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use tokio::net::TcpStream;
-use tower::{BoxError, Service, util::MapResponse};
+use tower::{BoxError, Layer, Service, util::MapResponse};
+use tower_llm_bridge::{BaseUri, SetBaseUri};
 
 use crate::late::LateWrites;
 
@@ -30,24 +27,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Finds a dead HTTP/2 connection while a model is thinking and nothing else is on the wire.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// The provider's API base: what an OpenAI SDK calls `base_url`.
-#[derive(Debug, Clone)]
-pub struct BaseUrl {
-    scheme: Scheme,
-    authority: Authority,
-    /// Without a slash at its end.
-    path: String,
-}
+/// What sends requests to a provider.
+pub type Upstream<B> = SetBaseUri<HttpClient<B>>;
 
-/// A pooled HTTP client bound to one [`BaseUrl`].
-///
-/// Each layer above takes clones, and a client by value has hundreds of bytes to copy.
-pub struct Upstream<B>(Arc<Shared<B>>);
-
-struct Shared<B> {
-    client: Client<HttpsConnector<Connector>, B>,
-    base: BaseUrl,
-}
+/// A pooled HTTP client. Shared: each layer above takes clones, and the client by value has hundreds of bytes to copy.
+pub struct HttpClient<B>(Arc<Client<HttpsConnector<Connector>, B>>);
 
 type Tcp = TokioIo<TcpStream>;
 /// Requests go out together, as answers do.
@@ -57,72 +41,22 @@ type Connector = MapResponse<HttpConnector, fn(Tcp) -> LateWrites<Tcp>>;
 #[derive(Debug)]
 pub struct Explained(pub legacy::Error);
 
-// === impl BaseUrl ===
-
-impl BaseUrl {
-    /// A bare host means its `/v1`.
-    ///
-    /// # Errors
-    ///
-    /// Says what is wrong, without the URL: it may hold a password.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let uri: Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
-        let parts = uri.into_parts();
-        let scheme = parts
-            .scheme
-            .filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
-        let (Some(scheme), Some(authority)) = (scheme, parts.authority) else {
-            return Err("needs http:// or https:// and a host".into());
-        };
-        if authority.as_str().contains('@') {
-            return Err("a user or password in the URL is not sent to anybody; use --key".into());
-        }
-        let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if path.query().is_some() {
-            return Err("a query cannot be part of the base".into());
-        }
-        let path = match path.path().trim_end_matches('/') {
-            "" => "/v1",
-            path if path.ends_with("/chat/completions") => {
-                return Err("leave /chat/completions out: the base ends before it".into());
-            }
-            path => path,
-        };
-        Ok(Self {
-            scheme,
-            authority,
-            path: path.to_owned(),
-        })
-    }
-
-    /// Where a request for `uri` goes; the caller's own `/v1` stands for the base's path.
-    ///
-    /// `None` if the result is longer than a URI may be.
-    fn locate(&self, uri: &Uri) -> Option<Uri> {
-        let asked = uri.path_and_query()?;
-        let resource = asked.as_str().strip_prefix("/v1").filter(|rest| rest.starts_with('/'));
-        let path = if resource.is_some() && self.path == "/v1" {
-            asked.clone()
-        } else {
-            let path = [&self.path, resource.unwrap_or(asked.as_str())].concat();
-            PathAndQuery::from_maybe_shared(Bytes::from(path)).ok()?
-        };
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone());
-        uri.path_and_query(path).build().ok()
-    }
+/// A client of `base`.
+///
+/// # Errors
+///
+/// Says why TLS cannot be set up.
+pub fn connect<B>(base: &BaseUri) -> Result<Upstream<B>, String>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+{
+    Ok(base.layer(HttpClient::new()?))
 }
 
-impl fmt::Display for BaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme, self.authority, self.path)
-    }
-}
+// === impl HttpClient ===
 
-// === impl Upstream ===
-
-impl<B> Upstream<B>
+impl<B> HttpClient<B>
 where
     B: Body + Send + 'static,
     B::Data: Send,
@@ -132,7 +66,7 @@ where
     /// # Errors
     ///
     /// Says why TLS cannot be set up.
-    pub fn new(base: BaseUrl) -> Result<Self, String> {
+    fn new() -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -150,18 +84,18 @@ where
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .build(tls);
-        Ok(Self(Arc::new(Shared { client, base })))
+        Ok(Self(Arc::new(client)))
     }
 }
 
 // Derived, it would ask for `B: Clone`.
-impl<B> Clone for Upstream<B> {
+impl<B> Clone for HttpClient<B> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<B> Service<Request<B>> for Upstream<B>
+impl<B> Service<Request<B>> for HttpClient<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -176,15 +110,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Shared { client, base } = &*self.0;
-        // Left as it is, a URI without a host becomes the client's own error.
-        if let Some(uri) = base.locate(request.uri()) {
-            *request.uri_mut() = uri;
-        }
-        // The version that the caller spoke says nothing about this hop: ALPN decides.
-        *request.version_mut() = Version::HTTP_11;
-        client.request(request)
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.0.request(request)
     }
 }
 

@@ -7,9 +7,8 @@ mod provider;
 use std::{convert::Infallible, io, net::SocketAddr, time::SystemTime};
 
 use serde_json::json;
+use tower_llm_bridge::BaseUri;
 use tower_llm_bridge::tools::{Tool, ToolCall, ToolDefinition, ToolOutput, tool_fn};
-
-use crate::upstream::BaseUrl;
 
 /// Always over its rate limit.
 const LIMITED_KEY: &str = "demo-key-always-limited";
@@ -17,7 +16,7 @@ const WORKING_KEY: &str = "demo-key-that-works";
 
 /// A running demo provider, and the keys to use it with.
 pub struct Demo {
-    pub base: BaseUrl,
+    pub base: BaseUri,
     pub keys: Vec<String>,
 }
 
@@ -28,7 +27,7 @@ impl Demo {
     pub async fn start() -> io::Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let base = format!("http://{}", listener.local_addr()?);
-        let base = BaseUrl::parse(&base).map_err(io::Error::other)?;
+        let base = BaseUri::parse(&base).map_err(io::Error::other)?;
         tokio::spawn(axum::serve(listener, provider::routes()).into_future());
         Ok(Self {
             base,

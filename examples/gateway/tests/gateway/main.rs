@@ -296,7 +296,7 @@ async fn mistakes_on_the_command_line_are_explained() {
         (
             &["--upstream", "http://127.0.0.1/v1/chat/completions"],
             2,
-            "leave /chat/completions out",
+            "leave the endpoint",
         ),
         (&["--mcp", "docs"], 2, "NAME=URL"),
         (
