@@ -264,10 +264,11 @@ impl Reply {
     }
 
     /// Adds a header.
-    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         if let Ok(response) = &mut self.result {
+            let name: HeaderName = name.parse().expect("a header's name");
             let value = HeaderValue::from_str(value).expect("a header's value");
-            response.headers_mut().append(HeaderName::from_static(name), value);
+            response.headers_mut().append(name, value);
         }
         self
     }
