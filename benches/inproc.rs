@@ -24,6 +24,14 @@ mod logs;
     reason = "only some of it is measured, from here; its tests have a harness elsewhere"
 )]
 mod pool;
+#[path = "../src/redact.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "only some of it is measured, from here; its tests have a harness elsewhere"
+)]
+mod redact;
 #[path = "../src/rope.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests of `json` use it")]
 mod rope;
@@ -211,7 +219,7 @@ fn key_lease_and_report(bencher: Bencher<'_, '_>, keys: usize) {
         let mut walk = pool::Walk::default();
         let mut lease = pool.lease(&mut walk, black_box(now));
         if let Some(lease) = &mut lease {
-            pool.report(lease, pool::Judgement::Accepted, now);
+            pool.report(lease, pool::Report::Relayed, now);
         }
         lease
     });

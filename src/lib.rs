@@ -105,8 +105,9 @@ mod body;
 mod bridge;
 mod dialect;
 mod error;
+mod extensions;
 mod future;
-mod identity;
+
 mod json;
 mod layer;
 #[cfg(test)]
@@ -117,6 +118,7 @@ mod logs;
 pub mod mcp;
 pub mod pool;
 pub mod record;
+mod redact;
 mod rope;
 mod service;
 #[cfg(feature = "test-util")]
@@ -130,8 +132,8 @@ pub use base_uri::{BaseUri, BaseUriError, BaseUriErrorKind, SetBaseUri};
 pub use body::{RequestBody, ResponseBody};
 pub use bridge::InvalidPattern;
 pub use error::{BridgeError, BridgeErrorKind};
+pub use extensions::{Actor, Credential, Intercepted, UpstreamAttempt};
 pub use future::ResponseFuture;
-pub use identity::{Actor, Credential, Intercepted, UpstreamAttempt};
 pub use layer::BridgeLayer;
 pub use service::Bridge;
 pub use types::Dialect;

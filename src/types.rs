@@ -1,8 +1,13 @@
 //! The vocabulary that several modules share. It imports nothing of ours, so that every module may use it.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::Serialize;
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+
+/// Stands for the part of a key that a hint hides.
+const MASK: &str = "...";
 
 /// The model API that an intercepted request speaks.
 ///
@@ -52,10 +57,41 @@ pub enum CredentialKind {
 ///
 /// let key = ApiKey::new("sk-0123456789abcdefghij")?;
 /// assert_eq!(key.hint().to_string(), "sk-0...ghij");
+/// assert_eq!(*key.hint(), *"sk-0...ghij");
+/// assert_eq!("sk-0...ghij".parse().as_ref(), Ok(key.hint()));
 /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyHint(std::sync::Arc<str>);
+
+/// A text is not a [`KeyHint`]. It does not show the text, which may be a whole key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHintError(());
+
+/// The header that carries a key to the provider.
+///
+/// # Examples
+///
+/// ```
+/// use http::HeaderName;
+/// use tower_llm_bridge::pool::{ApiKey, CredentialHeader};
+///
+/// // Azure OpenAI.
+/// let azure = CredentialHeader::header(HeaderName::from_static("api-key"));
+/// let key = ApiKey::new("0123456789abcdef0123456789abcdef")?.sent_as(azure);
+/// # let _ = key;
+/// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CredentialHeader(SentAs);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum SentAs {
+    #[default]
+    ByDialect,
+    Bearer,
+    Header(HeaderName),
+}
 
 /// Tokens that one provider call, or a whole interception, used.
 ///
@@ -127,7 +163,7 @@ impl KeyHint {
             _ => 0,
         };
         let mut hint: String = secret.chars().take(shown).collect();
-        hint.push_str("...");
+        hint.push_str(MASK);
         hint.extend(secret.chars().skip(length - shown));
         Self(hint.into())
     }
@@ -151,9 +187,106 @@ impl fmt::Debug for KeyHint {
     }
 }
 
+impl AsRef<str> for KeyHint {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for KeyHint {
+    fn eq(&self, text: &str) -> bool {
+        *self.0 == *text
+    }
+}
+
+impl PartialEq<&str> for KeyHint {
+    fn eq(&self, text: &&str) -> bool {
+        *self.0 == **text
+    }
+}
+
+/// Reads a hint that was printed or recorded. A text that is not masked is refused, so that a whole key never becomes
+/// a hint.
+impl FromStr for KeyHint {
+    type Err = KeyHintError;
+
+    fn from_str(text: &str) -> Result<Self, KeyHintError> {
+        let shown = text.chars().count().checked_sub(MASK.len());
+        let side = shown
+            .filter(|shown| matches!(shown, 0 | 2 | 4 | 8))
+            .map(|shown| shown / 2);
+        let masked = side.is_some_and(|side| {
+            let rest: String = text.chars().skip(side).take(MASK.len()).collect();
+            rest == MASK
+        });
+        if masked {
+            Ok(Self(text.into()))
+        } else {
+            Err(KeyHintError(()))
+        }
+    }
+}
+
 impl Serialize for KeyHint {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyHint {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+// === impl KeyHintError ===
+
+impl fmt::Display for KeyHintError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a masked key, such as sk-0...ghij")
+    }
+}
+
+impl std::error::Error for KeyHintError {}
+
+// === impl CredentialHeader ===
+
+impl CredentialHeader {
+    /// As the API of the request wants it: `Authorization: Bearer <key>`, and `x-api-key: <key>` for Anthropic's
+    /// Messages. The default.
+    #[must_use]
+    pub const fn by_dialect() -> Self {
+        Self(SentAs::ByDialect)
+    }
+
+    /// `Authorization: Bearer <key>` ([RFC 6750, 2.1](https://www.rfc-editor.org/rfc/rfc6750#section-2.1)), whatever
+    /// the API.
+    #[must_use]
+    pub const fn bearer() -> Self {
+        Self(SentAs::Bearer)
+    }
+
+    /// The key alone in the header `name`, for example Azure's `api-key`.
+    #[must_use]
+    pub const fn header(name: HeaderName) -> Self {
+        Self(SentAs::Header(name))
+    }
+
+    /// This header, or `usual` if it is left to the dialect.
+    pub(crate) fn or<'a>(&'a self, usual: &'a Self) -> &'a Self {
+        match self.0 {
+            SentAs::ByDialect => usual,
+            _ => self,
+        }
+    }
+
+    /// The header of the key alone; `None` for a bearer token.
+    pub(crate) fn name(&self) -> Option<&HeaderName> {
+        match &self.0 {
+            SentAs::Header(name) => Some(name),
+            SentAs::ByDialect | SentAs::Bearer => None,
+        }
     }
 }
 
@@ -174,7 +307,7 @@ impl std::ops::AddAssign for TokenUsage {
 
 #[cfg(test)]
 mod tests {
-    use super::KeyHint;
+    use super::*;
 
     #[test]
     fn hints_show_more_of_longer_keys() {
@@ -190,5 +323,54 @@ mod tests {
         ] {
             assert_eq!(KeyHint::of(secret).as_str(), hint);
         }
+    }
+    #[test]
+    fn a_hint_is_read_back_and_a_whole_key_is_not() {
+        for secret in [
+            "",
+            "abcde",
+            "abcdefghij",
+            "abcdefghijklmnopqrst",
+            "äöüßé",
+            "......",
+            "........................",
+        ] {
+            let hint = KeyHint::of(secret);
+            assert_eq!(hint.as_str().parse().as_ref(), Ok(&hint));
+            let json = serde_json::to_string(&hint).unwrap();
+            assert_eq!(serde_json::from_str::<KeyHint>(&json).unwrap(), hint);
+            assert!(hint == hint.as_str() && hint == *hint.as_str());
+        }
+        for text in [
+            "",
+            "..",
+            "sk-0123456789abcdefghij",
+            "sk...",
+            "...",
+            "a..b",
+            "abc...def",
+            "sk-01...fghij",
+            "a...b...",
+        ] {
+            let expected = text == "...";
+            assert_eq!(text.parse::<KeyHint>().is_ok(), expected, "{text}");
+            assert_eq!(
+                serde_json::from_value::<KeyHint>(text.into()).is_ok(),
+                expected,
+                "{text}"
+            );
+        }
+        let error = "sk-0123456789abcdefghij".parse::<KeyHint>().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("0123"));
+    }
+
+    #[test]
+    fn a_key_s_own_header_comes_before_the_dialect_s() {
+        let x_api_key = CredentialHeader::header(HeaderName::from_static("x-api-key"));
+        let azure = CredentialHeader::header(HeaderName::from_static("api-key"));
+        assert_eq!(CredentialHeader::default().or(&x_api_key), &x_api_key);
+        assert_eq!(azure.or(&x_api_key), &azure);
+        assert_eq!(CredentialHeader::bearer().or(&x_api_key).name(), None);
+        assert_eq!(azure.name().map(HeaderName::as_str), Some("api-key"));
     }
 }

@@ -34,7 +34,7 @@ pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]
         .tools(support::tools(tools))
         .pool(KeyPool::from_secrets(keys.iter().copied())?)
         // A key that cools down would be passed by from the second request on. All else is as for any 429.
-        .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::Forbid))
+        .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::NextKey))
         .recorder(recorder);
     let base = BaseUri::parse(base)?;
     let workers = Workers::start(workers::count()?, || Ok(routes::app(&layer, upstream::connect(&base)?)))?;

@@ -13,7 +13,7 @@ use super::headers;
 use crate::body::collect::collect;
 use crate::dialect::chat_completions::{InBandError, error_codes};
 use crate::error::{BridgeError, BridgeErrorKind};
-use crate::pool::{Exhausted, Judgement, Lease, Verdict, Walk, resolve};
+use crate::pool::{Exhausted, Lease, Refused, Report, Verdict, Walk};
 use crate::rope::Rope;
 use crate::upstream::Upstream;
 
@@ -91,12 +91,17 @@ impl<U: Upstream> Exchange<U> {
             return Err(self.refused(refusal));
         };
         let codes: Vec<&str> = refusal.codes.iter().map(String::as_str).collect();
-        let verdict = self.config.verdicts.judge(refusal.parts.status, &codes);
-        let judgement = resolve(verdict, &refusal.parts.headers, SystemTime::now());
-        pool.report(&mut lease, judgement, Instant::now());
+        let verdict = self.config.verdicts.judge(&Refused {
+            status: refusal.parts.status,
+            codes: &codes,
+            message: "",
+            is_api_error: true,
+        });
+        let report = verdict.report(&refusal.parts.headers, SystemTime::now());
+        pool.report(&mut lease, report, Instant::now());
         match verdict {
-            Verdict::Accept => Err(self.refused(refusal)),
-            Verdict::Forbid => {
+            Verdict::Relay => Err(self.refused(refusal)),
+            Verdict::NextKey | Verdict::Suspect => {
                 if walk.forbidden.is_none() {
                     let Failure::Provider(refusal) = self.refused(refusal) else {
                         return Ok(());
@@ -124,13 +129,13 @@ impl<U: Upstream> Exchange<U> {
     /// The attempt's key has served.
     pub(crate) fn accept(&self, lease: Option<Lease>) {
         if let (Some(mut lease), Credentials::Pool(pool, _)) = (lease, &self.credentials) {
-            pool.report(&mut lease, Judgement::Accepted, Instant::now());
+            pool.report(&mut lease, Report::Relayed, Instant::now());
         }
     }
 
     /// The provider's error for the caller: as it came, but without our keys.
     pub(crate) fn refused(&self, mut refusal: Refusal) -> Failure {
-        let holds_key = self.credentials.searcher();
+        let holds_key = self.credentials.key_finder();
         headers::clean_response(&mut refusal.parts.headers, &holds_key);
         refusal.parts.version = http::Version::default();
         // They go into records.

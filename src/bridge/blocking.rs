@@ -68,7 +68,7 @@ fn seal<U: Upstream>(
 
 /// The provider's head, for the caller.
 pub(super) fn prepare_head<U>(exchange: &Exchange<U>, parts: &mut response::Parts) {
-    headers::clean_response(&mut parts.headers, exchange.credentials.searcher());
+    headers::clean_response(&mut parts.headers, exchange.credentials.key_finder());
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.version = http::Version::default();
 }

@@ -9,11 +9,12 @@ use http::{Method, Request, StatusCode, request};
 use super::config::Config;
 use super::headers;
 use crate::dialect::chat_completions::{Completion, Tokens};
-use crate::identity::{Actor, Credential, Intercepted, UpstreamAttempt};
-use crate::pool::{KeyPool, Lease};
+use crate::extensions::{Actor, Credential, Intercepted, UpstreamAttempt};
+use crate::pool::{KeyPool, Lease, SentKey};
 use crate::record::{Fact, Interception, Outcome, TokenDetails};
+use crate::redact;
 use crate::rope::Rope;
-use crate::types::{CredentialKind, KeyHint};
+use crate::types::{CredentialHeader, CredentialKind, KeyHint};
 
 /// One request's side towards the provider.
 pub(crate) struct Exchange<U> {
@@ -30,7 +31,7 @@ pub(crate) struct Exchange<U> {
 /// Whose keys are used.
 pub(crate) enum Credentials {
     /// The pool, and the key that was sent last: it may have left the pool since, and is a secret all the same.
-    Pool(KeyPool, Option<Box<Credential>>),
+    Pool(KeyPool, Option<SentKey>),
     Caller(Box<Credential>),
 }
 
@@ -42,7 +43,8 @@ impl Credentials {
         match (own, &config.pool) {
             (Some(credential), _) => Some(Self::Caller(Box::new(credential))),
             (None, Some(pool)) => Some(Self::Pool(pool.clone(), None)),
-            (None, None) => Credential::from_headers(headers).map(|credential| Self::Caller(Box::new(credential))),
+            (None, None) => Credential::from_headers(headers, &CredentialHeader::bearer())
+                .map(|credential| Self::Caller(Box::new(credential))),
         }
     }
 
@@ -61,25 +63,29 @@ impl Credentials {
         }
     }
 
-    /// Tells of one text of the provider's after the other whether it holds a key.
-    pub(crate) fn searcher(&self) -> impl Fn(&[u8]) -> bool + '_ {
-        let (pooled, other) = match self {
-            Self::Pool(pool, sent) => (Some(pool.searcher()), sent.as_deref()),
-            Self::Caller(own) => (None, Some(&**own)),
+    /// A test of the provider's texts: whether a key occurs in one.
+    pub(crate) fn key_finder(&self) -> impl Fn(&[u8]) -> bool + '_ {
+        let pooled = match self {
+            Self::Pool(pool, _) => Some(pool.key_finder()),
+            Self::Caller(_) => None,
         };
-        move |text| {
-            pooled.as_ref().is_some_and(|occur_in| occur_in(text)) || other.is_some_and(|other| other.occurs_in(text))
+        move |text| match self {
+            Self::Pool(_, sent) => {
+                pooled.as_ref().is_some_and(|occur_in| occur_in(text))
+                    || sent.as_ref().is_some_and(|sent| redact::occurs_in(text, sent))
+            }
+            Self::Caller(own) => own.occurs_in(text),
         }
     }
 
-    /// `text` with every key replaced by its hint; `None` if there is none in it.
+    /// `text` with every key masked; `None` if there is none in it.
     pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         match self {
             Self::Pool(pool, sent) => {
                 let pooled = pool.redact(text);
                 let sent = sent
                     .as_ref()
-                    .and_then(|sent| sent.redact(pooled.as_deref().unwrap_or(text)));
+                    .and_then(|sent| redact::redact(pooled.as_deref().unwrap_or(text), sent));
                 sent.or(pooled)
             }
             Self::Caller(own) => own.redact(text),
@@ -128,17 +134,15 @@ impl<U> Exchange<U> {
         let headers = request.headers_mut();
         let hint = match (&mut self.credentials, lease) {
             (Credentials::Caller(credential), _) => {
-                let (name, value) = credential.header();
+                let (name, value) = credential.as_header();
                 headers.insert(name, value.clone());
                 Some(credential.hint())
             }
-            (Credentials::Pool(_, sent), lease) => {
+            (Credentials::Pool(pool, sent), lease) => {
                 if let Some(lease) = lease {
-                    headers.insert(header::AUTHORIZATION, lease.authorization());
-                    *sent = Some(Box::new(Credential::pooled(
-                        lease.authorization(),
-                        lease.hint().clone(),
-                    )));
+                    let (name, value) = pool.header(lease, &CredentialHeader::bearer());
+                    headers.insert(name, value);
+                    *sent = Some(lease.sent_key());
                 }
                 lease.map(Lease::hint)
             }

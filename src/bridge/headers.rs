@@ -4,7 +4,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::identity::Actor;
+use crate::extensions::Actor;
 
 const ACTOR_ID: HeaderName = HeaderName::from_static("x-ai-bridge-actor-id");
 const ACTOR_PREFIX: &str = "x-ai-bridge-actor-";
@@ -58,7 +58,7 @@ pub(crate) fn add_actor(headers: &mut HeaderMap, actor: &Actor) {
     if let Ok(id) = HeaderValue::from_str(actor.id()) {
         headers.insert(ACTOR_ID, id);
     }
-    for (name, value) in actor.pairs() {
+    for (name, value) in actor.iter() {
         let name = HeaderName::try_from(format!("{ACTOR_PREFIX}metadata-{name}"));
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
             headers.insert(name, value);

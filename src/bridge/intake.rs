@@ -20,7 +20,7 @@ use crate::body::ResponseBody;
 use crate::body::collect::{CollectError, collect, discard};
 use crate::dialect::chat_completions::{ChatRequest, Invalid};
 use crate::error::{BridgeError, BridgeErrorKind};
-use crate::identity::{Actor, Credential};
+use crate::extensions::{Actor, Credential};
 use crate::json::Scanner;
 use crate::record::{Fact, Interception, Recorder, Unavailable};
 use crate::rope::Rope;

@@ -46,7 +46,7 @@ where
             exchange.accept(lease);
             let (mut parts, body) = response.into_parts();
             // The body is the provider's own, so its length stays true, for `HEAD` too.
-            headers::clean_response(&mut parts.headers, exchange.credentials.searcher());
+            headers::clean_response(&mut parts.headers, exchange.credentials.key_finder());
             parts.version = http::Version::default();
             Response::from_parts(parts, ResponseBody::passthrough(body))
         }

@@ -1,64 +1,70 @@
 //! A key: the secret, which only a header value ever shows, and what the pool counts of it.
 
 use std::{
-    array,
-    cell::Cell,
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use super::{
     KeyPoolError,
     word::{Stamp, Word},
 };
-use crate::types::KeyHint;
+use crate::{
+    redact::Secret,
+    types::{CredentialHeader, KeyHint},
+};
 
 const SCHEME: &[u8] = b"Bearer ";
 
-/// More threads than this share lanes. Fewer lanes for fewer cores would not do: threads come and go, and two of those
-/// that are left could have the same.
-const LANES: usize = 16;
-
-/// A provider's API key.
+/// A provider's API key, and how the pool uses it.
 ///
-/// It cannot be read back or cloned, and prints as its [hint](KeyHint). Its bytes exist once, in the buffer of the
-/// `Authorization` value that every request shares; that buffer is overwritten when the last of them is dropped. What
-/// an HTTP client below copies to the wire is beyond our reach, as is a `&str` that the key was made of.
+/// The secret cannot be read back or cloned, and prints as its [hint](KeyHint). Its bytes exist once, in the buffer of
+/// the header values that requests share; that buffer is overwritten when the last of them is dropped. The copies that
+/// an HTTP client below makes for the wire are out of reach, as is a `&str` that the key was made of.
 ///
 /// # Examples
 ///
 /// ```
 /// use tower_llm_bridge::pool::ApiKey;
 ///
-/// let key = ApiKey::new("sk-0123456789abcdefghij")?;
+/// let key = ApiKey::new("sk-0123456789abcdefghij")?.domain("org-research").rank(0);
 /// assert_eq!(format!("{key:?}"), r#"ApiKey("sk-0...ghij")"#);
 /// assert!(ApiKey::new("read from a file, line break included\n").is_err());
 /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
 /// ```
+#[must_use]
 pub struct ApiKey {
-    secret: Arc<Secret>,
-    hint: KeyHint,
-    /// Proof that the secret is a header value.
-    authorization: HeaderValue,
+    pub(super) secret: SecretKey,
+    pub(super) hint: KeyHint,
+    pub(super) domain: Option<Arc<str>>,
+    pub(super) rank: Option<u32>,
+    pub(super) sent_as: CredentialHeader,
 }
 
-/// `Bearer <key>`, wiped on drop.
-pub(super) struct Secret(Zeroizing<Vec<u8>>);
+/// The two header values of a key. They share one buffer, `Bearer <key>`, which is wiped on drop.
+pub(super) struct SecretKey {
+    bearer: HeaderValue,
+    bare: HeaderValue,
+}
 
-/// A key of a pool. Its word is read by every request and written only when the key's standing changes.
+/// Wipes the buffer of header values with the last of them.
+struct Buffer(Zeroizing<Vec<u8>>);
+
+/// A key's secret and state. Its word is read by every request and written only when the state changes.
 pub(super) struct Key {
-    /// Keys are told apart by it across [`replace`](super::KeyPool::replace), where positions change.
+    /// Tells keys apart across [`replace`](super::KeyPool::replace), where positions change.
     pub(super) id: KeyId,
     pub(super) word: Word,
     pub(super) hint: KeyHint,
-    pub(super) secret: Arc<Secret>,
+    secret: SecretKey,
+    pub(super) accepted: AtomicU64,
     pub(super) cooled_down: AtomicU64,
     pub(super) revoked: AtomicU64,
     pub(super) forbidden: AtomicU64,
@@ -68,65 +74,78 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyId(u64);
 
-/// What requests on one thread write of a key. Threads that share a cache line wait for each other, so each lane, and
-/// the reference count of its header value, has a line of its own.
-#[repr(align(64))]
-pub(super) struct Lane {
-    pub(super) key: Arc<Key>,
-    pub(super) authorization: HeaderValue,
-    pub(super) accepted: AtomicU64,
-}
-
-/// A key in a key set.
-#[derive(Clone)]
+/// A key in a list of keys: the settings of that list, and the state that survives a new list.
 pub(super) struct Entry {
     pub(super) key: Arc<Key>,
-    lanes: Arc<[Arc<Lane>; LANES]>,
+    pub(super) rank: u32,
+    sent_as: CredentialHeader,
 }
 
-/// Keeps the secret alive for one lane's header values.
-#[repr(align(64))]
-struct Owner(Arc<Secret>);
+/// The key of an attempt, kept so that it is masked in the answer even if it has left the pool since.
+pub(crate) struct SentKey(pub(super) Arc<Entry>);
 
 // === impl ApiKey ===
 
 impl ApiKey {
-    /// A key that is sent as `Authorization: Bearer <secret>`.
+    /// A key in a domain of its own, ranked by its place in the list, and sent as the dialect wants it.
     ///
     /// # Errors
     ///
-    /// [`NotAHeaderValue`](KeyPoolError::NotAHeaderValue) if it is empty, begins or ends with a space, or has other
-    /// characters than visible ASCII and the space.
+    /// [`NotAHeaderValue`](super::KeyPoolErrorKind::NotAHeaderValue) if it is empty, begins or ends with a space, or
+    /// has characters other than visible ASCII and the space.
     pub fn new(secret: impl Into<String>) -> Result<Self, KeyPoolError> {
         let text = Zeroizing::new(secret.into());
         let hint = KeyHint::of(&text);
         let visible = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if text.is_empty() || !visible || text.starts_with(' ') || text.ends_with(' ') {
-            return Err(KeyPoolError::NotAHeaderValue(hint));
+            return Err(KeyPoolError::not_a_header_value(hint));
         }
-        // Of its full size from the start: a buffer that grows leaves its old self behind, unwiped.
-        let mut bearer = Zeroizing::new(Vec::with_capacity(SCHEME.len() + text.len()));
-        bearer.extend_from_slice(SCHEME);
-        bearer.extend_from_slice(text.as_bytes());
-        let secret = Arc::new(Secret(bearer));
-        match secret.authorization() {
-            Ok(authorization) => Ok(Self {
+        match SecretKey::new(text.as_bytes()) {
+            Ok(secret) => Ok(Self {
                 secret,
                 hint,
-                authorization,
+                domain: None,
+                rank: None,
+                sent_as: CredentialHeader::default(),
             }),
-            Err(_) => Err(KeyPoolError::NotAHeaderValue(hint)),
+            Err(_) => Err(KeyPoolError::not_a_header_value(hint)),
         }
     }
 
-    /// The key, masked.
+    /// Names the domain: the organisation, project or workspace whose rate limits the key shares. Keys of one domain
+    /// rest together. Without a name, the pool learns the domain from the provider's answers.
+    pub fn domain(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.domain = Some(name.into());
+        self
+    }
+
+    /// Sets the order of preference: lower ranks are tried first, and load spreads over keys of equal rank. Default:
+    /// the key's place in the list, from 0.
+    pub fn rank(mut self, rank: u32) -> Self {
+        self.rank = Some(rank);
+        self
+    }
+
+    /// Sets the header that carries the key. It outweighs [`KeyPool::sent_as`](super::KeyPool::sent_as).
+    pub fn sent_as(mut self, header: CredentialHeader) -> Self {
+        self.sent_as = header;
+        self
+    }
+
+    /// The masked key.
     #[must_use]
     pub fn hint(&self) -> &KeyHint {
         &self.hint
     }
+}
 
-    pub(super) fn secret(&self) -> &[u8] {
+impl Secret for ApiKey {
+    fn secret(&self) -> &[u8] {
         self.secret.key()
+    }
+
+    fn mask(&self) -> &str {
+        self.hint.as_str()
     }
 }
 
@@ -136,42 +155,67 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-// === impl Secret ===
+// === impl SecretKey ===
 
-impl Secret {
-    /// The key alone.
-    pub(super) fn key(&self) -> &[u8] {
-        &self.0[SCHEME.len()..]
+impl SecretKey {
+    fn new(key: &[u8]) -> Result<Self, http::header::InvalidHeaderValue> {
+        // Of its full size from the start: a buffer that grows leaves an unwiped copy behind.
+        let mut buffer = Zeroizing::new(Vec::with_capacity(SCHEME.len() + key.len()));
+        buffer.extend_from_slice(SCHEME);
+        buffer.extend_from_slice(key);
+        let buffer = Bytes::from_owner(Buffer(buffer));
+        let value = |bytes: Bytes| {
+            let mut value = HeaderValue::from_maybe_shared(bytes)?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        Ok(Self {
+            bare: value(buffer.slice(SCHEME.len()..))?,
+            bearer: value(buffer)?,
+        })
     }
 
-    /// A header value with a reference count of its own and without a copy of the bytes.
-    fn authorization(self: &Arc<Self>) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Owner(Arc::clone(self))))?;
-        value.set_sensitive(true);
-        Ok(value)
+    fn key(&self) -> &[u8] {
+        self.bare.as_bytes()
     }
 }
 
-impl AsRef<[u8]> for Owner {
+impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.0.0
+        &self.0
     }
 }
 
 // === impl Key ===
 
 impl Key {
+    /// A usable key.
+    pub(super) fn new(secret: SecretKey, hint: KeyHint) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self {
+            id: KeyId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            word: Word::default(),
+            hint,
+            secret,
+            accepted: AtomicU64::new(0),
+            cooled_down: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            forbidden: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+        })
+    }
+
     /// Notes that its cool-down is over.
     #[cold]
-    pub(super) fn wake(&self, rested: Stamp) {
-        if self.word.wake(rested) {
+    pub(super) fn clear_expired(&self, rested: Stamp) {
+        if self.word.clear_expired(rested) {
             tracing::info!(credential_hint = %self.hint, "key usable again");
         }
     }
 
-    /// Makes it usable if it is still `dead`. Whether it was this call that did.
-    pub(super) fn restore(&self, dead: Stamp) -> bool {
-        let restored = self.word.restore(dead);
+    /// Makes it usable if it still is in the state `from`. Whether it was this call that did.
+    pub(super) fn restore(&self, from: Stamp) -> bool {
+        let restored = self.word.restore(from);
         if restored {
             tracing::info!(credential_hint = %self.hint, "key restored");
         }
@@ -179,66 +223,57 @@ impl Key {
     }
 }
 
-// === impl Entry ===
-
-impl Entry {
-    /// The key as a pool holds it.
-    pub(super) fn new(
-        ApiKey {
-            secret,
-            hint,
-            authorization,
-        }: ApiKey,
-    ) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let key = Arc::new(Key {
-            id: KeyId(NEXT.fetch_add(1, Ordering::Relaxed)),
-            word: Word::default(),
-            hint,
-            secret,
-            cooled_down: AtomicU64::new(0),
-            revoked: AtomicU64::new(0),
-            forbidden: AtomicU64::new(0),
-            unanswered: AtomicU64::new(0),
-        });
-        let lane = |_| {
-            Arc::new(Lane {
-                // These bytes passed the same check in `ApiKey::new`; a shared count is the worst that can come of it.
-                authorization: key.secret.authorization().unwrap_or_else(|_| authorization.clone()),
-                key: Arc::clone(&key),
-                accepted: AtomicU64::new(0),
-            })
-        };
-        let lanes = Arc::new(array::from_fn(lane));
-        Self { key, lanes }
+impl Secret for Arc<Key> {
+    fn secret(&self) -> &[u8] {
+        self.secret.key()
     }
 
-    /// The lane of the thread that asks.
-    #[inline]
-    pub(super) fn lane(&self) -> &Arc<Lane> {
-        &self.lanes[thread_number() % LANES]
-    }
-
-    pub(super) fn lanes(&self) -> &[Arc<Lane>] {
-        &*self.lanes
+    fn mask(&self) -> &str {
+        self.hint.as_str()
     }
 }
 
-/// Numbers threads as they come, from 1.
-#[inline]
-fn thread_number() -> usize {
-    thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(0) };
+// === impl Entry ===
+
+impl Entry {
+    /// The entry of `key`, which stands at `position`; `staying` is the same key in the list before.
+    pub(super) fn new(key: ApiKey, position: usize, staying: Option<&Arc<Key>>) -> Arc<Self> {
+        let ApiKey {
+            secret,
+            hint,
+            domain: _,
+            rank,
+            sent_as,
+        } = key;
+        Arc::new(Self {
+            rank: rank.unwrap_or(u32::try_from(position).unwrap_or(u32::MAX)),
+            sent_as,
+            key: staying.map_or_else(|| Key::new(secret, hint), Arc::clone),
+        })
     }
-    #[cold]
-    fn next() -> usize {
-        static LAST: AtomicUsize = AtomicUsize::new(0);
-        LAST.fetch_add(1, Ordering::Relaxed) + 1
+
+    /// The header that carries the key, marked sensitive and without a copy of the secret. `usual` is the header of a
+    /// key that leaves the choice open.
+    #[inline]
+    pub(super) fn header(&self, usual: &CredentialHeader) -> (HeaderName, HeaderValue) {
+        let secret = &self.key.secret;
+        match self.sent_as.or(usual).name() {
+            Some(name) => (name.clone(), secret.bare.clone()),
+            None => (AUTHORIZATION, secret.bearer.clone()),
+        }
     }
-    if NUMBER.get() == 0 {
-        NUMBER.set(next());
+}
+
+// === impl SentKey ===
+
+impl Secret for SentKey {
+    fn secret(&self) -> &[u8] {
+        self.0.key.secret()
     }
-    NUMBER.get()
+
+    fn mask(&self) -> &str {
+        self.0.key.hint.as_str()
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pool::KeyPoolErrorKind;
 
     #[test]
     fn only_visible_ascii_is_a_key() {
@@ -266,35 +302,33 @@ mod tests {
             "schlüssel",
             "🔑",
         ] {
-            assert!(
-                matches!(ApiKey::new(bad), Err(KeyPoolError::NotAHeaderValue(_))),
-                "{bad:?}"
-            );
+            let error = ApiKey::new(bad).unwrap_err();
+            assert_eq!(error.kind(), KeyPoolErrorKind::NotAHeaderValue, "{bad:?}");
         }
     }
 
     #[test]
-    fn the_header_value_is_the_secret_s_own_buffer_which_goes_with_its_last_clone() {
-        let entry = Entry::new(ApiKey::new("sk-0123456789abcdefghij").unwrap());
-        let value = entry.lane().authorization.clone();
-        assert_eq!(value, "Bearer sk-0123456789abcdefghij");
-        assert!(value.is_sensitive());
-        assert_eq!(value.as_bytes().as_ptr(), entry.key.secret.0.as_ptr(), "not a copy");
-
-        let secret = Arc::downgrade(&entry.key.secret);
-        drop(entry);
-        assert!(secret.upgrade().is_some(), "a request still has it");
-        drop(value);
-        assert!(
-            secret.upgrade().is_none(),
-            "dropped, and `Zeroizing` wipes what it drops"
-        );
+    fn header_values_share_the_secret_s_only_buffer() {
+        let key = Entry::new(ApiKey::new("sk-0123456789abcdefghij").unwrap(), 0, None);
+        let (name, bearer) = key.header(&CredentialHeader::bearer());
+        let x_api_key = CredentialHeader::header(HeaderName::from_static("x-api-key"));
+        let (other_name, bare) = key.header(&x_api_key);
+        assert_eq!((name, other_name.as_str()), (AUTHORIZATION, "x-api-key"));
+        assert_eq!(bearer, "Bearer sk-0123456789abcdefghij");
+        assert_eq!(bare, "sk-0123456789abcdefghij");
+        assert!(bearer.is_sensitive() && bare.is_sensitive());
+        assert_eq!(bearer.as_bytes()[SCHEME.len()..].as_ptr(), bare.as_bytes().as_ptr());
     }
 
     #[test]
-    fn a_thread_stays_in_its_lane() {
-        let entry = Entry::new(ApiKey::new("k").unwrap());
-        assert_eq!(Arc::as_ptr(entry.lane()), Arc::as_ptr(entry.lane()));
+    fn a_key_says_how_it_is_sent() {
+        let azure = CredentialHeader::header(HeaderName::from_static("api-key"));
+        let key = Entry::new(ApiKey::new("sk-0123").unwrap().sent_as(azure), 0, None);
+        assert_eq!(key.header(&CredentialHeader::bearer()).0.as_str(), "api-key");
+        let key = ApiKey::new("sk-0123").unwrap().sent_as(CredentialHeader::bearer());
+        let key = Entry::new(key, 0, None);
+        let x_api_key = CredentialHeader::header(HeaderName::from_static("x-api-key"));
+        assert_eq!(key.header(&x_api_key).0, AUTHORIZATION);
     }
 
     proptest! {

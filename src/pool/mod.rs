@@ -1,18 +1,18 @@
-//! The operator's keys: which one a request gets, and what an answer says about it.
+//! The operator's keys: leases one to each request, and learns from answers which keys to leave alone.
 //!
-//! A [`KeyPool`] is a list of [`ApiKey`]s in order of preference. Every request begins at the first, passes by those that
-//! cool down or are revoked, and on an answer that speaks against its key goes on to the next, each key once. Which
-//! answers do is said by a [`VerdictTable`]:
+//! A [`KeyPool`] is a list of [`ApiKey`]s in order of preference. Every request begins at the first, skips keys that
+//! cool down or are revoked, and on an answer that speaks against its key goes on to the next, each key once. A
+//! [`VerdictTable`] says which answers do:
 //!
-//! - A key that *cools down* (429) is passed by until its time is over. That time is never shortened.
-//! - A *revoked* key (401, most 403) is passed by until [`restore`](KeyPool::restore) or until it is
-//!   [replaced](KeyPool::replace) by a list without it and then by one with it. If every key is revoked, one request a
-//!   minute, and the first a minute after the last revocation, tries them all; one that is accepted is restored. So an
-//!   outage of the provider's own authentication ends without anybody's help.
-//! - A request that is refused for what it asks (403 about a model, a region, the content) tries the next key and harms
+//! - A key that *cools down* (429) is skipped until its time is over. That time is never shortened.
+//! - A *revoked* key (401, most 403) is skipped until [`restore`](KeyPool::restore), or until a list
+//!   [without it](KeyPool::replace) is followed by one with it. If every key is revoked, one request a minute tries
+//!   them all, the first one a minute after the last revocation; a key that is accepted is restored. So an outage of
+//!   the provider's own authentication ends without an operator.
+//! - A request that is refused for its content (403 about a model, a region, the words) tries the next key and harms
 //!   none.
 //!
-//! To find a key and to report on it takes no lock and no allocation. Every change of a key's state is logged once, with
+//! Leasing a key and reporting on it take no lock and no allocation. Every change of a key's state is logged once, with
 //! the key's [hint](KeyHint); the key itself never prints.
 //!
 //! # Examples
@@ -48,16 +48,17 @@ mod verdict;
 mod word;
 
 pub use self::{
-    error::KeyPoolError,
+    error::{KeyPoolError, KeyPoolErrorKind},
     key::ApiKey,
     snapshot::{KeyCounters, KeySnapshot, KeyState},
     state::KeyPool,
-    verdict::{Verdict, VerdictTable},
+    verdict::{Verdict, VerdictTable, When},
 };
-pub use crate::types::KeyHint;
+pub use crate::types::{CredentialHeader, KeyHint, KeyHintError};
 
 pub(crate) use self::{
+    key::SentKey,
     set::Walk,
     state::{Exhausted, Lease},
-    verdict::{Judgement, resolve},
+    verdict::{Refused, Report},
 };

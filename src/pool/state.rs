@@ -1,4 +1,4 @@
-//! The pool: who may use which key now, and what became of it. No I/O; on the way of a request, no clock and no lock.
+//! The pool: leases keys to requests and takes in their reports. No I/O, and no clock of its own; requests take no lock.
 
 use std::{
     fmt,
@@ -10,16 +10,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::{
-    ApiKey, Judgement, KeyCounters, KeyPoolError, KeySnapshot, KeyState,
-    key::{Entry, Key, Lane},
+    ApiKey, KeyCounters, KeyPoolError, KeySnapshot, KeyState, Report,
+    key::{Entry, Key, SentKey},
     set::{KeySet, Walk},
-    word::{Clock, Stamp, Standing},
+    word::{Clock, KeyFate, Stamp},
 };
-use crate::types::KeyHint;
+use crate::types::{CredentialHeader, KeyHint};
 
 /// How long after the last revocation one request may try the keys of a pool that has no other, and how long after that
 /// one the next.
@@ -29,6 +29,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct KeyPool {
     inner: Arc<Inner>,
+    sent_as: CredentialHeader,
 }
 
 struct Inner {
@@ -42,16 +43,16 @@ struct Inner {
 
 /// A key for one attempt. Dropped without a report, it counts as unanswered.
 pub(crate) struct Lease {
-    lane: Arc<Lane>,
-    /// What the key's word said. If that it was revoked, the lease is a probe.
+    entry: Arc<Entry>,
+    /// The key's state when it was leased. If it was revoked, the lease is a probe.
     stamp: Stamp,
     answered: bool,
 }
 
-/// Why there is no key.
+/// Why no key can be leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exhausted {
-    /// There will be one.
+    /// A key comes back by itself.
     CoolingDown {
         /// In whole seconds, rounded up, at least one.
         retry_after: Duration,
@@ -67,7 +68,7 @@ impl KeyPool {
     ///
     /// # Errors
     ///
-    /// [`Empty`](KeyPoolError::Empty) or [`Duplicate`](KeyPoolError::Duplicate).
+    /// [`Empty`](super::KeyPoolErrorKind::Empty) or [`Duplicate`](super::KeyPoolErrorKind::Duplicate).
     ///
     /// # Examples
     ///
@@ -79,16 +80,15 @@ impl KeyPool {
     /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
     /// ```
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Result<Self, KeyPoolError> {
-        let keys: Vec<ApiKey> = keys.into_iter().collect();
-        KeySet::check(&keys)?;
-        let entries = keys.into_iter().map(Entry::new).collect();
+        let keys = KeySet::new(keys.into_iter().collect(), None)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                keys: ArcSwap::from_pointee(KeySet::new(entries)),
+                keys: ArcSwap::from_pointee(keys),
                 clock: Clock::new(Instant::now()),
                 next_probe: AtomicU64::new(0),
                 publishing: Mutex::new(()),
             }),
+            sent_as: CredentialHeader::default(),
         })
     }
 
@@ -116,6 +116,25 @@ impl KeyPool {
         Self::new(keys)
     }
 
+    /// Sets the header that carries the keys which do not [name one](ApiKey::sent_as) themselves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use tower_llm_bridge::pool::{CredentialHeader, KeyPool};
+    ///
+    /// let azure = CredentialHeader::header(HeaderName::from_static("api-key"));
+    /// let pool = KeyPool::from_secrets(["0123456789abcdef0123456789abcdef"])?.sent_as(azure);
+    /// # let _ = pool;
+    /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
+    /// ```
+    #[must_use]
+    pub fn sent_as(mut self, header: CredentialHeader) -> Self {
+        self.sent_as = header;
+        self
+    }
+
     /// Replaces the keys while requests run. A key that stays keeps its state and its counters, and is still reached by
     /// the requests that use it now; a request that uses one that goes may finish with it.
     ///
@@ -134,24 +153,17 @@ impl KeyPool {
     /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
     /// ```
     pub fn replace(&self, keys: impl IntoIterator<Item = ApiKey>) -> Result<(), KeyPoolError> {
-        let keys: Vec<ApiKey> = keys.into_iter().collect();
-        KeySet::check(&keys)?;
-        self.publish(|current| {
-            let staying: std::collections::HashMap<&[u8], &Entry> = current
-                .entries
-                .iter()
-                .map(|entry| (entry.key.secret.key(), entry))
-                .collect();
-            let entry = |key: ApiKey| match staying.get(key.secret()) {
-                Some(&entry) => entry.clone(),
-                None => Entry::new(key),
-            };
-            KeySet::new(keys.into_iter().map(entry).collect())
-        });
+        let keys = keys.into_iter().collect();
+        // It guards no data, so a panic under it left nothing half changed.
+        let _publishing = self.inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = KeySet::new(keys, Some(&self.inner.keys.load()))?;
+        self.inner.keys.store(Arc::new(next));
         Ok(())
     }
 
-    /// Makes the keys that look like `hint` usable again, revoked or cooling. How many were not.
+    /// Makes the keys with this hint usable again, revoked or cooling. Returns how many were not usable.
+    ///
+    /// The hint is text, as an operator's endpoint gets it, or the [`KeyHint`] of a snapshot.
     ///
     /// # Examples
     ///
@@ -159,15 +171,16 @@ impl KeyPool {
     /// use tower_llm_bridge::pool::KeyPool;
     ///
     /// let pool = KeyPool::from_secrets(["sk-0123456789abcdefghij"])?;
-    /// let revoked = &pool.snapshot()[0].hint;
-    /// assert_eq!(pool.restore(revoked), 0, "it was usable all along");
+    /// assert_eq!(pool.restore("sk-0...ghij"), 0, "it was usable all along");
+    /// assert_eq!(pool.restore(&pool.snapshot()[0].hint), 0);
     /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
     /// ```
-    pub fn restore(&self, hint: &KeyHint) -> usize {
+    pub fn restore(&self, hint: impl AsRef<str>) -> usize {
+        let hint = hint.as_ref();
         self.restore_if(|key| key.hint == *hint)
     }
 
-    /// Makes every key usable again, revoked or cooling. How many were not.
+    /// Makes every key usable again, revoked or cooling. Returns how many were not usable.
     ///
     /// # Examples
     ///
@@ -205,7 +218,7 @@ impl KeyPool {
             .collect()
     }
 
-    /// The first usable key that `walk` has not tried, or `None`, of which [`exhausted`](Self::exhausted) tells why.
+    /// The first usable key that `walk` has not tried. If there is none, [`exhausted`](Self::exhausted) says why.
     #[inline]
     pub(crate) fn lease(&self, walk: &mut Walk, now: Instant) -> Option<Lease> {
         let keys = self.inner.keys.load();
@@ -235,9 +248,9 @@ impl KeyPool {
         Some(Lease::new(entry, stamp, walk))
     }
 
-    /// The next key of a walk that may try revoked ones, which it becomes if it is time to.
+    /// The next key of a walk that may try revoked ones. A walk becomes one if every key is revoked and a probe is due.
     #[cold]
-    fn probe<'a>(&self, keys: &'a KeySet, walk: &mut Walk, now: Instant) -> Option<(&'a Entry, Stamp)> {
+    fn probe<'a>(&self, keys: &'a KeySet, walk: &mut Walk, now: Instant) -> Option<(&'a Arc<Entry>, Stamp)> {
         let clock = &self.inner.clock;
         let next = keys.first_untried(walk, clock, now)?;
         if !walk.probing {
@@ -261,21 +274,28 @@ impl KeyPool {
         Some(next)
     }
 
-    /// Tells the pool what an attempt said of its key.
+    /// The header that carries the key of `lease`. `usual` is the dialect's, for a key that does not name its own.
     #[inline]
-    pub(crate) fn report(&self, lease: &mut Lease, judgement: Judgement, now: Instant) {
+    pub(crate) fn header(&self, lease: &Lease, usual: &CredentialHeader) -> (HeaderName, HeaderValue) {
+        lease.entry.header(self.sent_as.or(usual))
+    }
+
+    /// Takes in what an attempt's answer says about its key.
+    #[inline]
+    pub(crate) fn report(&self, lease: &mut Lease, report: Report, now: Instant) {
         lease.answered = true;
-        match judgement {
-            Judgement::Accepted => {
-                lease.lane.accepted.fetch_add(1, Ordering::Relaxed);
-                if lease.stamp.is_revoked() && lease.key().restore(lease.stamp) {
-                    self.publish(KeySet::renewed);
+        let key = lease.key();
+        match report {
+            Report::Relayed => {
+                key.accepted.fetch_add(1, Ordering::Relaxed);
+                if lease.stamp.is_revoked() {
+                    key.restore(lease.stamp);
                 }
             }
-            Judgement::CoolDown(rest) => self.cool_down(lease, rest, now),
-            Judgement::Revoked => self.revoke(lease, now),
-            Judgement::Forbidden => {
-                lease.key().forbidden.fetch_add(1, Ordering::Relaxed);
+            Report::CoolDown(rest) => self.cool_down(lease, rest, now),
+            Report::Revoked => self.revoke(lease, now),
+            Report::NextKey => {
+                key.forbidden.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -288,9 +308,9 @@ impl KeyPool {
         if deadline <= clock.millis(now) {
             return;
         }
-        let before = key.word.worsen(lease.stamp.cooling(deadline));
+        let before = key.word.raise_to(lease.stamp.cooling(deadline));
         // Of several answers that come together, the first changes the state; the others only move its end.
-        if before.is_some_and(|stamp| !matches!(stamp.standing(|| clock.millis(now)), Standing::Cooling(_))) {
+        if before.is_some_and(|stamp| !matches!(stamp.fate(|| clock.millis(now)), KeyFate::Cooling(_))) {
             tracing::warn!(credential_hint = %key.hint, seconds = rest.as_secs_f64(), "key cools down");
         }
     }
@@ -303,11 +323,11 @@ impl KeyPool {
         if key.word.load() >= revoked {
             return;
         }
-        // Before the key: whoever sees the last key revoked must see when to probe.
+        // Before the key: a request that sees the last key revoked must see when a probe is due.
         self.inner
             .next_probe
             .fetch_max(self.inner.clock.deadline(now, PROBE_INTERVAL), Ordering::AcqRel);
-        if key.word.worsen(revoked).is_some() {
+        if key.word.raise_to(revoked).is_some() {
             tracing::warn!(credential_hint = %key.hint, "key revoked");
         }
     }
@@ -315,10 +335,10 @@ impl KeyPool {
     /// Why a walk ended without a key.
     pub(crate) fn exhausted(&self, now: Instant) -> Exhausted {
         let clock = &self.inner.clock;
-        let left = |entry: &Entry| match entry.key.word.load().standing(|| clock.millis(now)) {
-            Standing::Usable | Standing::Rested => Some(Duration::ZERO),
-            Standing::Cooling(deadline) => Some(clock.left(now, deadline)),
-            Standing::Revoked => None,
+        let left = |entry: &Arc<Entry>| match entry.key.word.load().fate(|| clock.millis(now)) {
+            KeyFate::Usable | KeyFate::Rested => Some(Duration::ZERO),
+            KeyFate::Cooling(deadline) => Some(clock.left(now, deadline)),
+            KeyFate::Revoked => None,
         };
         match self.inner.keys.load().entries.iter().filter_map(left).min() {
             Some(left) => {
@@ -331,58 +351,43 @@ impl KeyPool {
         }
     }
 
-    /// `text` with every occurrence of a key replaced by its hint; `None` if none occurs.
+    /// `text` with every key masked; `None` if none occurs.
     pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         self.inner.keys.load().redact(text)
     }
 
-    /// Tells of one text after the other whether a key occurs in it.
-    pub(crate) fn searcher(&self) -> impl Fn(&[u8]) -> bool + use<> {
+    /// A test of texts: whether a key occurs in one.
+    pub(crate) fn key_finder(&self) -> impl Fn(&[u8]) -> bool + use<> {
         let keys = self.inner.keys.load();
-        move |text| keys.occurs_in(text)
+        move |text| keys.occur_in(text)
     }
 
     fn restore_if(&self, wanted: impl Fn(&Key) -> bool) -> usize {
         let now = self.inner.clock.millis(Instant::now());
         let mut restored = 0;
-        self.publish(|current| {
-            for Entry { key, .. } in current.entries.iter().filter(|entry| wanted(&entry.key)) {
-                loop {
-                    let stamp = key.word.load();
-                    if matches!(stamp.standing(|| now), Standing::Usable | Standing::Rested) {
-                        break;
-                    }
-                    if key.restore(stamp) {
-                        restored += 1;
-                        break;
-                    }
+        for Entry { key, .. } in self.inner.keys.load().entries.iter().map(Arc::as_ref) {
+            while wanted(key) {
+                let stamp = key.word.load();
+                if matches!(stamp.fate(|| now), KeyFate::Usable | KeyFate::Rested) {
+                    break;
+                }
+                if key.restore(stamp) {
+                    restored += 1;
+                    break;
                 }
             }
-            current.renewed()
-        });
+        }
         restored
-    }
-
-    /// Puts in place what `next` makes of the keys.
-    fn publish(&self, next: impl FnOnce(&KeySet) -> KeySet) {
-        // It guards no data, so a panic under it left none half changed.
-        let _publishing = self.inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = next(&self.inner.keys.load());
-        self.inner.keys.store(Arc::new(next));
     }
 
     fn inspect(&self, entry: &Entry, now: Instant) -> KeySnapshot {
         let (key, clock) = (&entry.key, &self.inner.clock);
-        let (state, time_left) = match key.word.load().standing(|| clock.millis(now)) {
-            Standing::Usable | Standing::Rested => (KeyState::Usable, None),
-            Standing::Cooling(deadline) => (KeyState::CoolingDown, Some(clock.left(now, deadline))),
-            Standing::Revoked => (KeyState::Revoked, None),
+        let (state, time_left) = match key.word.load().fate(|| clock.millis(now)) {
+            KeyFate::Usable | KeyFate::Rested => (KeyState::Usable, None),
+            KeyFate::Cooling(deadline) => (KeyState::CoolingDown, Some(clock.left(now, deadline))),
+            KeyFate::Revoked => (KeyState::Revoked, None),
         };
-        let accepted = entry
-            .lanes()
-            .iter()
-            .map(|lane| lane.accepted.load(Ordering::Relaxed))
-            .sum();
+        let accepted = key.accepted.load(Ordering::Relaxed);
         let cooled_down = key.cooled_down.load(Ordering::Relaxed);
         let revoked = key.revoked.load(Ordering::Relaxed);
         let forbidden = key.forbidden.load(Ordering::Relaxed);
@@ -420,28 +425,27 @@ impl fmt::Debug for KeyPool {
 
 impl Lease {
     #[inline]
-    fn new(entry: &Entry, stamp: Stamp, walk: &mut Walk) -> Self {
-        walk.tries(entry.key.id);
+    fn new(entry: &Arc<Entry>, stamp: Stamp, walk: &mut Walk) -> Self {
+        walk.note_tried(entry.key.id);
         Self {
-            lane: Arc::clone(entry.lane()),
+            entry: Arc::clone(entry),
             stamp,
             answered: false,
         }
     }
 
-    /// The key, masked.
+    /// The masked key.
     pub(crate) fn hint(&self) -> &KeyHint {
-        &self.lane.key.hint
+        &self.key().hint
     }
 
-    /// `Bearer <key>`, marked sensitive. It shares its bytes with every other.
-    #[inline]
-    pub(crate) fn authorization(&self) -> HeaderValue {
-        self.lane.authorization.clone()
+    /// The key, to find and mask it in texts of the provider.
+    pub(crate) fn sent_key(&self) -> SentKey {
+        SentKey(Arc::clone(&self.entry))
     }
 
     fn key(&self) -> &Key {
-        &self.lane.key
+        &self.entry.key
     }
 }
 

@@ -1,9 +1,9 @@
-//! What the pool knows of one key, in one machine word, so that each change of it is one atomic instruction.
+//! A key's state in one machine word, so that each change of it is one atomic instruction.
 //!
-//! The high 20 bits are a generation, the low 44 the key's standing: 0 is usable, all ones revoked, all else the
-//! millisecond since the pool's epoch at which a cool-down ends. Worse is numerically greater, so that `fetch_max`
-//! alone says "a deadline is never shortened" and "revoked wins". To restore a key is to begin its next generation: what
-//! a lease of an earlier one reports is then smaller, and has no effect.
+//! The high 20 bits are a generation, the low 44 the key's fate: 0 is usable, all ones is revoked, any other value is
+//! the millisecond since the pool's epoch at which a cool-down ends. Worse is numerically greater, so `fetch_max` alone
+//! implements "a deadline is never shortened" and "revoked wins". Restoring a key begins its next generation: a report
+//! from a lease of an earlier generation is then smaller, and has no effect.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -12,12 +12,12 @@ use std::{
 
 use tokio::time::Instant;
 
-const STANDING_BITS: u32 = 44;
-const STANDING: u64 = (1 << STANDING_BITS) - 1;
-const LAST_GENERATION: u64 = u64::MAX >> STANDING_BITS;
+const FATE_BITS: u32 = 44;
+const FATE: u64 = (1 << FATE_BITS) - 1;
+const LAST_GENERATION: u64 = u64::MAX >> FATE_BITS;
 
 /// A millisecond since the pool's epoch, which never comes.
-pub(super) const NEVER: u64 = STANDING;
+pub(super) const NEVER: u64 = FATE;
 
 /// Turns instants into milliseconds since the pool was made; 44 bits of them last for 557 years.
 #[derive(Debug)]
@@ -33,11 +33,11 @@ pub(super) struct Word(AtomicU64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Stamp(u64);
 
-/// What a stamp says at some moment.
+/// A key's fate at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum KeyFate {
     Usable,
-    /// Usable too: its cool-down is over, which nobody noted yet.
+    /// Usable as well: its cool-down is over, and nobody has logged it yet.
     Rested,
     /// Until this millisecond.
     Cooling(u64),
@@ -70,8 +70,8 @@ impl Clock {
         whole.saturating_add(up).min(NEVER - 1)
     }
 
-    /// What is left at `now` until `deadline`. Both are rounded up alike, so that a rest of whole seconds is reported
-    /// as such and not as a second more.
+    /// The time from `now` to `deadline`. Both are rounded up alike, so that a rest of whole seconds is not reported as
+    /// a second more.
     pub(super) fn left(&self, now: Instant, deadline: u64) -> Duration {
         Duration::from_millis(deadline.saturating_sub(self.deadline(now, Duration::ZERO)))
     }
@@ -80,31 +80,31 @@ impl Clock {
 // === impl Stamp ===
 
 impl Stamp {
-    fn new(generation: u64, standing: u64) -> Self {
-        Self(generation << STANDING_BITS | standing)
+    fn new(generation: u64, fate: u64) -> Self {
+        Self(generation << FATE_BITS | fate)
     }
 
     fn generation(self) -> u64 {
-        self.0 >> STANDING_BITS
+        self.0 >> FATE_BITS
     }
 
     #[inline]
     pub(super) fn is_usable(self) -> bool {
-        self.0 & STANDING == 0
+        self.0 & FATE == 0
     }
 
     pub(super) fn is_revoked(self) -> bool {
-        self.0 & STANDING == NEVER
+        self.0 & FATE == NEVER
     }
 
-    /// What it says at a moment, which is asked for only if it matters.
+    /// The fate at a moment, which is asked for only if it matters.
     #[inline]
-    pub(super) fn standing(self, now: impl FnOnce() -> u64) -> Standing {
-        match self.0 & STANDING {
-            0 => Standing::Usable,
-            NEVER => Standing::Revoked,
-            deadline if deadline > now() => Standing::Cooling(deadline),
-            _ => Standing::Rested,
+    pub(super) fn fate(self, now: impl FnOnce() -> u64) -> KeyFate {
+        match self.0 & FATE {
+            0 => KeyFate::Usable,
+            NEVER => KeyFate::Revoked,
+            deadline if deadline > now() => KeyFate::Cooling(deadline),
+            _ => KeyFate::Rested,
         }
     }
 
@@ -122,8 +122,7 @@ impl Stamp {
         Self::new(self.generation(), 0)
     }
 
-    /// After the last generation there is no further one, and a late report may then have an effect: better than a wrap,
-    /// after which no report would.
+    /// Saturates: after 2^20 restores a stale report may count, which beats wrapping and ignoring all.
     fn restored(self) -> Self {
         Self::new((self.generation() + 1).min(LAST_GENERATION), 0)
     }
@@ -138,20 +137,20 @@ impl Word {
         Stamp(self.0.load(Ordering::Acquire))
     }
 
-    /// Makes it `stamp` unless it is worse, or of a later generation, already. The value it had, if that was a change.
-    pub(super) fn worsen(&self, stamp: Stamp) -> Option<Stamp> {
+    /// Raises it to `stamp`, unless it is worse or of a later generation already. Returns the value before a change.
+    pub(super) fn raise_to(&self, stamp: Stamp) -> Option<Stamp> {
         let before = Stamp(self.0.fetch_max(stamp.0, Ordering::AcqRel));
         (before < stamp).then_some(before)
     }
 
     /// Notes that the cool-down of `rested` is over. Whether it was this call that did.
-    pub(super) fn wake(&self, rested: Stamp) -> bool {
+    pub(super) fn clear_expired(&self, rested: Stamp) -> bool {
         self.swap(rested, rested.usable())
     }
 
-    /// Begins the next generation if it is still `dead`. Whether it was this call that did.
-    pub(super) fn restore(&self, dead: Stamp) -> bool {
-        self.swap(dead, dead.restored())
+    /// Begins the next generation if it still is `from`. Whether it was this call that did.
+    pub(super) fn restore(&self, from: Stamp) -> bool {
+        self.swap(from, from.restored())
     }
 
     fn swap(&self, from: Stamp, to: Stamp) -> bool {
@@ -186,8 +185,8 @@ mod tests {
         let clock = Clock::new(Instant::now());
         let word = Word::default();
         let deadline = clock.deadline(Instant::now(), Duration::MAX);
-        word.worsen(word.load().cooling(deadline));
-        assert_eq!(word.load().standing(|| 0), Standing::Cooling(NEVER - 1));
+        word.raise_to(word.load().cooling(deadline));
+        assert_eq!(word.load().fate(|| 0), KeyFate::Cooling(NEVER - 1));
         assert_eq!(word.load().generation(), 0);
     }
 
@@ -195,17 +194,17 @@ mod tests {
     fn worse_wins_within_a_generation_and_the_later_generation_over_all() {
         let word = Word::default();
         let first = word.load();
-        assert_eq!(word.worsen(first.cooling(5)), Some(first));
-        assert_eq!(word.worsen(first.cooling(4)), None);
-        assert_eq!(word.worsen(first.cooling(5)), None);
-        assert!(word.worsen(first.revoked()).is_some());
-        assert_eq!(word.worsen(first.cooling(NEVER - 1)), None);
-        assert!(!word.wake(first.cooling(5)));
+        assert_eq!(word.raise_to(first.cooling(5)), Some(first));
+        assert_eq!(word.raise_to(first.cooling(4)), None);
+        assert_eq!(word.raise_to(first.cooling(5)), None);
+        assert!(word.raise_to(first.revoked()).is_some());
+        assert_eq!(word.raise_to(first.cooling(NEVER - 1)), None);
+        assert!(!word.clear_expired(first.cooling(5)));
 
         assert!(word.restore(word.load()));
         assert!(word.load().is_usable());
-        assert_eq!(word.worsen(first.revoked()), None);
-        assert!(word.worsen(word.load().cooling(1)).is_some());
+        assert_eq!(word.raise_to(first.revoked()), None);
+        assert!(word.raise_to(word.load().cooling(1)).is_some());
     }
 
     #[test]

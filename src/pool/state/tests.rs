@@ -10,7 +10,7 @@ use tokio::time::advance;
 use super::*;
 use crate::{
     logs::{Logs, listen},
-    pool::{Verdict, resolve},
+    pool::{KeyPoolErrorKind, Verdict},
 };
 
 mod model;
@@ -37,8 +37,8 @@ fn fresh(pool: &KeyPool) -> Option<Lease> {
     lease(pool, &mut Walk::default())
 }
 
-fn report(pool: &KeyPool, mut lease: Lease, judgement: Judgement) {
-    pool.report(&mut lease, judgement, Instant::now());
+fn report(pool: &KeyPool, mut lease: Lease, said: Report) {
+    pool.report(&mut lease, said, Instant::now());
 }
 
 fn name(lease: Option<&Lease>) -> Option<&str> {
@@ -52,7 +52,7 @@ fn states(pool: &KeyPool) -> Vec<KeyState> {
 /// Revokes every key, each by a request of its own.
 fn revoke_all(pool: &KeyPool) {
     while let Some(lease) = fresh(pool) {
-        report(pool, lease, Judgement::Revoked);
+        report(pool, lease, Report::Revoked);
     }
 }
 
@@ -65,13 +65,12 @@ fn retry_after(pool: &KeyPool) -> Option<u64> {
 
 #[test]
 fn lists_that_are_no_pool() {
-    assert_eq!(KeyPool::new([]).unwrap_err(), KeyPoolError::Empty);
+    assert_eq!(KeyPool::new([]).unwrap_err().kind(), KeyPoolErrorKind::Empty);
     let twice = KeyPool::from_secrets(["aaaaa", "bbbbb", "aaaaa"]).unwrap_err();
-    assert_eq!(twice, KeyPoolError::Duplicate(KeyHint::of("aaaaa")));
-    assert!(matches!(
-        KeyPool::from_secrets(["a", "b\n"]),
-        Err(KeyPoolError::NotAHeaderValue(_))
-    ));
+    assert_eq!(twice.kind(), KeyPoolErrorKind::Duplicate);
+    assert_eq!(twice.hint(), Some(&KeyHint::of("aaaaa")));
+    let unsendable = KeyPool::from_secrets(["a", "b\n"]).unwrap_err();
+    assert_eq!(unsendable.kind(), KeyPoolErrorKind::NotAHeaderValue);
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +80,7 @@ async fn order_is_preference_and_each_key_is_tried_once() {
     for expected in ["a", "b", "c"] {
         let lease = lease(&pool, &mut walk).unwrap();
         assert_eq!(name(Some(&lease)), Some(expected));
-        report(&pool, lease, Judgement::Forbidden);
+        report(&pool, lease, Report::NextKey);
     }
     assert!(lease(&pool, &mut walk).is_none());
     assert_eq!(retry_after(&pool), Some(1), "they are usable, only not for this walk");
@@ -100,7 +99,7 @@ async fn a_walk_allocates_nothing_until_a_key_failed() {
 #[tokio::test(start_paused = true)]
 async fn a_key_rests_for_as_long_as_it_was_told() {
     let pool = three();
-    report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(5 * SECOND));
+    report(&pool, fresh(&pool).unwrap(), Report::CoolDown(5 * SECOND));
     advance(5 * SECOND - Duration::from_millis(1)).await;
     assert_eq!(name(fresh(&pool).as_ref()), Some("b"));
     advance(Duration::from_millis(1)).await;
@@ -111,24 +110,24 @@ async fn a_key_rests_for_as_long_as_it_was_told() {
 async fn a_deadline_is_never_shortened() {
     let pool = pool(&["key"]);
     let (first, second, third) = (fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap());
-    report(&pool, first, Judgement::CoolDown(MINUTE));
-    report(&pool, second, Judgement::CoolDown(SECOND));
+    report(&pool, first, Report::CoolDown(MINUTE));
+    report(&pool, second, Report::CoolDown(SECOND));
     assert_eq!(pool.snapshot()[0].time_left, Some(MINUTE));
-    report(&pool, third, Judgement::CoolDown(2 * MINUTE));
+    report(&pool, third, Report::CoolDown(2 * MINUTE));
     assert_eq!(pool.snapshot()[0].time_left, Some(2 * MINUTE));
     assert_eq!(pool.snapshot()[0].counters.cooled_down, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn revoked_wins_over_cooling_in_either_order() {
-    for judgements in [
-        [Judgement::Revoked, Judgement::CoolDown(SECOND)],
-        [Judgement::CoolDown(SECOND), Judgement::Revoked],
+    for reports in [
+        [Report::Revoked, Report::CoolDown(SECOND)],
+        [Report::CoolDown(SECOND), Report::Revoked],
     ] {
         let pool = pool(&["key"]);
         let leases = [fresh(&pool).unwrap(), fresh(&pool).unwrap()];
-        for (lease, judgement) in leases.into_iter().zip(judgements) {
-            report(&pool, lease, judgement);
+        for (lease, said) in leases.into_iter().zip(reports) {
+            report(&pool, lease, said);
         }
         assert_eq!(states(&pool), [KeyState::Revoked]);
         advance(2 * SECOND).await;
@@ -142,10 +141,10 @@ async fn a_late_success_revives_nothing() {
     let pool = pool(&["one", "two"]);
     let leases = [fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap()];
     let [late, later, first] = leases;
-    report(&pool, first, Judgement::CoolDown(MINUTE));
-    report(&pool, late, Judgement::Accepted);
+    report(&pool, first, Report::CoolDown(MINUTE));
+    report(&pool, late, Report::Relayed);
     assert_eq!(states(&pool), [KeyState::CoolingDown, KeyState::Usable]);
-    report(&pool, later, Judgement::Accepted);
+    report(&pool, later, Report::Relayed);
     assert_eq!(states(&pool), [KeyState::CoolingDown, KeyState::Usable]);
 }
 
@@ -155,8 +154,8 @@ async fn one_millisecond_on_the_only_key_ends_the_walk() {
     let mut walk = Walk::default();
     let mut headers = http::HeaderMap::new();
     headers.insert("retry-after-ms", HeaderValue::from_static("1"));
-    let judgement = resolve(Verdict::CoolDown, &headers, std::time::SystemTime::UNIX_EPOCH);
-    report(&pool, lease(&pool, &mut walk).unwrap(), judgement);
+    let said = Verdict::CoolDown.report(&headers, std::time::SystemTime::UNIX_EPOCH);
+    report(&pool, lease(&pool, &mut walk).unwrap(), said);
     assert!(lease(&pool, &mut walk).is_none());
     advance(Duration::from_millis(1)).await;
     assert_eq!(states(&pool), [KeyState::Usable]);
@@ -169,7 +168,7 @@ async fn one_millisecond_on_the_only_key_ends_the_walk() {
 async fn a_cool_down_of_nothing_is_none() {
     let (pool, logs) = (pool(&["key"]), Logs::capture());
     advance(SECOND).await;
-    report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(Duration::ZERO));
+    report(&pool, fresh(&pool).unwrap(), Report::CoolDown(Duration::ZERO));
     assert_eq!(states(&pool), [KeyState::Usable]);
     assert_eq!(logs.text(), "");
 }
@@ -181,7 +180,7 @@ async fn retry_after_is_the_least_time_left_in_whole_seconds() {
         report(
             &pool,
             fresh(&pool).unwrap(),
-            Judgement::CoolDown(Duration::from_millis(rest)),
+            Report::CoolDown(Duration::from_millis(rest)),
         );
     }
     assert_eq!(retry_after(&pool), Some(2), "rounded up");
@@ -194,9 +193,9 @@ async fn retry_after_is_the_least_time_left_in_whole_seconds() {
 #[tokio::test(start_paused = true)]
 async fn one_cooling_key_among_revoked_ones_is_worth_waiting_for() {
     let pool = three();
-    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
-    report(&pool, fresh(&pool).unwrap(), Judgement::CoolDown(10 * SECOND));
-    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Report::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Report::CoolDown(10 * SECOND));
+    report(&pool, fresh(&pool).unwrap(), Report::Revoked);
     assert!(fresh(&pool).is_none());
     assert_eq!(retry_after(&pool), Some(10));
 }
@@ -212,7 +211,7 @@ fn concurrent_429s_make_one_transition_and_one_line() {
                 scope.spawn(move || {
                     tracing::dispatcher::with_default(dispatch, || {
                         start.wait();
-                        report(pool, lease, Judgement::CoolDown(seconds * SECOND));
+                        report(pool, lease, Report::CoolDown(seconds * SECOND));
                     });
                 });
             }
@@ -243,22 +242,22 @@ async fn every_transition_is_one_line() {
         }
     };
     let late = [fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap()];
-    report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
+    report(&pool, fresh(&pool).unwrap(), Report::Relayed);
     report(
         &pool,
         fresh(&pool).unwrap(),
-        Judgement::CoolDown(Duration::from_millis(1_500)),
+        Report::CoolDown(Duration::from_millis(1_500)),
     );
     logged("WARN");
     assert!(logs.text().contains("seconds=1.5"));
     let [first, second, third] = late;
-    report(&pool, first, Judgement::CoolDown(2 * SECOND));
+    report(&pool, first, Report::CoolDown(2 * SECOND));
     advance(2 * SECOND).await;
     assert!(fresh(&pool).is_some() && fresh(&pool).is_some());
     logged("key usable again");
-    report(&pool, second, Judgement::Revoked);
+    report(&pool, second, Report::Revoked);
     logged("key revoked");
-    report(&pool, third, Judgement::Revoked);
+    report(&pool, third, Report::Revoked);
     assert_eq!(pool.restore_all(), 1);
     logged("key restored");
 }
@@ -267,14 +266,14 @@ async fn every_transition_is_one_line() {
 async fn a_report_from_before_the_restore_has_no_effect() {
     let pool = pool(&["key"]);
     let [first, late, later, latest] = [(); 4].map(|()| fresh(&pool).unwrap());
-    report(&pool, first, Judgement::Revoked);
+    report(&pool, first, Report::Revoked);
     assert_eq!(pool.restore(&KeyHint::of("key")), 1);
     let current = fresh(&pool).unwrap();
-    report(&pool, late, Judgement::Revoked);
-    report(&pool, later, Judgement::CoolDown(MINUTE));
+    report(&pool, late, Report::Revoked);
+    report(&pool, later, Report::CoolDown(MINUTE));
     assert_eq!(states(&pool), [KeyState::Usable]);
-    report(&pool, current, Judgement::CoolDown(SECOND));
-    report(&pool, latest, Judgement::Revoked);
+    report(&pool, current, Report::CoolDown(SECOND));
+    report(&pool, latest, Report::Revoked);
     assert_eq!(pool.snapshot()[0].time_left, Some(SECOND));
     assert_eq!(pool.restore_all(), 1, "cooling keys come back too");
     assert_eq!(pool.restore_all(), 0);
@@ -289,11 +288,11 @@ async fn keys_that_look_alike_are_restored_together_and_told_apart_otherwise() {
         "bbbb-third-0000000zzzz",
     ]);
     let hint = fresh(&pool).unwrap().hint().clone();
-    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Report::Revoked);
     assert_eq!(states(&pool), [KeyState::Revoked, KeyState::Usable, KeyState::Usable]);
     revoke_all(&pool);
-    assert_eq!(pool.restore(&KeyHint::of("nobody")), 0);
-    assert_eq!(pool.restore(&hint), 2);
+    assert_eq!(pool.restore("no...dy"), 0);
+    assert_eq!(pool.restore(hint.as_str()), 2);
     assert_eq!(states(&pool), [KeyState::Usable, KeyState::Usable, KeyState::Revoked]);
 }
 
@@ -310,7 +309,7 @@ async fn keys_are_replaced_in_the_middle_of_a_walk() {
     let mut walk = Walk::default();
     let first = lease(&pool, &mut walk).unwrap();
     pool.replace(keys(&[c, b, a])).unwrap();
-    report(&pool, first, Judgement::Revoked);
+    report(&pool, first, Report::Revoked);
     assert_eq!(
         states(&pool),
         [KeyState::Usable, KeyState::Usable, KeyState::Revoked],
@@ -319,7 +318,7 @@ async fn keys_are_replaced_in_the_middle_of_a_walk() {
 
     let second = lease(&pool, &mut walk).unwrap();
     assert_eq!(name(Some(&second)), Some("c"));
-    report(&pool, second, Judgement::CoolDown(MINUTE));
+    report(&pool, second, Report::CoolDown(MINUTE));
     let third = lease(&pool, &mut walk).unwrap();
     assert_eq!(name(Some(&third)), Some("b"), "each once, wherever it now stands");
     assert!(lease(&pool, &mut walk).is_none());
@@ -333,7 +332,7 @@ async fn keys_are_replaced_in_the_middle_of_a_walk() {
         );
     }
     pool.replace(keys(&[a, c])).unwrap();
-    report(&pool, third, Judgement::Revoked);
+    report(&pool, third, Report::Revoked);
     assert_eq!(states(&pool), [KeyState::Revoked, KeyState::CoolingDown]);
     pool.replace(keys(&[b])).unwrap();
     pool.replace(keys(&[a, b])).unwrap();
@@ -350,13 +349,13 @@ async fn snapshots_count_every_outcome() {
     let pool = pool(&["aaaaa-key-0123456789"]);
     let leases = [(); 6].map(|()| fresh(&pool).unwrap());
     let [accepted, cooled, forbidden, revoked, dropped, under_way] = leases;
-    report(&pool, accepted, Judgement::Accepted);
-    report(&pool, cooled, Judgement::CoolDown(Duration::from_millis(1_500)));
-    report(&pool, forbidden, Judgement::Forbidden);
+    report(&pool, accepted, Report::Relayed);
+    report(&pool, cooled, Report::CoolDown(Duration::from_millis(1_500)));
+    report(&pool, forbidden, Report::NextKey);
     drop(dropped);
     let expected = r#"[{"hint":"aaaa...6789","state":"cooling_down","time_left_ms":1500,"counters":{"attempts":4,"accepted":1,"cooled_down":1,"revoked":0,"forbidden":1,"unanswered":1}}]"#;
     assert_eq!(serde_json::to_string(&pool.snapshot()).unwrap(), expected);
-    report(&pool, revoked, Judgement::Revoked);
+    report(&pool, revoked, Report::Revoked);
     let expected = r#"[{"hint":"aaaa...6789","state":"revoked","time_left_ms":null,"counters":{"attempts":5,"accepted":1,"cooled_down":1,"revoked":1,"forbidden":1,"unanswered":1}}]"#;
     assert_eq!(serde_json::to_string(&pool.snapshot()).unwrap(), expected);
     drop(under_way);
@@ -369,7 +368,7 @@ fn threads_lose_no_count() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..500 {
-                    report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
+                    report(&pool, fresh(&pool).unwrap(), Report::Relayed);
                 }
             });
         }
@@ -384,7 +383,7 @@ async fn nothing_prints_a_key() {
     let key = ApiKey::new(secret).unwrap();
     let mut walk = Walk::default();
     let leased = lease(&pool, &mut walk).unwrap();
-    let header = leased.authorization();
+    let (_, header) = pool.header(&leased, &CredentialHeader::bearer());
     assert_eq!(header, format!("Bearer {secret}"));
     let mut printed = format!(
         "{pool:?} {pool:#?} {key:?} {leased:?} {walk:?} {header:?} {:?}",
@@ -392,11 +391,11 @@ async fn nothing_prints_a_key() {
     );
     printed += &format!("{:?}", KeyPool::from_secrets([secret, secret]).unwrap_err());
     assert!(printed.contains(r#"KeyPool [("sk-s...cdef", Usable)]"#), "{printed}");
-    report(&pool, leased, Judgement::CoolDown(SECOND));
+    report(&pool, leased, Report::CoolDown(SECOND));
     advance(SECOND).await;
-    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Report::Revoked);
     advance(MINUTE).await;
-    report(&pool, fresh(&pool).unwrap(), Judgement::Accepted);
+    report(&pool, fresh(&pool).unwrap(), Report::Relayed);
     printed += &logs.text();
     for part in ["secret", "0123", &secret[4..]] {
         assert!(!printed.contains(part), "{printed}");

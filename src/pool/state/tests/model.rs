@@ -24,7 +24,7 @@ const TIMES: [u64; 6] = [0, 1, 20, 1_000, 59_999, 60_000];
 enum Step {
     Begin(usize),
     Lease(usize),
-    Report(prop::sample::Index, Judgement),
+    Report(prop::sample::Index, Report),
     Drop(prop::sample::Index),
     Replace(Vec<&'static str>),
     Restore(&'static str),
@@ -124,18 +124,18 @@ impl Model {
         })
     }
 
-    fn report(&mut self, lease: &ModelLease, judgement: Judgement) {
+    fn report(&mut self, lease: &ModelLease, said: Report) {
         let mut key = lease.key.borrow_mut();
         let current = key.generation == lease.generation;
         key.counters.attempts += 1;
-        match judgement {
-            Judgement::Accepted => {
+        match said {
+            Report::Relayed => {
                 key.counters.accepted += 1;
                 if current && lease.probing && key.state == State::Revoked {
                     key.restore(self.now);
                 }
             }
-            Judgement::CoolDown(rest) => {
+            Report::CoolDown(rest) => {
                 key.counters.cooled_down += 1;
                 let end = self.now + u64::try_from(rest.as_millis()).unwrap();
                 match key.state {
@@ -144,14 +144,14 @@ impl Model {
                     _ => {}
                 }
             }
-            Judgement::Revoked => {
+            Report::Revoked => {
                 key.counters.revoked += 1;
                 if current && key.state != State::Revoked {
                     key.state = State::Revoked;
                     self.next_probe = self.next_probe.max(self.now + 60_000);
                 }
             }
-            Judgement::Forbidden => key.counters.forbidden += 1,
+            Report::NextKey => key.counters.forbidden += 1,
         }
     }
 
@@ -215,17 +215,17 @@ impl Model {
 fn step() -> impl Strategy<Value = Step> {
     let time = || proptest::sample::select(TIMES.as_slice());
     let index = any::<prop::sample::Index>;
-    let judgement = prop_oneof![
-        3 => Just(Judgement::Accepted),
-        4 => time().prop_map(|millis| Judgement::CoolDown(Duration::from_millis(millis))),
-        4 => Just(Judgement::Revoked),
-        1 => Just(Judgement::Forbidden),
+    let said = prop_oneof![
+        3 => Just(Report::Relayed),
+        4 => time().prop_map(|millis| Report::CoolDown(Duration::from_millis(millis))),
+        4 => Just(Report::Revoked),
+        1 => Just(Report::NextKey),
     ];
     let some = subsequence(SECRETS.as_slice(), 1..=SECRETS.len()).prop_shuffle();
     prop_oneof![
         4 => (0..WALKS).prop_map(Step::Begin),
         12 => (0..WALKS).prop_map(Step::Lease),
-        12 => (index(), judgement).prop_map(|(index, judgement)| Step::Report(index, judgement)),
+        12 => (index(), said).prop_map(|(index, said)| Step::Report(index, said)),
         1 => index().prop_map(Step::Drop),
         1 => some.prop_map(Step::Replace),
         1 => proptest::sample::select(SECRETS.as_slice()).prop_map(Step::Restore),
@@ -251,7 +251,8 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 match (lease(&pool, walk), model.lease(model_walk)) {
                     (Some(lease), Some(expected)) => {
                         let authorization = format!("Bearer {}", expected.key.borrow().secret);
-                        prop_assert_eq!(lease.authorization(), authorization);
+                        let (_, sent) = pool.header(&lease, &CredentialHeader::bearer());
+                        prop_assert_eq!(sent, authorization);
                         leases.push((lease, expected));
                     }
                     (None, None) => prop_assert_eq!(pool.exhausted(Instant::now()), model.exhausted()),
@@ -261,10 +262,10 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     }
                 }
             }
-            Step::Report(index, judgement) if !leases.is_empty() => {
+            Step::Report(index, said) if !leases.is_empty() => {
                 let (lease, model_lease) = leases.swap_remove(index.index(leases.len()));
-                report(&pool, lease, judgement);
-                model.report(&model_lease, judgement);
+                report(&pool, lease, said);
+                model.report(&model_lease, said);
             }
             Step::Drop(index) if !leases.is_empty() => {
                 let (lease, model_lease) = leases.swap_remove(index.index(leases.len()));

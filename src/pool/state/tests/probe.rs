@@ -5,9 +5,9 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn nobody_probes_within_a_minute_of_the_last_revocation() {
     let pool = pool(&["one", "two"]);
-    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Report::Revoked);
     advance(MINUTE - SECOND).await;
-    report(&pool, fresh(&pool).unwrap(), Judgement::Revoked);
+    report(&pool, fresh(&pool).unwrap(), Report::Revoked);
     advance(MINUTE - SECOND).await;
     assert!(fresh(&pool).is_none());
     assert_eq!(retry_after(&pool), None);
@@ -23,11 +23,11 @@ async fn a_probe_tries_every_key_once_and_restores_the_one_that_is_accepted() {
     advance(MINUTE).await;
     let mut walk = Walk::default();
     let first = lease(&pool, &mut walk).unwrap();
-    report(&pool, first, Judgement::Revoked);
+    report(&pool, first, Report::Revoked);
     let second = lease(&pool, &mut walk).unwrap();
     assert_eq!(name(Some(&second)), Some("b"));
     assert!(fresh(&pool).is_none(), "others wait");
-    report(&pool, second, Judgement::Accepted);
+    report(&pool, second, Report::Relayed);
     assert_eq!(states(&pool), [KeyState::Revoked, KeyState::Usable, KeyState::Revoked]);
     assert_eq!(name(fresh(&pool).as_ref()), Some("b"));
 
@@ -48,8 +48,8 @@ async fn a_probe_that_meets_a_usable_key_is_an_ordinary_attempt() {
     let _probe = lease(&pool, &mut walk).unwrap();
     pool.replace([ApiKey::new("new").unwrap()]).unwrap();
     let (first, second) = (lease(&pool, &mut walk).unwrap(), fresh(&pool).unwrap());
-    report(&pool, first, Judgement::Accepted);
-    report(&pool, second, Judgement::CoolDown(SECOND));
+    report(&pool, first, Report::Relayed);
+    report(&pool, second, Report::CoolDown(SECOND));
     assert_eq!(
         states(&pool),
         [KeyState::CoolingDown],
@@ -65,7 +65,7 @@ async fn a_failed_probe_leaves_the_next_to_the_next_minute() {
         advance(MINUTE).await;
         let mut walk = Walk::default();
         while let Some(lease) = lease(&pool, &mut walk) {
-            report(&pool, lease, Judgement::Revoked);
+            report(&pool, lease, Report::Revoked);
         }
         assert_eq!(states(&pool), [KeyState::Revoked; 2]);
         advance(MINUTE - SECOND).await;
@@ -113,7 +113,7 @@ fn one_request_a_minute_probes_however_many_come_at_once() {
 async fn a_walk_with_no_key_left_does_not_spend_the_probe() {
     let pool = pool(&["key"]);
     let mut walk = Walk::default();
-    report(&pool, lease(&pool, &mut walk).unwrap(), Judgement::Revoked);
+    report(&pool, lease(&pool, &mut walk).unwrap(), Report::Revoked);
     advance(MINUTE).await;
     assert!(lease(&pool, &mut walk).is_none());
     assert!(fresh(&pool).is_some());
