@@ -3,6 +3,7 @@
 //! the demo, and the arguments.
 
 use std::path::Path;
+use std::time::Duration;
 
 use gateway::recorder::{self, Sink};
 use gateway::routes;
@@ -19,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{Failure, roles, support};
 
 const MAX_INTERCEPTIONS: usize = 4096;
+const DRAIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]) -> Result<(), Failure> {
     tracing_subscriber::fmt()
@@ -37,10 +39,12 @@ pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::NextKey))
         .recorder(recorder);
     let base = BaseUri::parse(base)?;
-    let workers = Workers::start(workers::count()?, || Ok(routes::app(&layer, upstream::connect(&base)?)))?;
+    let workers = Workers::start(workers::count()?, DRAIN, || {
+        Ok(routes::app(&layer, upstream::connect(&base)?))
+    })?;
     drop(layer);
     roles::announce(&listener)?;
-    let (_, served) = workers.serve(listener, signals).await;
+    let (_, served) = workers.serve(listener.into_std()?, usize::MAX, signals).await;
     records.finish().await?;
     Ok(served?)
 }

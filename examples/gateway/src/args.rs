@@ -1,15 +1,18 @@
-//! The command line, parsed by hand: a handful of options do not earn an argument parser among the dependencies.
+//! The command line: what it may say, and what is wrong with what it says.
 //!
 //! A message never repeats a value that may hold a secret, and [`Args`] has no `Debug` for the same reason.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, time::Duration};
 
+use lexopt::Arg;
 use tower_llm_bridge::{BaseUri, mcp::McpServer};
+
+use crate::{mcp, recorder::Target};
 
 const HELP: &str = "\
 A gateway for AI clients: key failover, injected tools, usage records.
 
-usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=URL]... [--record FILE]
+usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=URL]... [--record FILE] [--drain SECONDS]
 
   --listen ADDR    address and port to listen on; port 0 takes any free one [default: 127.0.0.1:8080]
   --upstream URL   the provider's API base, as an OpenAI SDK takes it: https://api.openai.com/v1
@@ -21,13 +24,16 @@ usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=UR
   --mcp 'NAME=stdio:COMMAND ARG...'
                    the same for one that is a child process; words are split at spaces, there is no shell
   --record FILE    append every usage record to FILE, one JSON object per line [default: log the end of each request]
+  --drain SECONDS  how long requests may go on after the first signal [default: 25]
   -h, --help       print this
   -V, --version    print the version
 
 environment: OPENAI_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info],
              MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN'),
              TOKIO_WORKER_THREADS (threads that serve) [default: one per core]
-signals:     SIGINT or SIGTERM drains requests for up to 30 s; a second one cuts them";
+signals:     SIGINT or SIGTERM drains requests; a second one cuts them. SIGHUP opens the record file anew";
+
+const DRAIN: Duration = Duration::from_secs(25);
 
 /// What the command line asks for.
 pub enum Command {
@@ -38,93 +44,110 @@ pub enum Command {
 /// How to serve.
 pub struct Args {
     pub listen: String,
-    /// `None`: the embedded demo provider.
-    pub upstream: Option<BaseUri>,
-    /// In order of preference; empty: callers bring their own.
-    pub keys: Vec<String>,
+    pub openai: Provider,
     pub mcp: Vec<McpServer>,
-    pub record: Option<PathBuf>,
+    /// `None`: the log.
+    pub record: Option<Target>,
+    pub drain: Duration,
 }
 
-/// Parses everything after the program's name. `env_keys` is `OPENAI_API_KEYS`.
+/// One provider's address and keys.
+#[derive(Default)]
+pub struct Provider {
+    /// `None`: the embedded demo provider.
+    pub base: Option<BaseUri>,
+    /// In order of preference; empty: callers bring their own.
+    pub keys: Vec<String>,
+}
+
+/// Parses everything after the program's name. `env` reads a variable of the environment.
 ///
 /// # Errors
 ///
 /// One line for the user, without a secret in it.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>, env_keys: Option<OsString>) -> Result<Command, String> {
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, String> {
     let mut listen = None;
-    let mut upstream = None;
+    let mut openai = Provider::default();
+    let mut servers = Vec::new();
     let mut record = None;
-    let mut keys = Vec::new();
-    let mut mcp = Vec::new();
+    let mut drain = None;
 
-    let mut arguments = arguments.into_iter().enumerate();
-    while let Some((index, argument)) = arguments.next() {
-        let argument = argument
-            .into_string()
-            .map_err(|_| format!("argument {} is not valid UTF-8", index + 1))?;
-        let (name, inline) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(OsString::from(value))),
-            None => (argument.as_str(), None),
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next().map_err(|error| explain(&error))? {
+        let name = match argument {
+            Arg::Short('h') => "help".to_owned(),
+            Arg::Short('V') => "version".to_owned(),
+            Arg::Long(name) => name.to_owned(),
+            Arg::Short(_) => return Err("unknown option, see --help".into()),
+            // Not echoed: it may be a key whose `--key` was forgotten.
+            Arg::Value(_) => return Err("there is an argument that is not an option, see --help".into()),
         };
-        match name {
-            "-h" | "--help" => return Ok(Command::Print(HELP)),
-            "-V" | "--version" => return Ok(Command::Print(concat!("gateway ", env!("CARGO_PKG_VERSION")))),
-            "--listen" | "--upstream" | "--key" | "--mcp" | "--record" => {}
-            // What is no option may be a key whose `--key` was forgotten.
-            name if !name.starts_with("--") => {
-                return Err(format!("argument {} is not an option, see --help", index + 1));
+        let mut value = || text(&name, parser.value().map_err(|_| format!("--{name} needs a value"))?);
+        match name.as_str() {
+            "help" => return Ok(Command::Print(HELP)),
+            "version" => return Ok(Command::Print(concat!("gateway ", env!("CARGO_PKG_VERSION")))),
+            "listen" => once(&mut listen, &name, address(value()?)?)?,
+            "upstream" => once(&mut openai.base, &name, base(&name, &value()?)?)?,
+            "key" => openai.keys.push(value()?),
+            "mcp" => servers.push(mcp::parse(&value()?, &env)?),
+            "record" => {
+                let target = parser.value().ok().filter(|target| !target.is_empty());
+                let target = target.ok_or("--record needs a value")?;
+                once(&mut record, &name, Target::parse(target)?)?;
             }
-            name => return Err(format!("unknown option {name}, see --help")),
-        }
-        let value = inline
-            .or_else(|| arguments.next().map(|(_, value)| value))
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| format!("{name} needs a value"))?;
-        if name == "--record" {
-            once(&mut record, name, PathBuf::from(value))?;
-            continue;
-        }
-        let value = value
-            .into_string()
-            .map_err(|_| format!("the value of {name} is not valid UTF-8"))?;
-        match name {
-            "--listen" => once(&mut listen, name, address(value)?)?,
-            "--upstream" => {
-                let base = BaseUri::parse(&value).map_err(|problem| format!("--upstream: {problem}"))?;
-                once(&mut upstream, name, base)?;
-            }
-            "--key" => keys.push(value),
-            _ => mcp.push(crate::mcp::parse(&value)?),
+            "drain" => once(&mut drain, &name, seconds(&name, &value()?)?)?,
+            // Of the contract, and to come: an option that is taken and does nothing would be worse.
+            "anthropic-upstream" | "anthropic-key" => return Err(not_yet(&name, "Anthropic's Messages")),
+            "admin" => return Err(not_yet(&name, "the operator's page")),
+            "redis" => return Err(not_yet(&name, "key state shared over Redis")),
+            _ => return Err(format!("unknown option --{name}, see --help")),
         }
     }
 
-    if upstream.is_none() && !keys.is_empty() {
+    if openai.base.is_none() && !openai.keys.is_empty() {
         return Err("--key needs an --upstream to send it to; the demo provider has its own keys".into());
     }
-    if upstream.is_some() && keys.is_empty() {
-        let env_keys = env_keys.unwrap_or_default().into_string();
-        let env_keys = env_keys.map_err(|_| "OPENAI_API_KEYS is not valid UTF-8")?;
-        keys = env_keys
-            .split(',')
-            .map(str::trim)
-            .filter(|key| !key.is_empty())
-            .map(String::from)
-            .collect();
+    if openai.base.is_some() && openai.keys.is_empty() {
+        openai.keys = env_keys("OPENAI_API_KEYS", &env)?;
     }
-    let listen = listen.unwrap_or_else(|| "127.0.0.1:8080".into());
     Ok(Command::Serve(Args {
-        listen,
-        upstream,
-        keys,
-        mcp,
+        listen: listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
+        openai,
+        mcp: servers,
         record,
+        drain: drain.unwrap_or(DRAIN),
     }))
+}
+
+/// lexopt's own messages repeat values.
+fn explain(error: &lexopt::Error) -> String {
+    match error {
+        lexopt::Error::UnexpectedValue { option, .. } => format!("{option} takes no value"),
+        lexopt::Error::NonUnicodeValue(_) => "an argument is not valid UTF-8".into(),
+        _ => "the command line cannot be understood, see --help".into(),
+    }
+}
+
+fn not_yet(name: &str, what: &str) -> String {
+    format!("--{name}: this version of the gateway has no support for {what} yet")
+}
+
+fn text(name: &str, value: OsString) -> Result<String, String> {
+    let value = value
+        .into_string()
+        .map_err(|_| format!("the value of --{name} is not valid UTF-8"))?;
+    if value.is_empty() {
+        return Err(format!("--{name} needs a value"));
+    }
+    Ok(value)
 }
 
 fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), String> {
     if slot.replace(value).is_some() {
-        return Err(format!("{name} is given twice"));
+        return Err(format!("--{name} is given twice"));
     }
     Ok(())
 }
@@ -133,8 +156,128 @@ fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), String> {
 fn address(value: String) -> Result<String, String> {
     match value.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value),
-        _ => Err(format!(
-            "--listen: {value:?} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:0"
-        )),
+        _ => Err("--listen needs HOST:PORT, such as 127.0.0.1:8080 or [::1]:0".into()),
+    }
+}
+
+fn base(name: &str, value: &str) -> Result<BaseUri, String> {
+    BaseUri::parse(value).map_err(|problem| format!("--{name}: {problem}"))
+}
+
+fn seconds(name: &str, value: &str) -> Result<Duration, String> {
+    // A fraction is nobody's need, and an hour is a mistake that a restart would wait for.
+    match value.parse() {
+        Ok(seconds @ 0..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("--{name} needs whole seconds, at most 3600")),
+    }
+}
+
+/// The keys in a variable of the environment, separated by commas.
+fn env_keys(name: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Vec<String>, String> {
+    let value = env(name).unwrap_or_default().into_string();
+    let value = value.map_err(|_| format!("{name} is not valid UTF-8"))?;
+    let keys = value.split(',').map(str::trim).filter(|key| !key.is_empty());
+    Ok(keys.map(String::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "sk-hidden-0123456789";
+
+    fn parsed(arguments: &[&str], keys: Option<&str>) -> Result<Command, String> {
+        let env = |name: &str| (name == "OPENAI_API_KEYS").then(|| keys.map(OsString::from)).flatten();
+        parse(arguments.iter().map(OsString::from), env)
+    }
+
+    fn args(arguments: &[&str], keys: Option<&str>) -> Args {
+        match parsed(arguments, keys) {
+            Ok(Command::Serve(args)) => args,
+            Ok(Command::Print(text)) => panic!("it only prints {text}"),
+            Err(problem) => panic!("{arguments:?}: {problem}"),
+        }
+    }
+
+    #[test]
+    fn without_arguments_it_is_a_demo_on_a_fixed_port() {
+        let args = args(&[], Some("ignored"));
+        assert_eq!((args.listen.as_str(), args.drain), ("127.0.0.1:8080", DRAIN));
+        assert!(args.openai.base.is_none() && args.openai.keys.is_empty());
+        assert!(args.record.is_none() && args.mcp.is_empty());
+    }
+
+    #[test]
+    fn every_option_is_read_in_both_forms() {
+        let long = [
+            "--listen",
+            "[::1]:0",
+            "--upstream=https://host",
+            "--key",
+            "a",
+            "--key=b",
+        ];
+        let read = args(
+            &[&long[..], &["--drain=3", "--record", "x=y.jsonl"]].concat(),
+            Some("c"),
+        );
+        assert_eq!((read.listen.as_str(), read.drain), ("[::1]:0", Duration::from_secs(3)));
+        assert_eq!(
+            read.openai.base.map(|base| base.to_string()).as_deref(),
+            Some("https://host/v1")
+        );
+        assert_eq!(
+            read.openai.keys,
+            ["a", "b"],
+            "the command line comes before the environment"
+        );
+        assert!(read.record.is_some());
+        let read = args(&["--upstream", "http://host/api"], Some(" c,,d ,"));
+        assert_eq!(read.openai.keys, ["c", "d"]);
+    }
+
+    #[test]
+    fn mistakes_are_explained_without_showing_a_value() {
+        let with_password = format!("http://user:{SECRET}@127.0.0.1:1");
+        let database = format!("postgres://user:{SECRET}@127.0.0.1/db");
+        let help_value = format!("--help={SECRET}");
+        let cases: &[(&[&str], &str)] = &[
+            (&["--nonsense"], "unknown option --nonsense"),
+            (&["-x"], "unknown option"),
+            (&[SECRET], "not an option"),
+            (&["--listen"], "--listen needs a value"),
+            (&["--listen="], "--listen needs a value"),
+            (&["--listen", "8080"], "HOST:PORT"),
+            (&["--listen", SECRET], "HOST:PORT"),
+            (&["--listen", "a:1", "--listen=b:2"], "given twice"),
+            (&["--key", SECRET], "--key needs an --upstream"),
+            (&["--upstream", SECRET], "needs http:// or https://"),
+            (&["--upstream", "ftp://127.0.0.1"], "needs http:// or https://"),
+            (&["--upstream", &with_password], "user or password"),
+            (
+                &["--upstream", "http://127.0.0.1/v1/chat/completions"],
+                "leave the endpoint",
+            ),
+            (&["--mcp", SECRET], "NAME=URL"),
+            (&["--record", &database], "PostgreSQL"),
+            (&["--record", "sqlite:usage.db"], "SQLite"),
+            (&["--record="], "--record needs a value"),
+            (&["--drain", "soon"], "whole seconds"),
+            (&["--drain", "-1"], "whole seconds"),
+            (&["--anthropic-key", SECRET], "no support for Anthropic's Messages yet"),
+            (
+                &["--anthropic-upstream", "https://host"],
+                "no support for Anthropic's Messages yet",
+            ),
+            (&["--admin", "127.0.0.1:0"], "no support for the operator's page yet"),
+            (&["--redis", SECRET], "no support for key state"),
+        ];
+        for (arguments, message) in cases {
+            let problem = parsed(arguments, None).err().unwrap_or_default();
+            assert!(problem.contains(message), "{arguments:?}: {problem}");
+            assert!(!problem.contains(SECRET), "{problem}");
+        }
+        // Asked for in any way, it is help; and the value is not shown.
+        assert!(matches!(parsed(&[&help_value], None), Ok(Command::Print(_))));
     }
 }

@@ -14,9 +14,12 @@
 )]
 
 pub mod args;
+pub mod deferred_writes;
 pub mod demo;
-pub mod late;
+pub mod descriptors;
+pub mod first_bytes;
 pub mod mcp;
+pub mod process;
 pub mod recorder;
 pub mod routes;
 pub mod server;

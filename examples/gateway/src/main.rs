@@ -11,10 +11,10 @@ use std::{
 use gateway::{
     args::{self, Args, Command},
     demo::{self, Demo},
-    mcp,
+    descriptors, mcp, process,
     recorder::{self, Sink},
     routes,
-    signals::Signals,
+    signals::{self, Signals},
     upstream,
     workers::{self, Workers},
 };
@@ -33,7 +33,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const MAX_INTERCEPTIONS: usize = 4096;
 
 fn main() -> ExitCode {
-    let arguments = match args::parse(env::args_os().skip(1), env::var_os("OPENAI_API_KEYS")) {
+    if let Some(code) = process::run_child(env::args_os()) {
+        return code;
+    }
+    let arguments = match args::parse(env::args_os().skip(1), |name| env::var_os(name)) {
         Ok(Command::Serve(arguments)) => arguments,
         Ok(Command::Print(text)) => {
             say(text);
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    process::forbid_dumps();
     let workers = match workers::count() {
         Ok(workers) => workers,
         Err(problem) => return fail(2, &problem),
@@ -73,21 +77,19 @@ fn main() -> ExitCode {
 async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let signals = Signals::install().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let sink = match arguments.record {
-        Some(path) => Sink::file(&path).map_err(|error| format!("cannot record to {}: {error}", path.display()))?,
+        Some(target) => target.open()?,
         None => Sink::Log,
     };
-    let listener = TcpListener::bind(&arguments.listen)
-        .await
-        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| format!("cannot tell the listening address: {error}"))?;
+    let cannot = |error| format!("cannot listen on {}: {error}", arguments.listen);
+    let listener = TcpListener::bind(&arguments.listen).await.map_err(cannot)?;
+    let listener = listener.into_std().map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
 
     let mut layer = BridgeLayer::new().provider("openai");
-    let mut keys = arguments.keys;
+    let mut keys = arguments.openai.keys;
     let mut tools = Vec::new();
-    let demo = arguments.upstream.is_none();
-    let base = match arguments.upstream {
+    let demo = arguments.openai.base.is_none();
+    let base = match arguments.openai.base {
         Some(base) => base,
         None => {
             let demo = Demo::start()
@@ -107,17 +109,20 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
 
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
+    signals::on_hangup(records.reopener()).map_err(|error| format!("cannot listen for SIGHUP: {error}"))?;
     let layer = layer.recorder(recorder);
-    let workers = Workers::start(workers, || Ok(routes::app(&layer, upstream::connect(&base)?)))?;
+    let workers = Workers::start(workers, arguments.drain, || {
+        Ok(routes::app(&layer, upstream::connect(&base)?))
+    })?;
     // The last recorder must go with the last request.
     drop(layer);
     // Whoever reads only this line and then closes the pipe must not end us.
     say(&format!("listening on http://{address}"));
     if demo {
-        say(&demo::invitation(address));
+        say(&demo::how_to_try(address));
     }
 
-    let (mut signals, served) = workers.serve(listener, signals).await;
+    let (mut signals, served) = workers.serve(listener, descriptors::connections(), signals).await;
     // Ends by itself once everything is written.
     let written = tokio::select! {
         written = records.finish() => written,

@@ -1,6 +1,6 @@
 //! The MCP servers that the command line names.
 
-use std::{env, time::Duration};
+use std::{ffi::OsString, time::Duration};
 
 use tower_llm_bridge::{
     mcp::{McpServer, McpServers},
@@ -8,15 +8,17 @@ use tower_llm_bridge::{
 };
 use tracing::warn;
 
+use crate::process;
+
 /// How long the first requests wait for the servers; a slow one joins later.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Reads `NAME=URL` or `NAME=stdio:COMMAND ARG…`.
+/// Reads `NAME=URL` or `NAME=stdio:COMMAND ARG…`. `env` reads a variable of the environment.
 ///
 /// # Errors
 ///
 /// One line for the user, without a secret in it.
-pub fn parse(value: &str) -> Result<McpServer, String> {
+pub fn parse(value: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<McpServer, String> {
     let Some((name, target)) = value
         .split_once('=')
         .filter(|(name, target)| !name.is_empty() && !target.is_empty())
@@ -28,18 +30,21 @@ pub fn parse(value: &str) -> Result<McpServer, String> {
         let program = words
             .next()
             .ok_or_else(|| format!("--mcp {name}: stdio: needs a command"))?;
-        return Ok(McpServer::command(name, program, words));
+        let mut command = process::ends_with_us(program, words).into_iter();
+        return Ok(McpServer::command(name, command.next().unwrap_or_default(), command));
     } else {
         McpServer::http(name, target).map_err(|problem| format!("--mcp: {problem}"))?
     };
     // Not on the command line: other users of the machine can read that.
-    match env::var(variable(name)) {
-        Ok(authorization) => server
-            .authorization(&authorization)
-            .map_err(|problem| format!("{}: {problem}", variable(name))),
-        Err(env::VarError::NotPresent) => Ok(server),
-        Err(env::VarError::NotUnicode(_)) => Err(format!("{} is not valid UTF-8", variable(name))),
-    }
+    let Some(authorization) = env(&variable(name)) else {
+        return Ok(server);
+    };
+    let authorization = authorization
+        .into_string()
+        .map_err(|_| format!("{} is not valid UTF-8", variable(name)))?;
+    server
+        .authorization(&authorization)
+        .map_err(|problem| format!("{}: {problem}", variable(name)))
 }
 
 /// `MCP_<NAME>_AUTHORIZATION`, in capitals, with `_` for what no variable's name may have.

@@ -1,13 +1,14 @@
-//! Where records go: a file of JSON lines, or the log.
+//! Where records go: a file of JSON lines, or the log. Another place is another variant of [`Target`] and [`Sink`].
 //!
 //! Records are for billing, so none is dropped. While the file cannot be written the writer keeps what it has, tries
 //! again every second and receives nothing more: the bridge runs out of places and answers new requests with 503
 //! instead of serving them unrecorded. When the disk has room again everything goes on, without a restart.
 
 use std::{
+    ffi::OsString,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,24 +31,45 @@ const REPORT_EVERY: u32 = 30;
 /// Failed writes after which records are given up, once the gateway is ending.
 const LAST_TRIES: u32 = 3;
 
-/// Where records go.
+/// What `--record` names.
+pub enum Target {
+    /// JSON lines.
+    File(PathBuf),
+}
+
+/// A [`Target`] that is open, or the log.
 pub enum Sink {
-    File(File),
+    File(RecordFile),
     /// The end of each request, as a line of the log.
     Log,
 }
 
+/// A file that records are appended to.
+pub struct RecordFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// What the writer is told from outside.
+#[derive(Default)]
+struct Orders {
+    /// No new request will come.
+    ending: AtomicBool,
+    /// The file is to be opened anew, for log rotation.
+    reopen: AtomicBool,
+}
+
 /// The writer at work.
 pub struct Records {
-    ending: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     done: oneshot::Receiver<Result<(), String>>,
 }
 
 /// Starts the writer on a thread of its own: a file may block for as long as it likes.
 pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
-    let ending = Arc::new(AtomicBool::new(false));
+    let orders = Arc::new(Orders::default());
     let (sender, done) = oneshot::channel();
-    let seen = Arc::clone(&ending);
+    let seen = Arc::clone(&orders);
     thread::Builder::new().name("records".into()).spawn(move || {
         let result = match sink {
             Sink::File(file) => to_file(file, events, &seen),
@@ -56,24 +78,97 @@ pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
         // Nobody listens any more only if a further signal has cut even this.
         let _ = sender.send(result);
     })?;
-    Ok(Records { ending, done })
+    Ok(Records { orders, done })
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Reads the value of `--record`.
+    ///
+    /// # Errors
+    ///
+    /// One line for the user, without the value: a database's address may hold a password.
+    pub fn parse(value: OsString) -> Result<Self, String> {
+        let scheme = value.to_str().and_then(|value| value.split_once(':'));
+        match scheme.map(|(scheme, _)| scheme) {
+            Some("sqlite") => Err("--record: this version of the gateway cannot write to SQLite yet".into()),
+            Some("postgres" | "postgresql") => {
+                Err("--record: this version of the gateway cannot write to PostgreSQL yet".into())
+            }
+            _ => Ok(Self::File(value.into())),
+        }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// One line for the user.
+    pub fn open(&self) -> Result<Sink, String> {
+        match self {
+            Self::File(path) => {
+                Sink::file(path).map_err(|error| format!("cannot record to {}: {error}", path.display()))
+            }
+        }
+    }
 }
 
 // === impl Sink ===
 
 impl Sink {
-    /// Opens `path` for appending. Prompts are private, so a new file is its owner's only.
+    /// Opens `path` for appending.
+    ///
+    /// # Errors
+    ///
+    /// What the system said.
     pub fn file(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        if cut_short(path, &file)? {
-            file.write_all(b"\n")?;
-        }
-        Ok(Self::File(file))
+        Ok(Self::File(RecordFile {
+            path: path.to_owned(),
+            file: open(path)?,
+        }))
     }
+}
+
+// === impl RecordFile ===
+
+impl RecordFile {
+    /// Opens the path again if that was asked for, or if the file was deleted: what is written to it then is lost.
+    fn renew(&mut self, orders: &Orders) -> io::Result<()> {
+        let asked = orders.reopen.load(Ordering::Relaxed);
+        if !asked && !is_deleted(&self.file) {
+            return Ok(());
+        }
+        if !asked {
+            error!(path = %self.path.display(), "the record file was deleted, opening a new one; rotate with SIGHUP");
+        }
+        self.file = open(&self.path)?;
+        orders.reopen.store(false, Ordering::Relaxed);
+        info!(path = %self.path.display(), "the record file is opened anew");
+        Ok(())
+    }
+}
+
+/// Opens `path` for appending. Prompts are private, so a new file is its owner's only.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    if cut_short(path, &file)? {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+fn is_deleted(file: &File) -> bool {
+    #[cfg(unix)]
+    return file
+        .metadata()
+        .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::nlink(&metadata) == 0);
+    #[cfg(not(unix))]
+    false
 }
 
 /// Whether an earlier run died in the middle of a line, which must not swallow the next record.
@@ -92,20 +187,29 @@ fn cut_short(path: &Path, file: &File) -> io::Result<bool> {
 // === impl Records ===
 
 impl Records {
+    /// Something that asks the writer to open its file anew, before the next record.
+    pub fn reopener(&self) -> impl Fn() + Send + 'static {
+        let orders = Arc::clone(&self.orders);
+        move || {
+            info!("the record file will be opened anew before the next record");
+            orders.reopen.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Waits until the last record is written; to be called when every recorder is on its way out.
     ///
     /// # Errors
     ///
     /// Says how many records were lost.
     pub async fn finish(self) -> Result<(), String> {
-        self.ending.store(true, Ordering::Relaxed);
+        self.orders.ending.store(true, Ordering::Relaxed);
         self.done
             .await
             .unwrap_or_else(|_| Err("the record writer panicked".into()))
     }
 }
 
-fn to_file(mut file: File, mut events: Events, ending: &AtomicBool) -> Result<(), String> {
+fn to_file(mut file: RecordFile, mut events: Events, orders: &Orders) -> Result<(), String> {
     let mut batch = Vec::with_capacity(BATCH);
     while let Some(event) = events.blocking_recv() {
         push(&mut batch, &event);
@@ -115,7 +219,7 @@ fn to_file(mut file: File, mut events: Events, ending: &AtomicBool) -> Result<()
         {
             push(&mut batch, &event);
         }
-        if let Err((problem, lost)) = write(&mut file, &batch, ending) {
+        if let Err((problem, lost)) = write(&mut file, &batch, orders) {
             let lost = lost + std::iter::from_fn(|| events.blocking_recv()).count();
             return Err(format!("{lost} records are lost: {problem}"));
         }
@@ -139,12 +243,18 @@ fn push(batch: &mut Vec<u8>, event: &Event) {
 
 /// Writes all of `batch`, however often it has to try; gives up only when the gateway is `ending`, and then tells how
 /// many lines are not in the file.
-fn write(file: &mut File, batch: &[u8], ending: &AtomicBool) -> Result<(), (io::Error, usize)> {
+fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io::Error, usize)> {
     let mut rest = batch;
     let mut failures = 0;
     let mut last_tries = 0;
     while !rest.is_empty() {
-        let error = match file.write(rest) {
+        // Only between two lines.
+        let renewed = if rest.len() == batch.len() {
+            file.renew(orders)
+        } else {
+            Ok(())
+        };
+        let error = match renewed.and_then(|()| file.file.write(rest)) {
             Ok(0) => io::ErrorKind::WriteZero.into(),
             Ok(written) => {
                 // A half-written line goes on where it stopped.
@@ -158,7 +268,7 @@ fn write(file: &mut File, batch: &[u8], ending: &AtomicBool) -> Result<(), (io::
             error!(%error, "cannot write records; they are kept, but new requests will get 503 when no place is left");
         }
         failures += 1;
-        if ending.load(Ordering::Relaxed) {
+        if orders.ending.load(Ordering::Relaxed) {
             last_tries += 1;
             if last_tries == LAST_TRIES {
                 return Err((error, rest.iter().filter(|byte| **byte == b'\n').count()));

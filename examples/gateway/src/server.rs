@@ -1,11 +1,15 @@
 //! The connections of one worker: served, and ended in order, so that requests under way are answered and nobody waits
 //! for ever.
+//!
+//! No connection stays silent for longer than [`SILENCE`], or twice that where its protocol came late: until the protocol
+//! is known [`FirstBytes`] waits, then hyper for a request's head, also between two requests of HTTP/1; on HTTP/2 pings
+//! find a caller that is gone.
 
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::{self, Body};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -13,45 +17,47 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     task::{JoinError, JoinSet},
     time::timeout,
 };
 use tower::{BoxError, Service};
 use tracing::{debug, error, warn};
 
-use crate::late::LateWrites;
+use crate::{deferred_writes::DeferredWrites, first_bytes::FirstBytes};
 
-/// How long requests may go on after the first signal.
-const DRAIN: Duration = Duration::from_secs(30);
-/// For a request's head; it also ends a kept-alive connection that stays silent.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a connection may say nothing: before its protocol is known, before a request's head is whole, between requests.
+const SILENCE: Duration = Duration::from_secs(75);
 /// Finds a caller that vanished without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Serves the connections that come, until their sender is gone; then drains, until `cut` turns true.
+/// An accepted connection.
+pub struct Incoming {
+    pub stream: std::net::TcpStream,
+    /// Its place among all connections, free again when the connection has ended.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// Serves the connections that come, until their sender is gone; then drains for up to `drain`, or until `cut` turns true.
 pub async fn serve<S, B>(
-    mut incoming: mpsc::UnboundedReceiver<std::net::TcpStream>,
+    mut incoming: mpsc::UnboundedReceiver<Incoming>,
     app: S,
+    drain: Duration,
     mut cut: watch::Receiver<bool>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<body::Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let service = TowerToHyperService::new(app);
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
-    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
+    let http = http();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
 
     loop {
-        let stream = tokio::select! {
-            stream = incoming.recv() => match stream {
-                Some(stream) => stream,
+        let Incoming { stream, place } = tokio::select! {
+            accepted = incoming.recv() => match accepted {
+                Some(accepted) => accepted,
                 None => break,
             },
             Some(ended) = connections.join_next() => {
@@ -67,7 +73,7 @@ pub async fn serve<S, B>(
             }
         };
         let connection = http
-            .serve_connection(LateWrites::new(TokioIo::new(stream)), service.clone())
+            .serve_connection(stage(TokioIo::new(stream)), service.clone())
             .into_owned();
         let connection = graceful.watch(connection);
         connections.spawn(async move {
@@ -75,12 +81,13 @@ pub async fn serve<S, B>(
                 // A caller that leaves in the middle is daily business.
                 debug!(error, "connection ended early");
             }
+            drop(place);
         });
     }
 
     tokio::select! {
-        drained = timeout(DRAIN, graceful.shutdown()) => if drained.is_err() {
-            warn!(seconds = DRAIN.as_secs(), "still busy, cutting what is left");
+        drained = timeout(drain, graceful.shutdown()) => if drained.is_err() {
+            warn!(seconds = drain.as_secs(), "still busy, cutting what is left");
         },
         _ = cut.wait_for(|cut| *cut) => {}
     }
@@ -91,10 +98,80 @@ pub async fn serve<S, B>(
     }
 }
 
+/// How both versions of HTTP are spoken.
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
+    http
+}
+
+/// What stands between hyper and a connection.
+fn stage<T>(io: T) -> FirstBytes<DeferredWrites<T>> {
+    FirstBytes::new(DeferredWrites::new(io), SILENCE)
+}
+
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
         error!(%error, "a connection panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::Instant,
+    };
+    use tower::service_fn;
+
+    use super::*;
+
+    /// Seconds after which the server closes a connection on which only this is sent.
+    async fn seconds_open(sent: &[u8]) -> u64 {
+        let (mut caller, io) = duplex(64 * 1024);
+        let app = service_fn(|_: Request<body::Incoming>| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("answered"))))
+        });
+        let start = Instant::now();
+        let connection = tokio::spawn(
+            http()
+                .serve_connection(stage(TokioIo::new(io)), TowerToHyperService::new(app))
+                .into_owned(),
+        );
+        caller.write_all(sent).await.unwrap();
+        let mut answer = Vec::new();
+        // How it is closed is the server's affair.
+        let _ = caller.read_to_end(&mut answer).await;
+        assert_eq!(
+            answer.windows(8).filter(|window| window == b"answered").count(),
+            sent.windows(4).filter(|window| window == b"\r\n\r\n").count() * usize::from(!sent.starts_with(b"PRI"))
+        );
+        drop(connection.await.unwrap());
+        Instant::now().saturating_duration_since(start).as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_closed_however_it_began() {
+        for (sent, seconds) in [
+            ("", 75),
+            ("P", 75),
+            ("PRI * HTTP/2.0\r\n", 75),
+            ("GE", 75),
+            ("GET / HTTP/1.1\r\nhost: x\r\n", 75),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", 75),
+            (
+                "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\nPOST /",
+                75,
+            ),
+            // Its ping stays unanswered.
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 40),
+        ] {
+            assert_eq!(seconds_open(sent.as_bytes()).await, seconds, "{sent:?}");
+        }
     }
 }

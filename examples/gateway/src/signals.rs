@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as one stream: the first asks for a drain, the second for an end.
+//! Ctrl-C and SIGTERM as one stream: the first asks for a drain, the second for an end. SIGHUP apart.
 
 use std::io;
 
@@ -48,4 +48,24 @@ impl Signals {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Calls `reopen` at each SIGHUP. Does nothing on systems that have none.
+///
+/// # Errors
+///
+/// What the system said.
+pub fn on_hangup(reopen: impl Fn() + Send + 'static) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                reopen();
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    drop(reopen);
+    Ok(())
 }

@@ -19,11 +19,17 @@ use tokio::net::TcpStream;
 use tower::{BoxError, Layer, Service, util::MapResponse};
 use tower_llm_bridge::{BaseUri, SetBaseUri};
 
-use crate::late::LateWrites;
+use crate::deferred_writes::DeferredWrites;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the idle limit of the usual load balancers (60 s), so that a pooled connection is rarely a dead one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// What the provider may send ahead on one HTTP/2 stream before somebody reads it; the memory of an unread answer. Two
+/// round trips of 50 ms still carry 2.5 MB a second.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// The same for a whole connection: as much as HTTP/2 allows, so that only the streams' own windows count. With hyper's
+/// 5 MiB three unread answers stop every other request on the connection.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Finds a dead HTTP/2 connection while a model is thinking and nothing else is on the wire.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -34,12 +40,12 @@ pub type Upstream<B> = SetBaseUri<HttpClient<B>>;
 pub struct HttpClient<B>(Arc<Client<HttpsConnector<Connector>, B>>);
 
 type Tcp = TokioIo<TcpStream>;
-/// Requests go out together, as answers do.
-type Connector = MapResponse<HttpConnector, fn(Tcp) -> LateWrites<Tcp>>;
+/// Requests are deferred as answers are.
+type Connector = MapResponse<HttpConnector, fn(Tcp) -> DeferredWrites<Tcp>>;
 
-/// Why the provider could not be asked, told to the root: a log that says only "client error (Connect)" helps nobody.
+/// An error that shows its causes as well: a log that says only "client error (Connect)" helps nobody.
 #[derive(Debug)]
-pub struct Explained(pub legacy::Error);
+pub struct WithCauses(pub legacy::Error);
 
 /// A client of `base`.
 ///
@@ -77,12 +83,14 @@ where
             .map_err(|error| format!("cannot set up TLS: {error}"))?
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Connector::new(tcp, LateWrites::new));
+            .wrap_connector(Connector::new(tcp, DeferredWrites::new));
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .build(tls);
         Ok(Self(Arc::new(client)))
     }
@@ -115,9 +123,9 @@ where
     }
 }
 
-// === impl Explained ===
+// === impl WithCauses ===
 
-impl fmt::Display for Explained {
+impl fmt::Display for WithCauses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut cause = self.0.source();
@@ -129,4 +137,4 @@ impl fmt::Display for Explained {
     }
 }
 
-impl Error for Explained {}
+impl Error for WithCauses {}

@@ -49,7 +49,7 @@ pub fn tools() -> Vec<Tool> {
 }
 
 /// How to try it.
-pub fn invitation(gateway: SocketAddr) -> String {
+pub fn how_to_try(gateway: SocketAddr) -> String {
     let body = r#"{"model":"demo","messages":[{"role":"user","content":"What time is it?"}]}"#;
     format!(
         "a demo provider is inside, try:\n  curl http://{gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"

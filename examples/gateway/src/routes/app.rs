@@ -37,7 +37,7 @@ use tower_llm_bridge::{BridgeLayer, RequestBody};
 use tracing::{Span, field, info, info_span, warn};
 
 use super::{identity, refusal};
-use crate::upstream::{Explained, Upstream};
+use crate::upstream::{Upstream, WithCauses};
 
 /// Bytes of a request body as they come over the wire.
 const MAX_BODY: usize = 64 * 1024 * 1024;
@@ -77,7 +77,7 @@ fn routes(bridge: &BridgeLayer, upstream: Upstream<RequestBody<Body>>) -> Router
     let bridge = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(refusal::unreachable))
         .layer(bridge)
-        .map_err(Explained)
+        .map_err(WithCauses)
         .service(upstream);
     let chat = ServiceBuilder::new()
         .map_request(identity::identify)

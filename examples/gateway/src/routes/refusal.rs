@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde_json::json;
 use tracing::{error, warn};
 
-use crate::upstream::Explained;
+use crate::upstream::WithCauses;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -55,7 +55,7 @@ pub(super) fn within<B>(limit: usize) -> impl Fn(&mut Request<B>) -> Result<(), 
 }
 
 /// For requests that the bridge passed on without reading: their failures come up as errors.
-pub(super) async fn unreachable(error: Explained) -> Response {
+pub(super) async fn unreachable(error: WithCauses) -> Response {
     warn!(%error, "the provider could not be asked");
     refusal(
         StatusCode::BAD_GATEWAY,

@@ -83,10 +83,27 @@ impl Gateway {
     }
 
     pub(crate) async fn start_recording(arguments: &[&OsStr], records: PathBuf) -> Self {
-        let mut process = command(&["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .spawn()
-            .expect("the gateway starts");
+        let mut command = command(&["--listen", "127.0.0.1:0"]);
+        command.args(arguments);
+        Self::spawn(command, records).await
+    }
+
+    /// Starts it with a limit of open files.
+    pub(crate) async fn start_with_files(files: usize, arguments: &[&str]) -> Self {
+        let records = scratch("jsonl");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!(r#"ulimit -n {files}; exec "$0" "$@""#)])
+            .arg(env!("CARGO_BIN_EXE_gateway"))
+            .args(["--listen", "127.0.0.1:0", "--record"])
+            .arg(&records)
+            .args(arguments);
+        prepare(&mut command);
+        Self::spawn(command, records).await
+    }
+
+    async fn spawn(mut command: Command, records: PathBuf) -> Self {
+        let mut process = command.spawn().expect("the gateway starts");
         let stdout = process.stdout.take().expect("stdout is piped");
         let log = process.stderr.take().expect("stderr is piped");
         // The rest of stdout is dropped: a reader that leaves must not end the gateway.
@@ -195,10 +212,15 @@ impl Gateway {
         answer
     }
 
+    /// Asks it to drain.
     pub(crate) async fn signal(&self) {
+        self.signal_by_name("TERM").await;
+    }
+
+    pub(crate) async fn signal_by_name(&self, name: &str) {
         let pid = self.process.id().expect("still running").to_string();
         let status = Command::new("kill")
-            .args(["-TERM", &pid])
+            .args([&format!("-{name}"), &pid])
             .status()
             .await
             .expect("kill runs");
@@ -219,7 +241,13 @@ impl Gateway {
     }
 
     /// Its exit status, whole log and records.
-    pub(crate) async fn end(mut self) -> (ExitStatus, String, Records) {
+    pub(crate) async fn end(self) -> (ExitStatus, String, Records) {
+        let (status, log, records) = self.end_unread().await;
+        (status, log, Records::read(&records))
+    }
+
+    /// The same with the path of the records.
+    pub(crate) async fn end_unread(mut self) -> (ExitStatus, String, PathBuf) {
         // An unread pipe fills up and blocks its writer.
         within(async {
             while let Some(line) = self.log.next_line().await.expect("a readable log") {
@@ -229,7 +257,7 @@ impl Gateway {
         })
         .await;
         let status = within(self.process.wait()).await.expect("an exit status");
-        (status, self.logged, Records::read(&self.records))
+        (status, self.logged, self.records)
     }
 }
 
@@ -282,18 +310,22 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+    command.args(arguments);
+    prepare(&mut command);
     command
-        .args(arguments)
+}
+
+/// The same surroundings on every machine.
+fn prepare(command: &mut Command) {
+    command
         .env_remove("OPENAI_API_KEYS")
         .env("RUST_LOG", "trace")
-        // On every machine, so that connections are dealt out.
+        // So that connections go to different workers.
         .env("TOKIO_WORKER_THREADS", "2")
-        .kill_on_drop(true);
-    command
+        .kill_on_drop(true)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    command
 }
 
 pub(crate) async fn run(arguments: &[&str]) -> Output {

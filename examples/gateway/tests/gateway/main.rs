@@ -5,7 +5,9 @@
 #![cfg(unix)]
 
 mod harness;
+mod limits;
 mod records;
+mod rotation;
 
 use std::{collections::BTreeMap, ffi::OsStr, fs};
 
@@ -281,24 +283,11 @@ async fn mistakes_on_the_command_line_are_explained() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let taken = taken.local_addr().expect("an address").to_string();
     let upstream = "http://127.0.0.1:1";
-    let secret_url = format!("http://user:{KEY}@127.0.0.1:1");
+    // What the parser itself refuses has its own tests; here it is the exit codes, and what only a start can find.
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--help"], 0, ""),
-        (&["--nonsense"], 2, "unknown option --nonsense"),
-        (&[KEY], 2, "argument 1 is not an option"),
-        (&["--listen"], 2, "--listen needs a value"),
-        (&["--listen", "8080"], 2, "HOST:PORT"),
-        (&["--listen", "a:1", "--listen=b:2"], 2, "given twice"),
+        (&[KEY], 2, "not an option"),
         (&["--key", KEY], 2, "--key needs an --upstream"),
-        (&["--upstream", "api.example.com"], 2, "needs http:// or https://"),
-        (&["--upstream", "ftp://127.0.0.1"], 2, "needs http:// or https://"),
-        (&["--upstream", &secret_url], 2, "user or password"),
-        (
-            &["--upstream", "http://127.0.0.1/v1/chat/completions"],
-            2,
-            "leave the endpoint",
-        ),
-        (&["--mcp", "docs"], 2, "NAME=URL"),
         (
             &[
                 "--listen",

@@ -1,4 +1,4 @@
-//! The gateway's writes come last in a turn, and each waits once.
+//! A write comes after all other runnable tasks, and is deferred once.
 
 use std::{
     future::poll_fn,
@@ -11,7 +11,7 @@ use std::{
 use hyper::rt::Write;
 use tokio_test::{assert_pending, assert_ready, task};
 
-use super::LateWrites;
+use super::DeferredWrites;
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -63,9 +63,9 @@ impl Write for Full {
 }
 
 #[test]
-fn a_write_waits_for_its_turn_once_and_for_the_socket_as_long_as_that_takes() {
+fn a_write_is_deferred_once_and_then_waits_for_the_socket() {
     let log = Log::default();
-    let mut stream = LateWrites::new(Full {
+    let mut stream = DeferredWrites::new(Full {
         log: Arc::clone(&log),
         name: 0,
         is_full: false,
@@ -89,14 +89,14 @@ fn a_write_waits_for_its_turn_once_and_for_the_socket_as_long_as_that_takes() {
 }
 
 #[tokio::test]
-async fn what_other_tasks_have_to_do_comes_first() {
+async fn other_tasks_are_polled_first() {
     let log = Log::default();
     let tasks: Vec<_> = (0..3)
         .map(|name| {
             let log = Arc::clone(&log);
             tokio::spawn(async move {
                 log.lock().unwrap().push(format!("{name} works"));
-                let mut stream = pin!(LateWrites::new(Full {
+                let mut stream = pin!(DeferredWrites::new(Full {
                     log,
                     name,
                     // Takes the write at once.

@@ -1,0 +1,71 @@
+//! What one caller can take from the others: connections.
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+
+use crate::harness::{CHAT, Gateway, KEY, Provider, completion, within};
+
+/// Open files that the gateway may have here, and so two thirds of it connections.
+const FILES: usize = 96;
+
+#[tokio::test]
+async fn silent_connections_leave_those_alone_who_were_there_before() {
+    let mut provider = Provider::start().await;
+    let mut gateway = Gateway::start_with_files(FILES, &["--upstream", &provider.url, "--key", KEY]).await;
+    let body = r#"{"model":"m","messages":[]}"#;
+    let request = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut early = TcpStream::connect(gateway.address).await.expect("a connection");
+
+    let mut silent = Vec::new();
+    for _ in 0..FILES {
+        silent.push(
+            TcpStream::connect(gateway.address)
+                .await
+                .expect("the system accepts it"),
+        );
+    }
+    gateway.until_logged("too many connections").await;
+    // The last one is over the bound, and told so.
+    let mut last = silent.pop().expect("there are many");
+    assert_eq!(within(last.read(&mut [0])).await.unwrap_or(0), 0);
+
+    // It needs a further file: the connection to the provider.
+    early.write_all(request.as_bytes()).await.expect("a request is written");
+    let call = provider.arrival().await;
+    call.answer.send(completion("served")).expect("the call is waited for");
+    let mut line = String::new();
+    within(BufReader::new(&mut early).read_line(&mut line))
+        .await
+        .expect("an answer");
+    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+
+    drop((early, silent));
+    gateway.signal().await;
+    assert_eq!(gateway.end().await.0.code(), Some(0));
+}
+
+/// A shell stands for the gateway: it starts a child as the gateway does and is killed without a chance to end it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_child_ends_with_a_gateway_that_is_killed() {
+    let gateway = env!("CARGO_BIN_EXE_gateway");
+    let script = format!("{gateway} --run-child $$ sh -c 'echo started; exec sleep 1000' & wait");
+    let mut parent = tokio::process::Command::new("sh")
+        .args(["-c", &script])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("there is a shell");
+    let mut output = BufReader::new(parent.stdout.take().expect("stdout is piped"));
+    let mut line = String::new();
+    within(output.read_line(&mut line)).await.expect("the child speaks");
+    assert_eq!(line, "started\n");
+    parent.kill().await.expect("the shell can be killed");
+    // The child has the other end of the pipe.
+    assert_eq!(within(output.read(&mut [0])).await.expect("a readable pipe"), 0);
+}

@@ -1,0 +1,43 @@
+//! The record file while the gateway runs: rotated, and deleted behind its back.
+
+use std::fs;
+
+use http::StatusCode;
+
+use crate::harness::{Gateway, scratch};
+use crate::records::Records;
+
+#[tokio::test]
+async fn sighup_opens_the_record_file_anew_and_no_record_is_lost() {
+    let mut gateway = Gateway::start(&[]).await;
+    assert_eq!(gateway.ask("before").await.0, StatusCode::OK);
+    // Written before the move: the writer is behind by some milliseconds, and what it writes goes with the file.
+    let rotated = scratch("jsonl.1");
+    fs::rename(&gateway.records, &rotated).expect("the file is there");
+    gateway.signal_by_name("HUP").await;
+    gateway.until_logged("will be opened anew").await;
+    assert_eq!(gateway.ask("after").await.0, StatusCode::OK);
+    gateway.until_logged("the record file is opened anew").await;
+
+    let records = gateway.records.clone();
+    gateway.signal().await;
+    let (status, log, _) = gateway.end_unread().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    let all = [&rotated, &records].map(|path| fs::read_to_string(path).expect("both are there"));
+    assert!(all[1].contains(r#""prompt":"after""#), "{all:?}");
+    let joined = scratch("joined.jsonl");
+    fs::write(&joined, all.concat()).expect("a file can be written");
+    assert_eq!(Records::read(&joined).outcomes()["completed"], 2);
+}
+
+#[tokio::test]
+async fn a_deleted_record_file_is_an_error_in_the_log_and_a_new_one_takes_its_place() {
+    let mut gateway = Gateway::start(&[]).await;
+    fs::remove_file(&gateway.records).expect("the file is there");
+    assert_eq!(gateway.ask("still recorded").await.0, StatusCode::OK);
+    gateway.until_logged("the record file was deleted").await;
+    gateway.signal().await;
+    let (status, log, records) = gateway.end().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(records.outcomes()["completed"], 1);
+}
