@@ -112,17 +112,6 @@ enum End {
     Hang,
 }
 
-/// How the provider's bodies are cut into frames.
-#[derive(Clone, Copy, Debug)]
-enum Cut {
-    Whole,
-    /// Frames of so many bytes; the first one may be shorter.
-    Frames {
-        length: usize,
-        first: usize,
-    },
-}
-
 /// A case's folder, with what was written by hand.
 struct Folder {
     path: PathBuf,
@@ -200,12 +189,7 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 /// Compares one case with its files, or writes them.
 fn run(path: &Path, bless: bool) -> Result<(), String> {
     let folder = Folder::read(path)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let mut actual = runtime.block_on(folder.play(Cut::Whole))?;
+    let mut actual = block_on(folder.play(Cut::Whole))?;
     if bless {
         for name in folder.written().keys().filter(|name| !actual.contains_key(*name)) {
             fs::remove_file(path.join(name)).unwrap();
@@ -220,19 +204,13 @@ fn run(path: &Path, bless: bool) -> Result<(), String> {
         // It may last up to twice its period, depending on when the last frame came.
         actual.remove("records.json");
     }
-    for cut in cuts() {
-        let mut pieces = runtime.block_on(folder.play(cut))?;
+    // Frames that are shorter than most events.
+    for cut in Cut::every_place(61) {
+        let mut pieces = block_on(folder.play(cut))?;
         pieces.retain(|name, _| actual.contains_key(name));
         compare(&actual, &pieces).map_err(|why| format!("with the provider's bodies cut as {cut:?}, {why}"))?;
     }
     Ok(())
-}
-
-/// Frames shorter than most events, at every offset, and single bytes.
-fn cuts() -> impl Iterator<Item = Cut> {
-    let length = 61;
-    let frames = (1..=length).map(move |first| Cut::Frames { length, first });
-    frames.chain([Cut::Frames { length: 1, first: 1 }])
 }
 
 fn compare(expected: &Files, actual: &Files) -> Result<(), String> {
@@ -497,19 +475,10 @@ impl Scripted {
     }
 
     fn body(&self, bytes: &Bytes, cut: Cut) -> MockBody {
-        let (length, first) = match cut {
-            Cut::Whole => (bytes.len().max(1), bytes.len()),
-            Cut::Frames { length, first } => (length, first),
-        };
-        let (mut body, mut from) = (MockBody::new(), 0);
-        for place in (first..bytes.len()).step_by(length) {
-            body = body.data(bytes.slice(from..place)).pending();
-            from = place;
-        }
-        body = body.data(bytes.slice(from..));
+        let body = MockBody::new().cut(bytes.clone(), cut);
         match self.end {
             None => body,
-            Some(End::Reset) => body.error("connection reset by 10.1.2.3"),
+            Some(End::Reset) => body.reset(),
             Some(End::Hang) => body.never(),
         }
     }

@@ -132,14 +132,6 @@ fn target() -> impl Strategy<Value = (Method, Uri)> {
         })
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
-}
-
 fn layer() -> BridgeLayer {
     // Everything that could get in the way is switched on.
     let (recorder, events) = tower_llm_bridge::record::Recorder::channel(1);

@@ -60,15 +60,6 @@ fn assert_answered(answer: &Answer) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime")
-        .block_on(future)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -105,7 +96,7 @@ proptest! {
                 None => completion("hello").into(),
             });
             let stack = bridge(&with_echo().pool(pool(4)), &provider);
-            let first = send(&stack, if stream { stream_request() } else { ask("hi") }).await;
+            let first = send(&stack, if stream { ask_streamed("hi") } else { ask("hi") }).await;
             (first, send(&stack, ask("hi")).await)
         });
         assert_answered(&answered.0)?;

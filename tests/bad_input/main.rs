@@ -9,57 +9,21 @@ mod replies;
 mod requests;
 mod streams;
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
-use hyper::body::{Body, Frame, SizeHint};
+use http::{HeaderValue, Request, header};
+use hyper::body::SizeHint;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower::{Layer, ServiceExt};
+use tower::ServiceExt;
 use tower_llm_bridge::tools::Tools;
-use tower_llm_bridge::{BridgeError, BridgeErrorKind, ResponseBody};
+use tower_llm_bridge::{BridgeError, BridgeErrorKind};
 
 use support::*;
 
 /// Both limits of the bridges here, in bytes.
 const LIMIT: usize = 4096;
-
-const CHUNK: &str = "data: {\"id\":\"a\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
-
-/// Counts the bytes that are pulled out of a body.
-struct Counted {
-    body: MockBody,
-    pulled: Arc<AtomicUsize>,
-}
-
-// === impl Counted ===
-
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = MockError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MockError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.pulled
-                .fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
 
 // === what holds for every error of our own ===
 
@@ -127,37 +91,25 @@ fn request_of(depth: usize) -> String {
     format!(r#"{{"model":"m","messages":[],"x":{open}{close}}}"#)
 }
 
-fn stream_request() -> Request<MockBody> {
-    chat(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": true}).to_string())
-}
-
-/// Sends one request to a provider that answers with `reply` first and properly afterwards.
+/// Sends one request to a provider that answers with `reply` first and properly afterwards; the answer, and how many bytes
+/// of `reply` were read.
 async fn replied(name: &str, layer: BridgeLayer, request: Request<MockBody>, reply: Reply) -> (Answer, usize) {
-    let pulled = Arc::new(AtomicUsize::new(0));
-    let mut replies = vec![completion("hello").into(), reply];
-    let provider = Provider::answering(move |_| replies.pop().expect("two requests"));
-    let counted = Arc::clone(&pulled);
-    let inner = tower::ServiceBuilder::new()
-        .map_response(move |response: Response<MockBody>| {
-            let pulled = Arc::clone(&counted);
-            response.map(|body| Counted { body, pulled })
-        })
-        .service(Probe::new(provider));
-    let stack = layer.layer(inner);
-    let read = async |response: Response<ResponseBody<Counted>>| {
-        let (parts, body) = response.into_parts();
-        Answer {
-            body: Piece::join(&pieces(body).await),
-            status: parts.status,
-            headers: parts.headers,
-            extensions: parts.extensions,
-        }
+    let provider = Provider::queue([reply, completion("hello").into()]);
+    let stack = bridge(&layer, &provider);
+    let (parts, body) = stack
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("it is answered")
+        .into_parts();
+    // Not `send`: the body may end in an error.
+    let answer = Answer {
+        body: Piece::join(&pieces(body).await),
+        status: parts.status,
+        headers: parts.headers,
+        extensions: parts.extensions,
     };
-    let answer = read(stack.clone().oneshot(request).await.expect("it is answered")).await;
-    let first = pulled.load(Ordering::Relaxed);
-    assert_works(
-        name,
-        &read(stack.oneshot(ask("again")).await.expect("it is answered")).await,
-    );
-    (answer, first)
+    let read = provider.pulled().bytes();
+    assert_works(name, &send(&stack, ask("again")).await);
+    (answer, read)
 }

@@ -240,15 +240,12 @@ async fn a_body_over_the_limit_is_refused_before_more_of_it_is_read() {
     let provider = hello();
     let stack = bridge(&limited(), &provider);
     for (name, body) in cases {
-        let pulled = Arc::new(AtomicUsize::new(0));
-        let request = chat(body).map(|body| Counted {
-            body,
-            pulled: Arc::clone(&pulled),
-        });
+        let pulled = Pulled::default();
+        let request = chat(body.counted(&pulled));
         let response = stack.clone().oneshot(request).await.unwrap();
         let error = assert_ours(name, &answer(response).await, BridgeErrorKind::RequestTooLarge);
         assert_eq!(error["type"], "invalid_request_error");
-        assert!(pulled.load(Ordering::Relaxed) <= most, "{name}: {pulled:?}");
+        assert!(pulled.bytes() <= most, "{name}: {pulled:?}");
     }
     assert_eq!(provider.calls(), 0);
     // The limit itself is allowed.
@@ -276,11 +273,8 @@ async fn a_refused_client_that_is_sending_gets_to_read_why() {
         if claims {
             body = body.claims(SizeHint::with_exact((PIECES * PIECE) as u64));
         }
-        let sent = Arc::new(AtomicUsize::new(0));
-        let mut request = chat(body).map(|body| Counted {
-            body,
-            pulled: Arc::clone(&sent),
-        });
+        let sent = Pulled::default();
+        let mut request = chat(body.counted(&sent));
         if expects {
             let value = HeaderValue::from_static("100-continue");
             request.headers_mut().insert(header::EXPECT, value);
@@ -291,7 +285,7 @@ async fn a_refused_client_that_is_sending_gets_to_read_why() {
         }
         let response = stack.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), if is_json { 413 } else { 415 }, "{name}");
-        let sent = sent.load(Ordering::Relaxed);
+        let sent = sent.bytes();
         assert!(least <= sent, "{name}: {sent}");
         assert!(least > 0 || sent == 0, "{name}: {sent}");
     }

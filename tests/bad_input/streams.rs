@@ -30,7 +30,7 @@ async fn a_stream_that_does_not_begin_is_a_502() {
         ("endless comments", Reply::events(comments())),
     ];
     for (name, reply) in cases {
-        let (answer, pulled) = replied(name, with_echo(), stream_request(), reply).await;
+        let (answer, pulled) = replied(name, with_echo(), ask_streamed("hi"), reply).await;
         assert_ours(name, &answer, BridgeErrorKind::UpstreamInvalid);
         assert!(pulled < 32 << 20, "{name}: {pulled} bytes");
     }
@@ -68,7 +68,7 @@ async fn a_stream_that_goes_bad_ends_with_an_error_event_and_without_done() {
         ),
     ];
     for (name, body) in cases {
-        let (answer, pulled) = replied(name, with_echo(), stream_request(), Reply::events(body)).await;
+        let (answer, pulled) = replied(name, with_echo(), ask_streamed("hi"), Reply::events(body)).await;
         assert_eq!(answer.status, 200, "{name}");
         let text = answer.text();
         let last = text.trim_end().rsplit("\n\n").next().unwrap_or_default();
@@ -101,7 +101,7 @@ async fn chunks_that_are_merely_odd_go_through() {
         let body = format!(
             "data: {odd}\n\n{CHUNK}data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":\"x\"}}}}\n\ndata: [DONE]\n\n"
         );
-        let (answer, _) = replied(odd, with_echo(), stream_request(), Reply::events(body)).await;
+        let (answer, _) = replied(odd, with_echo(), ask_streamed("hi"), Reply::events(body)).await;
         assert_eq!(answer.status, 200, "{odd}: {:?}", answer.body);
         assert!(answer.text().contains("\"content\":\"x\""), "{odd}");
         assert!(answer.text().ends_with("data: [DONE]\n\n"), "{odd}: {}", answer.text());

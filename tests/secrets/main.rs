@@ -140,11 +140,6 @@ fn assert_silent(name: &str, words: &str) {
 
 // === what a provider may say ===
 
-fn stream_request() -> Request<MockBody> {
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": PROMPT}], "stream": true});
-    chat(body.to_string())
-}
-
 /// An error that tells the key wherever it can.
 fn telling(status: u16, code: &str, key: &str) -> Reply {
     let message = format!("Incorrect API key provided: {key}. Bearer {key}{key}");
@@ -160,8 +155,6 @@ fn tell_in_headers(reply: Reply, key: &str) -> Reply {
         .header("x-echo-all", &format!("authorization: Bearer {key}"))
         .header("x-request-id", "req-1")
 }
-
-const CHUNK: &str = "data: {\"id\":\"a\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
 
 type Script = fn(&str) -> Reply;
 
@@ -238,7 +231,7 @@ const SCRIPTS: &[(&str, Script)] = &[
 #[tokio::test(start_paused = true)]
 async fn a_provider_cannot_make_the_bridge_tell_a_pools_key() {
     for (name, script) in SCRIPTS {
-        for request in [ask, |_: &str| stream_request(), |_: &str| listed_request()] {
+        for request in [ask, |_: &str| ask_streamed(PROMPT), |_: &str| listed_request()] {
             let keys = pool(3);
             let provider = Provider::answering(|seen| script(seen.key().expect("a key")));
             let layer = BridgeLayer::new().pool(keys.clone());
@@ -277,7 +270,7 @@ async fn the_callers_own_key_is_told_to_the_caller_alone() {
                 let keys = pool(1);
                 let provider = Provider::answering(|seen| script(seen.key().expect("a key")));
                 let mut watched = Watched::new(BridgeLayer::new(), keys, provider);
-                let mut request = if stream { stream_request() } else { ask(PROMPT) };
+                let mut request = if stream { ask_streamed(PROMPT) } else { ask(PROMPT) };
                 if by_extension {
                     request.extensions_mut().insert(Credential::bearer(OWN).unwrap());
                 } else {

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::sse::{Answer, Bench, Cut, Outcome};
+use crate::setup::{Outcome, Setup};
+use crate::support::{Cut, MockBody, Reply};
 use crate::wire::{ASK, ASK_USAGE, DONE, Message, chunk, finish, tokens, usage};
 
 pub(crate) const CLOCK: &str = "bmcp_local_clock";
@@ -68,12 +69,13 @@ impl Case {
     }
 
     async fn run(&self, cut: Cut) -> Outcome {
-        let answers = self.rounds.iter().map(|round| Answer::stream(round.clone()).cut(cut));
-        let bench = Bench::with(answers, |layer| layer.parallel_tool_calls(true));
-        let gauge = std::sync::Arc::clone(&bench.provider.gauge);
-        let outcome = bench.run(self.ask).await;
+        let cut = |round: &String| Reply::events(MockBody::new().cut(round.clone(), cut));
+        let setup = Setup::with(self.rounds.iter().map(cut), |layer| layer.parallel_tool_calls(true));
+        let mut setup = setup;
+        let response = setup.call(self.ask).await;
+        let outcome = setup.finish(response).await;
         assert_eq!(
-            (gauge.bodies(), gauge.tools()),
+            (setup.provider.busy(), setup.running()),
             (0, 0),
             "{}: something is left",
             self.name

@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 
-use crate::sse::{Answer, Bench, Cut};
+use crate::setup::Setup;
+use crate::support::{Cut, MockBody, Reply, block_on};
 use crate::wire::{self, DONE, Message};
 
 /// Any JSON text that a provider may write, with its white space, escapes and number forms.
@@ -108,11 +109,10 @@ proptest! {
             (chunks.collect::<String>() + DONE).replace('\n', line_end)
         };
         let (sent, expected) = (stream(None), stream(Some("\"$ID\"")));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         for cut in [Cut::Whole, Cut::EveryByte, Cut::At(place.index(sent.len()).max(1))] {
-            let answer = Answer::stream(sent.clone()).cut(cut);
-            let bench = Bench::with([answer], |layer| if tools { layer } else { layer.tools(tower_llm_bridge::tools::Tools::default()) });
-            let outcome = runtime.block_on(bench.run(wire::ASK_USAGE));
+            let answer = Reply::events(MockBody::new().cut(sent.clone(), cut));
+            let setup = Setup::with([answer], |layer| if tools { layer } else { layer.tools(tower_llm_bridge::tools::Tools::default()) });
+            let outcome = block_on(setup.run(wire::ASK_USAGE));
             prop_assert_eq!(&outcome.body, &expected, "{:?} of {}", cut, sent);
             prop_assert_eq!(&outcome.ended()["outcome"], "completed");
         }
@@ -153,10 +153,9 @@ proptest! {
     ) {
         let start = if byte_order_mark { "\u{feff}" } else { "" };
         let rounds: Vec<String> = rounds.iter().map(|parts| start.to_owned() + &parts.concat().replace('\n', line_end)).collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let run = |cut: Cut| {
-            let bench = Bench::new(rounds.iter().map(|round| Answer::stream(round.clone()).cut(cut)));
-            runtime.block_on(bench.run(if usage { wire::ASK_USAGE } else { wire::ASK }))
+            let setup = Setup::new(rounds.iter().map(|round| Reply::events(MockBody::new().cut(round.clone(), cut))));
+            block_on(setup.run(if usage { wire::ASK_USAGE } else { wire::ASK }))
         };
         let whole = run(Cut::Whole);
         let longest = rounds.iter().map(String::len).max().unwrap_or_default();

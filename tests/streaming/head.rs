@@ -6,12 +6,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tower_llm_bridge::Intercepted;
 
-use crate::sse::{Answer, Bench, Step, frame, since};
+use crate::setup::{Setup, frame};
+use crate::support::{MockBody, Reply, ended, since};
 use crate::wire::{ASK, DONE, Message, calls, role, say};
 
 #[tokio::test(start_paused = true)]
 async fn the_head_is_the_providers_less_what_is_private() {
-    let answer = Answer::stream(say(&["a"]))
+    let answer = Reply::new(200, say(&["a"]))
         .header("content-type", "Text/Event-Stream;charset=UTF-8")
         .header("x-request-id", "req_1")
         .header("cache-control", "no-cache")
@@ -23,9 +24,9 @@ async fn the_head_is_the_providers_less_what_is_private() {
         .header("set-cookie", "a=b")
         .header("openai-organization", "org")
         .header("x-echo", "key sk-first-0123456789abcdef");
-    let refusal = Answer::json(429, "{}").header("x-request-id", "req_0");
-    let mut bench = Bench::new([refusal, answer]);
-    let response = bench.call(ASK).await;
+    let refusal = Reply::json(429, "{}").header("x-request-id", "req_0");
+    let mut setup = Setup::new([refusal, answer]);
+    let response = setup.call(ASK).await;
     assert_eq!(response.status(), 200);
     let headers = response.headers();
     let mut names: Vec<_> = headers.keys().map(http::HeaderName::as_str).collect();
@@ -36,7 +37,7 @@ async fn the_head_is_the_providers_less_what_is_private() {
     let intercepted = response.extensions().get::<Intercepted>().unwrap();
     assert_eq!(intercepted.key_attempts(), 2);
     let id = intercepted.id();
-    let event = bench.events.recv().await.unwrap();
+    let event = setup.events.recv().await.unwrap();
     assert_eq!(event.interception_id, id);
     let mut response = response;
     assert!(frame(&mut response).await.unwrap().contains(&id.to_string()));
@@ -73,7 +74,7 @@ async fn the_provider_is_always_asked_for_usage_and_else_for_nothing_new() {
             format!(r#"{{"model":"m","messages":[{{"role":"user","content":"\u0068i"}}],"stream":true{options}}}"#)
         };
         let no_tools = |layer: tower_llm_bridge::BridgeLayer| layer.tools(tower_llm_bridge::tools::Tools::default());
-        let outcome = Bench::with([Answer::stream(say(&["a"]))], no_tools)
+        let outcome = Setup::with([Reply::events(say(&["a"]))], no_tools)
             .run(ask(options))
             .await;
         assert_eq!(outcome.requests, [ask(sent)]);
@@ -87,7 +88,7 @@ async fn the_provider_is_always_asked_for_usage_and_else_for_nothing_new() {
     }
     for options in [r#""x""#, "[]", "1"] {
         let ask = format!(r#"{{"model":"m","messages":[],"stream":true,"stream_options":{options}}}"#);
-        assert_eq!(Bench::new([]).run(ask).await.status, 400);
+        assert_eq!(Setup::new([]).run(ask).await.status, 400);
     }
 }
 
@@ -96,12 +97,12 @@ async fn comments_keep_the_connection_alive_while_a_tool_runs() {
     let spoken = calls("bmcp_local_slow");
     let silent = spoken.replacen(&role(), "", 1);
     for (first, head) in [(spoken, 0), (silent, 10_000)] {
-        let mut bench = Bench::new([
-            Answer::stream(first),
-            Answer::stream(say(&["done"])).delay(Duration::from_secs(1)),
+        let mut setup = Setup::new([
+            Reply::events(first),
+            Reply::events(say(&["done"])).after(Duration::from_secs(1)),
         ]);
         let start = Instant::now();
-        let mut response = bench.call(ASK).await;
+        let mut response = setup.call(ASK).await;
         assert_eq!(since(start), head, "the first comment commits the head");
         let mut frames = Vec::new();
         while let Some(frame) = frame(&mut response).await {
@@ -119,10 +120,10 @@ async fn comments_keep_the_connection_alive_while_a_tool_runs() {
         let stream: String = frames.iter().map(|(_, frame)| &**frame).collect();
         let message = Message::read(&stream);
         assert_eq!((&*message.content, message.roles, message.comments), ("done", 1, 2));
-        let records = bench.records();
+        let records = setup.records();
         // A comment is no token.
         assert_eq!(
-            crate::sse::ended(&records)["time_to_first_token_ms"],
+            ended(&records)["time_to_first_token_ms"],
             if head == 0 { 0 } else { 26_000 }
         );
     }
@@ -132,10 +133,10 @@ async fn comments_keep_the_connection_alive_while_a_tool_runs() {
 async fn a_comment_of_the_provider_is_no_token() {
     let call = calls("bmcp_local_clock").replacen(&role(), ": wait\n\n", 1);
     let answers = [
-        Answer::stream(call),
-        Answer::stream(say(&["done"])).delay(Duration::from_secs(2)),
+        Reply::events(call),
+        Reply::events(say(&["done"])).after(Duration::from_secs(2)),
     ];
-    let outcome = Bench::new(answers).run(ASK).await;
+    let outcome = Setup::new(answers).run(ASK).await;
     assert_eq!(Message::read(&outcome.body).comments, 1);
     assert_eq!(outcome.ended()["time_to_first_token_ms"], 2000);
 }
@@ -143,9 +144,9 @@ async fn a_comment_of_the_provider_is_no_token() {
 #[tokio::test(start_paused = true)]
 async fn an_error_after_a_comment_of_ours_is_an_event() {
     let silent = calls("bmcp_local_slow").replacen(&role(), "", 1);
-    let outcome = Bench::new([
-        Answer::stream(silent),
-        Answer::json(500, r#"{"error":{"message":"oops"}}"#),
+    let outcome = Setup::new([
+        Reply::events(silent),
+        Reply::json(500, r#"{"error":{"message":"oops"}}"#),
     ])
     .run(ASK)
     .await;
@@ -158,15 +159,14 @@ async fn an_error_after_a_comment_of_ours_is_an_event() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_event_that_is_shown_brings_the_head() {
-    let answer = Answer::steps([
-        Step::Data(": one\n\n".into()),
-        Step::Wait(Duration::from_secs(3)),
-        Step::Data(role().into()),
-        Step::Hang,
-    ]);
-    let bench = Bench::new([answer]);
+    let body = MockBody::new()
+        .data(": one\n\n")
+        .sleep(Duration::from_secs(3))
+        .data(role())
+        .never();
+    let setup = Setup::new([Reply::events(body)]);
     let start = Instant::now();
-    let mut response = bench.call(ASK).await;
+    let mut response = setup.call(ASK).await;
     assert_eq!(
         since(start),
         3000,

@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
-#[path = "../support/sse.rs"]
-mod sse;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod calls;
 mod case;
@@ -14,4 +14,5 @@ mod head;
 mod leave;
 mod parity;
 mod replay;
+mod setup;
 mod wire;

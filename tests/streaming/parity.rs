@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::sse::{Answer, Bench, Outcome};
+use crate::setup::{Outcome, Setup};
+use crate::support::Reply;
 use crate::wire::{DONE, Message, event, tokens};
 
 /// What the model says in one round.
@@ -196,8 +197,8 @@ async fn whole_and_streamed_conversations_are_the_same() {
     for conversation in table() {
         let name = conversation.name;
         let configure = |layer: tower_llm_bridge::BridgeLayer| layer.max_rounds(conversation.max_rounds);
-        let whole = conversation.turns.iter().map(|turn| Answer::json(200, turn.whole()));
-        let whole = Bench::with(whole, configure)
+        let whole = conversation.turns.iter().map(|turn| Reply::json(200, turn.whole()));
+        let whole = Setup::with(whole, configure)
             .run(format!("{}}}", conversation.ask))
             .await;
         assert_eq!(whole.status, 200, "{name}: {}", whole.body);
@@ -206,12 +207,12 @@ async fn whole_and_streamed_conversations_are_the_same() {
             let streamed = conversation
                 .turns
                 .iter()
-                .map(|turn| Answer::stream(turn.streamed(style)));
+                .map(|turn| Reply::events(turn.streamed(style)));
             let ask = format!(
                 r#"{},"stream":true,"stream_options":{{"include_usage":true}}}}"#,
                 conversation.ask
             );
-            let streamed = Bench::with(streamed, configure).run(ask).await;
+            let streamed = Setup::with(streamed, configure).run(ask).await;
             let requests =
                 |outcome: &Outcome| -> Vec<Value> { outcome.requests.iter().map(|body| comparable(body)).collect() };
             assert_eq!(requests(&streamed), requests(&whole), "{name}, {style:?}");

@@ -24,6 +24,31 @@ pub(crate) struct MockBody {
     size: SizeHint,
     tells_end: bool,
     tokens: Vec<Token>,
+    pulled: Pulled,
+}
+
+/// What was read so far of all bodies that share it. A clone is the same count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pulled(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    frames: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// How a text is cut into frames. Between two frames the body is pending once, as a socket is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    Whole,
+    EveryByte,
+    /// In two, if the text is longer than this.
+    At(usize),
+    /// Into frames of `length` bytes, after a first one of `first` bytes.
+    Frames {
+        length: usize,
+        first: usize,
+    },
 }
 
 enum Step {
@@ -33,8 +58,11 @@ enum Step {
     /// Pending once, and woken at once.
     Pending,
     Wait(Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// The same frame for ever.
-    Endless(Bytes),
+    /// The same frame for ever; if it `pauses`, pending between two.
+    Endless {
+        frame: Bytes,
+        pauses: bool,
+    },
 }
 
 /// The error of bodies and services that fail on purpose.
@@ -131,6 +159,28 @@ impl MockBody {
         self.step(Step::Trailers(trailers))
     }
 
+    /// `bytes` in frames.
+    pub(crate) fn cut(self, bytes: impl Into<Bytes>, cut: Cut) -> Self {
+        let bytes = bytes.into();
+        let (length, first) = match cut {
+            Cut::Whole => (1, bytes.len()),
+            Cut::EveryByte => (1, 1),
+            Cut::At(place) => (bytes.len().max(1), place),
+            Cut::Frames { length, first } => (length, first),
+        };
+        let (mut body, mut from) = (self, 0);
+        for place in (first..bytes.len()).step_by(length) {
+            body = body.data(bytes.slice(from..place)).pending();
+            from = place;
+        }
+        body.data(bytes.slice(from..))
+    }
+
+    /// Breaks here, with an address in the error that nobody outside may see.
+    pub(crate) fn reset(self) -> Self {
+        self.error("connection reset by 10.1.2.3")
+    }
+
     /// Breaks here.
     pub(crate) fn error(self, words: &'static str) -> Self {
         self.step(Step::Error(MockError(words)))
@@ -159,8 +209,15 @@ impl MockBody {
     }
 
     /// Repeats this frame for ever, and lets others run in between.
-    pub(crate) fn endless(self, bytes: impl Into<Bytes>) -> Self {
-        self.step(Step::Endless(bytes.into()))
+    pub(crate) fn endless(self, frame: impl Into<Bytes>) -> Self {
+        let frame = frame.into();
+        self.step(Step::Endless { frame, pauses: true })
+    }
+
+    /// Repeats this frame for ever, and is always ready with the next.
+    pub(crate) fn flood(self, frame: impl Into<Bytes>) -> Self {
+        let frame = frame.into();
+        self.step(Step::Endless { frame, pauses: false })
     }
 
     /// Tells by `is_end_stream` that the last frame was the last.
@@ -172,6 +229,12 @@ impl MockBody {
     /// Claims this length, true or not.
     pub(crate) fn claims(mut self, size: SizeHint) -> Self {
         self.size = size;
+        self
+    }
+
+    /// Adds the data that is read of it to `pulled`.
+    pub(crate) fn counted(mut self, pulled: &Pulled) -> Self {
+        self.pulled = pulled.clone();
         self
     }
 
@@ -195,7 +258,10 @@ impl Body for MockBody {
             }
             return match self.steps.pop_front() {
                 None => Poll::Ready(None),
-                Some(Step::Data(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Step::Data(bytes)) => {
+                    self.pulled.add(&bytes);
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
                 Some(Step::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 Some(Step::Error(error)) => {
                     self.steps.clear();
@@ -205,10 +271,14 @@ impl Body for MockBody {
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }
-                Some(Step::Endless(bytes)) => {
-                    self.steps.push_back(Step::Pending);
-                    self.steps.push_back(Step::Endless(bytes.clone()));
-                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                Some(Step::Endless { frame, pauses }) => {
+                    self.pulled.add(&frame);
+                    if pauses {
+                        self.steps.push_back(Step::Pending);
+                    }
+                    let again = frame.clone();
+                    self.steps.push_back(Step::Endless { frame: again, pauses });
+                    Poll::Ready(Some(Ok(Frame::data(frame))))
                 }
                 Some(Step::Wait(_)) => continue,
             };
@@ -245,6 +315,40 @@ impl From<Bytes> for MockBody {
 impl fmt::Debug for MockBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MockBody({} steps)", self.steps.len())
+    }
+}
+
+// === impl Pulled ===
+
+impl Pulled {
+    fn add(&self, frame: &Bytes) {
+        self.0.frames.fetch_add(1, Ordering::Relaxed);
+        self.0.bytes.fetch_add(frame.len(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn frames(&self) -> usize {
+        self.0.frames.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Cut ===
+
+impl Cut {
+    /// Whole, byte by byte, and in two at every `step`th place of the longest of `texts`.
+    pub(crate) fn all(texts: &[String], step: usize) -> impl Iterator<Item = Self> {
+        let longest = texts.iter().map(String::len).max().unwrap_or_default();
+        let places = (1..longest).step_by(step).map(Self::At);
+        [Self::Whole, Self::EveryByte].into_iter().chain(places)
+    }
+
+    /// Byte by byte, and in frames of `length` bytes at every offset, so that each byte begins one of them in some run.
+    pub(crate) fn every_place(length: usize) -> impl Iterator<Item = Self> {
+        let frames = (1..=length).map(move |first| Self::Frames { length, first });
+        [Self::EveryByte].into_iter().chain(frames)
     }
 }
 

@@ -26,6 +26,15 @@ pub(crate) fn ask(prompt: &str) -> Request<MockBody> {
     chat(asked(prompt))
 }
 
+/// [`ask`] for a stream.
+pub(crate) fn ask_streamed(prompt: &str) -> Request<MockBody> {
+    let messages = json!([{"role": "user", "content": prompt}]);
+    chat(json!({"model": "gpt-4o", "messages": messages, "stream": true}).to_string())
+}
+
+/// One event of a streamed reply, with one letter of text.
+pub(crate) const CHUNK: &str = "data: {\"id\":\"a\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+
 /// A reply in words. It costs 10 tokens in, 5 out.
 pub(crate) fn completion(text: &str) -> String {
     reply(&json!({"role": "assistant", "content": text, "refusal": null}), "stop")

@@ -30,17 +30,18 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 pub(crate) use tower_llm_bridge::BridgeLayer;
 use tower_llm_bridge::pool::KeyPool;
 use tower_llm_bridge::{Bridge, ResponseBody};
 
 pub(crate) use self::{
-    body::{Alive, Gate, MockBody, MockError, Piece, halves, pieces},
-    chat::{ECHO, ask, asked, chat, completion, echo, text, tool_call, tool_calls, with_usage},
+    body::{Alive, Cut, Gate, MockBody, MockError, Piece, Pulled, Token, halves, pieces},
+    chat::{CHUNK, ECHO, ask, ask_streamed, asked, chat, completion, echo, text, tool_call, tool_calls, with_usage},
     logs::Logs,
     probe::Probe,
-    records::{drain, kinds, lines},
+    records::{bare, drain, ended, kinds, lines, of_kind},
     upstream::{Provider, Reply, Seen},
 };
 
@@ -89,6 +90,20 @@ pub(crate) async fn converse<R: Into<Reply>>(
     let provider = Provider::queue(replies);
     let answer = send(&bridge(layer, &provider), request).await;
     (provider.seen(), answer)
+}
+
+/// Milliseconds of virtual time since `start`.
+pub(crate) fn since(start: Instant) -> u128 {
+    Instant::now().saturating_duration_since(start).as_millis()
+}
+
+/// Runs `future` in virtual time, for tests that are not async functions.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
+    runtime.expect("a runtime").block_on(future)
 }
 
 /// Reads a response to its end.

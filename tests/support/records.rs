@@ -51,3 +51,28 @@ pub(crate) fn kinds(events: &[Value]) -> Vec<String> {
     };
     events.iter().map(kind).collect()
 }
+
+/// [`drain`] without what differs from run to run or says no more than the order.
+pub(crate) fn bare(events: &mut Events) -> Vec<Value> {
+    let bare = |mut event: Value| {
+        let fields = event.as_object_mut().expect("an event is an object");
+        for name in ["interception_id", "at", "sequence"] {
+            assert!(fields.remove(name).is_some(), "an event without {name}");
+        }
+        event
+    };
+    drain(events).into_iter().map(bare).collect()
+}
+
+/// The events of one kind.
+pub(crate) fn of_kind<'a>(records: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    records.iter().filter(move |record| record["event"] == kind)
+}
+
+/// The one `ended`, which is the last of `records`.
+pub(crate) fn ended(records: &[Value]) -> &Value {
+    assert_eq!(of_kind(records, "ended").count(), 1, "{records:#?}");
+    let last = records.last().expect("there is an end");
+    assert_eq!(last["event"], "ended");
+    last
+}

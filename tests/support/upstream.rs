@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tower::Service;
 use tower_llm_bridge::UpstreamAttempt;
 
-use super::body::{Alive, Gate, MockBody, MockError, Piece, pieces};
+use super::body::{Alive, Gate, MockBody, MockError, Piece, Pulled, pieces};
 use super::chat::text;
 use super::logs::listen;
 
@@ -30,6 +30,7 @@ struct Shared {
     script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
     busy: Alive,
+    pulled: Pulled,
 }
 
 type Script = Box<dyn FnMut(&Seen) -> Reply + Send>;
@@ -68,6 +69,7 @@ impl Provider {
                 script: Mutex::new(Box::new(script)),
                 seen: Mutex::default(),
                 busy: Alive::default(),
+                pulled: Pulled::default(),
             }),
         }
     }
@@ -78,6 +80,15 @@ impl Provider {
         Self::answering(move |seen| match replies.pop_front() {
             Some(reply) => reply,
             None => panic!("one request too many: {seen:?}"),
+        })
+    }
+
+    /// Answers one request after the other with `replies`; after that the connection fails, with a secret in the error.
+    pub(crate) fn queue_and_fail<R: Into<Reply>>(replies: impl IntoIterator<Item = R>) -> Self {
+        let mut replies: VecDeque<Reply> = replies.into_iter().map(Into::into).collect();
+        Self::answering(move |_| {
+            let reply = replies.pop_front();
+            reply.unwrap_or_else(|| Reply::fails("sk-secret of 10.1.2.3: nothing left in the script"))
         })
     }
 
@@ -102,6 +113,11 @@ impl Provider {
     pub(crate) fn keys(&self) -> Vec<String> {
         let key = |seen: &Seen| seen.key().unwrap_or_default().to_owned();
         lock(&self.shared.seen).iter().map(key).collect()
+    }
+
+    /// What was read of all answers' bodies.
+    pub(crate) fn pulled(&self) -> &Pulled {
+        &self.shared.pulled
     }
 
     /// Calls and answers' bodies that are neither over nor dropped.
@@ -131,7 +147,7 @@ where
             lock(&shared.seen).push(seen);
             let response = reply.give().await?;
             drop(running);
-            Ok(response.map(|body| body.watched(&shared.busy)))
+            Ok(response.map(|body| body.watched(&shared.busy).counted(&shared.pulled)))
         })
     }
 }
@@ -222,15 +238,20 @@ impl Reply {
         }
     }
 
+    /// This status and JSON.
+    pub(crate) fn json(status: u16, body: impl Into<MockBody>) -> Self {
+        Self::new(status, body).header("content-type", "application/json")
+    }
+
     /// 200 and JSON.
     pub(crate) fn ok(body: impl Into<MockBody>) -> Self {
-        Self::new(200, body).header("content-type", "application/json")
+        Self::json(200, body)
     }
 
     /// An error in the API's shape.
     pub(crate) fn error(status: u16, code: &str) -> Self {
         let body = json!({"error": {"message": "no", "type": "test_error", "param": null, "code": code}});
-        Self::new(status, body.to_string()).header("content-type", "application/json")
+        Self::json(status, body.to_string())
     }
 
     /// A 429 with `retry-after`, if there is one.
@@ -300,7 +321,10 @@ impl Reply {
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
-        assert!(!self.panics, "the inner service panics, as the test wants it to");
+        if self.panics {
+            // Past the panic hook, which belongs to the process and would print a panic that is meant to be.
+            std::panic::resume_unwind(Box::new("the inner service panics"));
+        }
         self.result
     }
 }
