@@ -1,7 +1,7 @@
 //! The vocabulary that several modules share. It imports nothing of ours, so that every module may use it.
 
-use std::fmt;
 use std::str::FromStr;
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,18 @@ const MASK: &str = "...";
 ///
 /// assert_eq!(Dialect::ChatCompletions.as_str(), "chat_completions");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Dialect {
     /// `POST …/chat/completions`, see
     /// [OpenAI's API reference](https://platform.openai.com/docs/api-reference/chat/create).
     ChatCompletions,
+    /// `POST …/messages`, see [Anthropic's API reference](https://docs.anthropic.com/en/api/messages).
+    Messages,
+    /// `POST …/responses`, see
+    /// [OpenAI's API reference](https://platform.openai.com/docs/api-reference/responses/create).
+    Responses,
 }
 
 /// Whose credential the provider sees.
@@ -36,7 +41,7 @@ pub enum Dialect {
 ///
 /// assert_eq!(serde_json::to_string(&CredentialKind::Byok).unwrap(), r#""byok""#);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CredentialKind {
@@ -106,7 +111,8 @@ enum SentAs {
 /// total += round;
 /// assert_eq!(total.input, 7);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct TokenUsage {
     /// Prompt tokens that were not read from the provider's cache.
@@ -119,6 +125,28 @@ pub struct TokenUsage {
     pub cache_write_input_tokens: u64,
 }
 
+/// Named counts that break [`TokenUsage`] down, or that a provider bills apart; each model API has its own names.
+///
+/// | API | names |
+/// |---|---|
+/// | chat completions | `prompt_audio`, `completion_audio`, `completion_reasoning`, `completion_accepted_prediction`, `completion_rejected_prediction` |
+/// | Messages | `cache_ephemeral_5m_input`, `cache_ephemeral_1h_input`, `web_search_requests`, `web_fetch_requests`, `completion_reasoning` |
+/// | Responses | `completion_reasoning`, `total_tokens` |
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::record::TokenDetails;
+///
+/// let details = TokenDetails::from_iter([("completion_reasoning", 64)]);
+/// assert_eq!(details.get("completion_reasoning"), Some(64));
+/// assert_eq!(serde_json::to_string(&details)?, r#"{"completion_reasoning":64}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenDetails(BTreeMap<Cow<'static, str>, u64>);
+
 // === impl Dialect ===
 
 impl Dialect {
@@ -127,6 +155,8 @@ impl Dialect {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat_completions",
+            Self::Messages => "messages",
+            Self::Responses => "responses",
         }
     }
 }
@@ -235,7 +265,7 @@ impl Serialize for KeyHint {
 
 impl<'de> Deserialize<'de> for KeyHint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
 }
@@ -302,6 +332,32 @@ impl std::ops::AddAssign for TokenUsage {
         self.cache_write_input_tokens = self
             .cache_write_input_tokens
             .saturating_add(other.cache_write_input_tokens);
+    }
+}
+
+// === impl TokenDetails ===
+
+impl TokenDetails {
+    /// Sets the count called `name`.
+    pub fn insert(&mut self, name: impl Into<Cow<'static, str>>, count: u64) {
+        self.0.insert(name.into(), count);
+    }
+
+    /// The count called `name`; `None` if the provider did not report it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+
+    /// All names with their counts, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, count)| (&**name, *count))
+    }
+}
+
+impl<N: Into<Cow<'static, str>>> FromIterator<(N, u64)> for TokenDetails {
+    fn from_iter<I: IntoIterator<Item = (N, u64)>>(counts: I) -> Self {
+        Self(counts.into_iter().map(|(name, count)| (name.into(), count)).collect())
     }
 }
 

@@ -249,18 +249,19 @@ fn usage_fact(completion: &Completion) -> Option<Fact> {
         completion_accepted_prediction,
         completion_rejected_prediction,
     } = completion.usage.as_ref()?.tokens();
-    let extra = TokenDetails {
-        prompt_audio,
-        completion_audio,
-        completion_reasoning,
-        completion_accepted_prediction,
-        completion_rejected_prediction,
-    };
+    let extra = TokenDetails::from_iter([
+        ("prompt_audio", prompt_audio),
+        ("completion_audio", completion_audio),
+        ("completion_reasoning", completion_reasoning),
+        ("completion_accepted_prediction", completion_accepted_prediction),
+        ("completion_rejected_prediction", completion_rejected_prediction),
+    ]);
     Some(Fact::TokenUsage {
         msg_id: completion.id.clone(),
         model: completion.model.clone(),
         service_tier: completion.service_tier.clone(),
         usage,
         extra,
+        cost: None,
     })
 }

@@ -22,7 +22,7 @@ use crate::dialect::chat_completions::{ChatRequest, Invalid};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::extensions::{Actor, Credential};
 use crate::json::Scanner;
-use crate::record::{Fact, Interception, Recorder, Unavailable};
+use crate::record::{Fact, Injection, Interception, Recorder, Unavailable};
 use crate::rope::Rope;
 use crate::tools::Tools;
 use crate::types::Dialect;
@@ -50,7 +50,7 @@ where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    let Dialect::ChatCompletions = dialect;
+    debug_assert_eq!(dialect, Dialect::ChatCompletions, "no other API has a route yet");
     match read(config, upstream, head, body).await {
         Ok(conversation) if conversation.request.is_stream() => streaming::answer(conversation).await,
         Ok(conversation) => blocking::answer(conversation).await,
@@ -78,7 +78,7 @@ where
         BridgeError::new(BridgeErrorKind::RequestInvalid, message)
     })?;
     let mut request = ChatRequest::read(body, &scanner)?;
-    let interception = match &config.recorder {
+    let mut interception = match &config.recorder {
         Some(recorder) => begin(recorder, &config, &head, &identity, &request).await?,
         None => Interception::unrecorded(),
     };
@@ -98,6 +98,9 @@ where
         tools
     };
     let offer = request.offer(tools, config.parallel_tool_calls);
+    if !offer.is_empty() {
+        interception.set_injection(Injection::Offered);
+    }
     let exchange = Exchange::new(config, upstream, credentials, head, actor.as_ref(), Some(interception));
     // Boxed, because it would otherwise lie several times over in the futures that hand it on.
     Ok(Box::new(Conversation {
@@ -192,17 +195,20 @@ async fn begin(
     request: &ChatRequest,
 ) -> Result<Interception, BridgeError> {
     let started = || started(config, head, identity, request);
-    recorder.begin(started).await.map_err(|unavailable| {
-        let message = match unavailable {
-            Unavailable::Busy => "too many requests are being recorded, please try again later",
-            Unavailable::Closed => "requests cannot be recorded at present",
-        };
-        tracing::warn!(
-            ?unavailable,
-            "a request was turned away because it could not be recorded"
-        );
-        BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
-    })
+    recorder
+        .begin(identity.actor.as_ref().map(Actor::id), started)
+        .await
+        .map_err(|unavailable| {
+            let message = match unavailable {
+                Unavailable::Busy => "too many requests are being recorded, please try again later",
+                Unavailable::Closed => "requests cannot be recorded at present",
+            };
+            tracing::warn!(
+                ?unavailable,
+                "a request was turned away because it could not be recorded"
+            );
+            BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
+        })
 }
 
 fn started(config: &Config, head: &request::Parts, identity: &Identity, request: &ChatRequest) -> Fact {
@@ -210,6 +216,7 @@ fn started(config: &Config, head: &request::Parts, identity: &Identity, request:
     let (initiator_id, metadata) = identity.actor.clone().map(Actor::into_parts).unzip();
     Fact::Started {
         provider: config.provider.clone(),
+        dialect: Dialect::ChatCompletions,
         model: request.model().to_owned(),
         path: head.uri.path().to_owned(),
         streaming: request.is_stream(),

@@ -72,6 +72,7 @@ fn record<U>(
             msg_id: msg_id.to_owned(),
             tool_call_id: call.id.clone(),
             tool: tool.map_or(&*call.name, |tool| tool.definition().name()).to_owned(),
+            server: tool.map(|tool| tool.definition().server_name().to_owned()),
             server_url: tool.and_then(|tool| tool.definition().url()).map(str::to_owned),
             args: recorded_arguments(&call.arguments),
             injected: true,

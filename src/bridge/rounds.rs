@@ -140,6 +140,7 @@ fn record_callers<U>(exchange: &mut Exchange<U>, turn: &Turn, call: &Call) {
             msg_id: turn.completion.id.clone(),
             tool_call_id: call.id.clone(),
             tool: call.name.clone(),
+            server: None,
             server_url: None,
             args: invoke::recorded_arguments(&call.arguments),
             injected: false,

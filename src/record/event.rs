@@ -1,21 +1,26 @@
-//! What is recorded: plain data, free to keep, clone and serialise. The names are public contract.
+//! The events themselves: plain data to keep, clone, write and read back. Their names in JSON are public contract.
 
 use std::{collections::BTreeMap, fmt, time::SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::types::{CredentialKind, KeyHint, TokenUsage};
+use super::Cost;
+use crate::types::{CredentialKind, Dialect, KeyHint, TokenDetails, TokenUsage};
 
-/// One thing that one interception did.
+/// One step of one interception.
 ///
-/// It serialises as one flat JSON object: these fields, `event` with the name of the [`Fact`], and the fact's own fields.
-/// Serialised by `serde_json` it holds no line break, so a file of events is JSON lines.
+/// As JSON it is one flat object: these fields, `event` with the name of the [`Fact`], and the fact's own fields. Token
+/// counts stand flat in it too. Written by `serde_json` it holds no line break, so a file of events is JSON lines.
+///
+/// It reads back from the same JSON, and a test can build one from `json!`. Members that it does not know are ignored;
+/// optional texts, token counts, `metadata`, `extra` and `cost` may be left out.
 ///
 /// # Examples
 ///
 /// ```
+/// use serde_json::json;
 /// use tower_llm_bridge::record::{Event, Fact};
 ///
 /// fn tokens(event: &Event) -> u64 {
@@ -24,9 +29,15 @@ use crate::types::{CredentialKind, KeyHint, TokenUsage};
 ///         _ => 0,
 ///     }
 /// }
-/// # let _: fn(&Event) -> u64 = tokens;
+///
+/// let event: Event = serde_json::from_value(json!({
+///     "interception_id": "01980000-0000-7000-8000-000000000001", "sequence": 2, "at": "2026-01-02T03:04:05.123456Z",
+///     "event": "token_usage", "msg_id": "chatcmpl-1", "model": "gpt-4o-2024-08-06", "input": 7, "output": 3,
+/// }))?;
+/// assert_eq!(tokens(&event), 10);
+/// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Event {
     /// The interception, a UUID version 7; also the `id` of the answer that the caller got.
@@ -34,12 +45,14 @@ pub struct Event {
     /// The place within the interception: 0, 1, 2 … without a gap.
     pub sequence: u64,
     /// When it happened, by the wall clock; as JSON in RFC 3339, UTC, with microseconds.
+    #[serde(with = "rfc3339")]
     pub at: SystemTime,
-    /// What happened.
+    /// The step.
+    #[serde(flatten)]
     pub fact: Fact,
 }
 
-/// What happened, with everything that is known about it.
+/// The kinds of steps, each with its data.
 ///
 /// [`Started`](Self::Started) is the first fact of an interception and [`Ended`](Self::Ended) its last, each exactly once.
 ///
@@ -54,7 +67,8 @@ pub struct Event {
 /// }
 /// # let _: fn(&Fact) -> bool = is_injected;
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Fact {
     /// A request was read and admitted; the provider was not called yet.
@@ -62,6 +76,8 @@ pub enum Fact {
     Started {
         /// The provider's name as configured, for example `openai`.
         provider: String,
+        /// The model API of the request.
+        dialect: Dialect,
         /// The model that the caller asked for.
         model: String,
         /// The request's path.
@@ -71,6 +87,7 @@ pub enum Fact {
         /// The actor's id, if an auth layer named one.
         initiator_id: Option<String>,
         /// The actor's metadata.
+        #[serde(default)]
         metadata: BTreeMap<String, String>,
         /// The client program, recognised by its headers, or `unknown`.
         client: String,
@@ -93,6 +110,16 @@ pub enum Fact {
         /// The message's text, or its last text part.
         prompt: String,
     },
+    /// The model showed its reasoning. Not recorded unless asked for: it is content.
+    #[non_exhaustive]
+    ModelThought {
+        /// The provider's id of the completion.
+        msg_id: String,
+        /// The part of the answer that held it: `thinking`, `reasoning_summary` or `commentary`.
+        source: String,
+        /// The reasoning's text.
+        content: String,
+    },
     /// One round's tokens.
     #[non_exhaustive]
     TokenUsage {
@@ -102,10 +129,14 @@ pub enum Fact {
         model: String,
         /// The service tier that the request was processed with, by the provider's word.
         service_tier: Option<String>,
-        /// The tokens that cost.
+        /// The counts that prices are for; in JSON they are the event's own members.
+        #[serde(flatten)]
         usage: TokenUsage,
-        /// The breakdown of the above.
+        /// The provider's other counts.
+        #[serde(default)]
         extra: TokenDetails,
+        /// The round's price; none if the price of this model, or of these tokens, is not known.
+        cost: Option<Cost>,
     },
     /// The model called a tool.
     #[non_exhaustive]
@@ -116,7 +147,9 @@ pub enum Fact {
         tool_call_id: String,
         /// The tool's name; an injected one's original name.
         tool: String,
-        /// The server that an injected tool belongs to.
+        /// The name of the server that an injected tool belongs to.
+        server: Option<String>,
+        /// That server's URL.
         server_url: Option<String>,
         /// The arguments, as the model gave them; a string if they are not JSON.
         args: Value,
@@ -142,42 +175,18 @@ pub enum Fact {
         key_attempts: u32,
         /// Rounds begun.
         rounds: u32,
-        /// Tokens, summed over rounds.
+        /// Whether the model was offered our tools.
+        injection: Injection,
+        /// Tokens, summed over rounds; in JSON they are the event's own members.
+        #[serde(flatten)]
         usage: TokenUsage,
+        /// The price of all rounds; none if one of them has none.
+        cost: Option<Cost>,
         /// From `started`, in milliseconds.
         duration_ms: u64,
         /// From `started` to the first part of the answer, in milliseconds.
         time_to_first_token_ms: Option<u64>,
     },
-}
-
-/// The parts that a provider breaks its token counts into; they are included in [`TokenUsage`].
-///
-/// Source: `prompt_tokens_details` and `completion_tokens_details` of
-/// [OpenAI's API reference](https://platform.openai.com/docs/api-reference/chat/object).
-///
-/// # Examples
-///
-/// ```
-/// use tower_llm_bridge::record::TokenDetails;
-///
-/// let mut details = TokenDetails::default();
-/// details.completion_reasoning = 64;
-/// assert!(serde_json::to_string(&details).unwrap().contains(r#""completion_reasoning":64"#));
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TokenDetails {
-    /// Audio tokens of the prompt.
-    pub prompt_audio: u64,
-    /// Audio tokens that the model made.
-    pub completion_audio: u64,
-    /// Tokens that the model thought with.
-    pub completion_reasoning: u64,
-    /// Predicted tokens that occur in the completion.
-    pub completion_accepted_prediction: u64,
-    /// Predicted tokens that do not; they cost all the same.
-    pub completion_rejected_prediction: u64,
 }
 
 /// How an interception ended.
@@ -190,7 +199,7 @@ pub struct TokenDetails {
 /// assert_eq!(Outcome::KeysExhausted.to_string(), "keys_exhausted");
 /// assert_eq!(serde_json::to_string(&Outcome::Completed).unwrap(), r#""completed""#);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -204,6 +213,45 @@ pub enum Outcome {
     Cancelled,
     /// The bridge itself failed.
     BridgeError,
+}
+
+/// Whether an interception's requests carried injected tools.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::record::Injection;
+///
+/// assert_eq!(Injection::Refused.to_string(), "refused");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Injection {
+    /// No tool was injected.
+    #[default]
+    None,
+    /// The provider got the tools.
+    Offered,
+    /// The provider refused a request with the tools, so it got the caller's own.
+    Refused,
+}
+
+// === impl Fact ===
+
+impl Fact {
+    /// The name used as `event` in JSON, for example `token_usage`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::PromptUsage { .. } => "prompt_usage",
+            Self::ModelThought { .. } => "model_thought",
+            Self::TokenUsage { .. } => "token_usage",
+            Self::ToolUsage { .. } => "tool_usage",
+            Self::Ended { .. } => "ended",
+        }
+    }
 }
 
 // === impl Outcome ===
@@ -225,6 +273,46 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+// === impl Injection ===
+
+impl Injection {
+    /// The name used in records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Offered => "offered",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Injection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Times as RFC 3339 text, in UTC, with microseconds.
+mod rfc3339 {
+    use std::{fmt::Write as _, time::SystemTime};
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de, ser};
+
+    pub(super) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        // A clock that stands before 1970 is no reason to lose the record.
+        let at = (*at).max(SystemTime::UNIX_EPOCH);
+        let mut text = String::with_capacity("2026-01-02T03:04:05.123456Z".len());
+        write!(text, "{}", humantime::format_rfc3339_micros(at))
+            .map_err(|_| ser::Error::custom("a time after the year 9999"))?;
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        humantime::parse_rfc3339(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 

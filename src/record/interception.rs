@@ -1,18 +1,16 @@
-//! The guard that an interception's future or body owns: exactly one `ended`, whatever happens, and nothing after it.
+//! The guard that an interception's future or body owns: it records exactly one `ended`, whatever happens, as the last event.
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::StatusCode;
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
-use super::{Event, Fact, Outcome, recorder::Envelope};
+use super::{Event, Fact, Injection, Outcome, cost::CostSum, events::Envelope, places::Place, text::TextLimits};
 use crate::types::{KeyHint, TokenUsage};
 
 /// One request on its way through the bridge.
@@ -26,8 +24,10 @@ pub(crate) struct Interception {
     key_attempts: u32,
     rounds: u32,
     hint: Option<KeyHint>,
+    injection: Injection,
     usage: TokenUsage,
-    /// What is recorded at the latest with the end, unless a newer report takes its place.
+    cost: CostSum,
+    /// The latest report of a round's usage; a newer one replaces it, the end of the round records it.
     held: Option<Box<Fact>>,
     /// `None` once ended, or when nobody records.
     channel: Option<Channel>,
@@ -35,19 +35,26 @@ pub(crate) struct Interception {
 
 struct Channel {
     sender: mpsc::UnboundedSender<Envelope>,
-    credit: OwnedSemaphorePermit,
+    place: Place,
+    limits: TextLimits,
     sequence: u64,
 }
 
 // === impl Interception ===
 
 impl Interception {
-    pub(super) fn begin(sender: mpsc::UnboundedSender<Envelope>, credit: OwnedSemaphorePermit, started: Fact) -> Self {
+    pub(super) fn begin(
+        sender: mpsc::UnboundedSender<Envelope>,
+        place: Place,
+        limits: TextLimits,
+        started: Fact,
+    ) -> Self {
         debug_assert!(matches!(started, Fact::Started { .. }));
         let mut interception = Self::unrecorded();
         interception.channel = Some(Channel {
             sender,
-            credit,
+            place,
+            limits,
             sequence: 0,
         });
         interception.emit(started);
@@ -63,7 +70,9 @@ impl Interception {
             key_attempts: 0,
             rounds: 0,
             hint: None,
+            injection: Injection::None,
             usage: TokenUsage::default(),
+            cost: CostSum::default(),
             held: None,
             channel: None,
         }
@@ -73,7 +82,7 @@ impl Interception {
         self.id
     }
 
-    /// Whether a fact that is dear to build is worth building.
+    /// Whether events are recorded; lets callers skip building an expensive fact.
     pub(crate) fn is_recorded(&self) -> bool {
         self.channel.is_some()
     }
@@ -84,8 +93,9 @@ impl Interception {
             !matches!(fact, Fact::Ended { .. }),
             "`finish` and `drop` record the end"
         );
-        if let Fact::TokenUsage { usage, .. } = &fact {
+        if let Fact::TokenUsage { usage, cost, .. } = &fact {
             self.usage += *usage;
+            self.cost.add(cost.as_ref());
             // Of this round there is no other report to come.
             self.held = None;
         }
@@ -99,11 +109,16 @@ impl Interception {
         self.held = Some(Box::new(fact));
     }
 
-    /// Records what is held: nothing will replace it any more.
+    /// Records the held report: none will replace it any more.
     pub(crate) fn release(&mut self) {
         if let Some(fact) = self.held.take() {
             self.emit(*fact);
         }
+    }
+
+    /// Says whether the provider was offered injected tools; the last word counts.
+    pub(crate) fn set_injection(&mut self, injection: Injection) {
+        self.injection = injection;
     }
 
     /// Counts a key that is about to be tried.
@@ -148,7 +163,9 @@ impl Interception {
             credential_hint: self.hint.take(),
             key_attempts: self.key_attempts,
             rounds: self.rounds,
+            injection: self.injection,
             usage: self.usage,
+            cost: std::mem::take(&mut self.cost).into_cost(),
             duration_ms: millis(Instant::now().saturating_duration_since(self.began)),
             time_to_first_token_ms: self.first_token.map(millis),
         };
@@ -182,21 +199,17 @@ impl Channel {
     fn send(&mut self, id: Uuid, fact: Fact) {
         let event = self.event(id, fact);
         self.sequence += 1;
-        Self::put(&self.sender, Envelope { event, credit: None });
+        Self::put(&self.sender, Envelope::new(event, self.place.places(), None));
     }
 
     fn close(self, id: Uuid, ended: Fact) {
         let event = self.event(id, ended);
-        Self::put(
-            &self.sender,
-            Envelope {
-                event,
-                credit: Some(self.credit),
-            },
-        );
+        let places = Arc::clone(self.place.places());
+        Self::put(&self.sender, Envelope::new(event, &places, Some(self.place)));
     }
 
-    fn event(&self, interception_id: Uuid, fact: Fact) -> Box<Event> {
+    fn event(&self, interception_id: Uuid, mut fact: Fact) -> Box<Event> {
+        self.limits.apply(&mut fact);
         Box::new(Event {
             interception_id,
             sequence: self.sequence,
@@ -205,7 +218,7 @@ impl Channel {
         })
     }
 
-    /// Fails only when `Events` was dropped: whoever wanted the event has said that he does not.
+    /// Fails only if `Events` was dropped; nobody is left to receive.
     fn put(sender: &mpsc::UnboundedSender<Envelope>, envelope: Envelope) {
         drop(sender.send(envelope));
     }

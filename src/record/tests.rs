@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     time::Duration,
 };
 
+use futures_core::Stream;
 use http::StatusCode;
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -13,11 +16,12 @@ use tokio_test::{assert_pending, assert_ready, task};
 use uuid::Uuid;
 
 use super::*;
-use crate::types::KeyHint;
+use crate::types::{Dialect, KeyHint};
 
 pub(super) fn started() -> Fact {
     Fact::Started {
         provider: "openai".into(),
+        dialect: Dialect::ChatCompletions,
         model: "gpt-4o".into(),
         path: "/v1/chat/completions".into(),
         streaming: false,
@@ -51,12 +55,13 @@ fn tokens(input: u64) -> Fact {
         service_tier: None,
         usage,
         extra: TokenDetails::default(),
+        cost: None,
     }
 }
 
 /// Begins where a credit is free: without a runtime, so without a timer.
 fn begin(recorder: &Recorder) -> Interception {
-    assert_ready!(task::spawn(recorder.begin(started)).poll()).unwrap()
+    assert_ready!(task::spawn(recorder.begin(None, started)).poll()).unwrap()
 }
 
 fn drain(events: &mut Events) -> Vec<Event> {
@@ -126,7 +131,9 @@ fn finish_tells_everything_that_was_counted() {
             credential_hint: Some(KeyHint::of("sk-0123456789abcdefghij")),
             key_attempts: 3,
             rounds: 2,
+            injection: Injection::None,
             usage,
+            cost: None,
             duration_ms: 0,
             time_to_first_token_ms: None,
         }
@@ -136,7 +143,7 @@ fn finish_tells_everything_that_was_counted() {
 #[tokio::test(start_paused = true)]
 async fn durations_are_measured_and_the_first_token_counts_once() {
     let (recorder, mut events) = Recorder::channel(1);
-    let mut interception = recorder.begin(started).await.unwrap();
+    let mut interception = recorder.begin(None, started).await.unwrap();
     tokio::time::advance(Duration::from_millis(250)).await;
     interception.first_token();
     tokio::time::advance(Duration::from_millis(750)).await;
@@ -177,7 +184,7 @@ fn a_drop_is_a_cancellation() {
 #[tokio::test]
 async fn dropped_at_any_await_it_ends_once() {
     async fn pipeline(recorder: Recorder) {
-        let mut interception = recorder.begin(started).await.unwrap();
+        let mut interception = recorder.begin(None, started).await.unwrap();
         for round in 0..3 {
             interception.round();
             tokio::task::yield_now().await;
@@ -223,7 +230,7 @@ fn a_panic_is_the_bridges_error() {
 async fn a_panic_behind_an_await_is_the_bridges_error() {
     let (recorder, mut events) = Recorder::channel(1);
     let spawned = tokio::spawn(async move {
-        let mut interception = recorder.begin(started).await.unwrap();
+        let mut interception = recorder.begin(None, started).await.unwrap();
         let inner = async {
             tokio::task::yield_now().await;
             interception.emit(prompt());
@@ -243,7 +250,7 @@ async fn one_credit_carries_any_number_of_interceptions() {
     for _ in 0..32 {
         let recorder = recorder.clone();
         tokio::spawn(async move {
-            let mut interception = recorder.begin(started).await.unwrap();
+            let mut interception = recorder.begin(None, started).await.unwrap();
             for round in 0..8 {
                 tokio::task::yield_now().await;
                 interception.emit(tokens(round));
@@ -264,8 +271,8 @@ async fn one_credit_carries_any_number_of_interceptions() {
 #[tokio::test(start_paused = true)]
 async fn a_credit_returns_when_the_end_is_received() {
     let (recorder, mut events) = Recorder::channel(1);
-    let mut interception = recorder.begin(started).await.unwrap();
-    let mut next = task::spawn(recorder.begin(started));
+    let mut interception = recorder.begin(None, started).await.unwrap();
+    let mut next = task::spawn(recorder.begin(None, started));
     assert_pending!(next.poll());
     interception.emit(prompt());
     interception.finish(Outcome::Completed, None, None);
@@ -281,7 +288,7 @@ async fn a_credit_returns_when_the_end_is_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_consumer_that_is_behind_makes_busy_after_five_seconds() {
+async fn a_consumer_that_is_behind_makes_busy_after_five_seconds_or_as_long_as_is_set() {
     // Running on unrecorded is for a consumer that is gone, not for one that is slow.
     for allow_unrecorded in [false, true] {
         let (recorder, _events) = Recorder::channel(1);
@@ -291,31 +298,167 @@ async fn a_consumer_that_is_behind_makes_busy_after_five_seconds() {
             recorder
         };
         recorder
-            .begin(started)
+            .begin(None, started)
             .await
             .unwrap()
             .finish(Outcome::Completed, None, None);
 
         let start = Instant::now();
-        assert_eq!(recorder.begin(started).await.unwrap_err(), Unavailable::Busy);
+        assert_eq!(recorder.begin(None, started).await.unwrap_err(), Unavailable::Busy);
         let waited = Instant::now().saturating_duration_since(start);
         // Tokio's timers tick in milliseconds.
         assert!(
             (Duration::from_secs(5)..Duration::from_millis(5002)).contains(&waited),
             "{waited:?}"
         );
+        let start = Instant::now();
+        let impatient = recorder.wait(Duration::from_millis(20));
+        assert_eq!(impatient.begin(None, started).await.unwrap_err(), Unavailable::Busy);
+        assert!(Instant::now().saturating_duration_since(start) < Duration::from_millis(22));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_credit_in_time_is_taken() {
     let (recorder, mut events) = Recorder::channel(1);
-    drop(recorder.begin(started).await.unwrap());
-    let (late, ()) = tokio::join!(recorder.begin(started), async {
+    drop(recorder.begin(None, started).await.unwrap());
+    let (late, ()) = tokio::join!(recorder.begin(None, started), async {
         tokio::time::sleep(Duration::from_millis(4999)).await;
         drain(&mut events);
     });
     assert!(late.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_actor_holds_an_eighth_once_half_of_all_places_are_taken() {
+    let (recorder, mut events) = Recorder::channel(16);
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(recorder.begin(Some("greedy"), started).await.unwrap());
+    }
+    let mut greedy = task::spawn(recorder.begin(Some("greedy"), started));
+    assert_pending!(greedy.poll());
+    // Nobody else waits behind it.
+    for actor in [Some("a"), Some("a"), Some("b"), None, None, None] {
+        held.push(assert_ready!(task::spawn(recorder.begin(actor, started)).poll()).unwrap());
+    }
+    let mut third = task::spawn(recorder.begin(Some("a"), started));
+    assert_pending!(third.poll());
+    // As long as half are taken, one that ends gives the greedy actor no place.
+    for _ in 0..6 {
+        drop(held.remove(0));
+    }
+    drain(&mut events);
+    assert!(!greedy.is_woken());
+    drop(held.remove(0));
+    drain(&mut events);
+    assert!(greedy.is_woken());
+    assert!(assert_ready!(greedy.poll()).is_ok());
+    drop(third);
+    drop(held);
+    drain(&mut events);
+    assert!(format!("{recorder:?}").contains("free_places: 16"), "{recorder:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_share_of_an_actor_can_be_set_and_waits_no_longer_than_for_a_place() {
+    let (recorder, _events) = Recorder::channel(4);
+    let recorder = recorder.max_places_per_actor(3);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(recorder.begin(Some("a"), started).await.unwrap());
+    }
+    let refused = recorder.begin(Some("a"), started).await;
+    assert_eq!(refused.unwrap_err(), Unavailable::Busy);
+    held.push(recorder.begin(Some("b"), started).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_nobody_receives_hold_back_the_new_and_not_those_who_run() {
+    let (recorder, mut events) = Recorder::channel(64);
+    let recorder = recorder.max_queued_bytes(100_000);
+    let mut running = recorder.begin(None, started).await.unwrap();
+    let text = Fact::PromptUsage {
+        msg_id: String::new(),
+        prompt: "x".repeat(1_000),
+    };
+    for _ in 0..200 {
+        running.emit(text.clone());
+    }
+    assert_eq!(recorder.begin(None, started).await.unwrap_err(), Unavailable::Busy);
+    let mut waiting = task::spawn(recorder.begin(None, started));
+    assert_pending!(waiting.poll());
+    running.finish(Outcome::Completed, None, None);
+    let mut received = Vec::new();
+    while !waiting.is_woken() {
+        received.push(events.try_recv().unwrap());
+    }
+    assert!((100..200).contains(&received.len()), "{}", received.len());
+    assert!(assert_ready!(waiting.poll()).is_ok());
+    let id = received[0].interception_id;
+    received.extend(
+        drain(&mut events)
+            .into_iter()
+            .filter(|event| event.interception_id == id),
+    );
+    assert_whole(&received);
+    assert_eq!(received.len(), 202);
+    assert!(format!("{recorder:?}").contains("queued_bytes: 0"), "{recorder:?}");
+}
+
+#[test]
+fn long_texts_are_cut_before_they_are_queued() {
+    let (recorder, mut events) = Recorder::channel(1);
+    let recorder = recorder.max_text(1_000).max_id(100);
+    let mut interception = begin(&recorder);
+    interception.emit(Fact::PromptUsage {
+        msg_id: "i".repeat(101),
+        prompt: "p".repeat(1_001),
+    });
+    let long = drain(&mut events).remove(1);
+    let Fact::PromptUsage { msg_id, prompt } = long.fact else {
+        panic!("not the prompt");
+    };
+    assert!(
+        msg_id.len() <= 100 && msg_id.ends_with("[cut: 101 bytes in all]"),
+        "{msg_id}"
+    );
+    assert!(
+        prompt.len() <= 1_000 && prompt.ends_with("[cut: 1001 bytes in all]"),
+        "{prompt}"
+    );
+}
+
+#[test]
+fn the_end_tells_the_price_of_all_rounds() {
+    let (recorder, mut events) = Recorder::channel(1);
+    let mut interception = begin(&recorder);
+    let usd = |amount: &str| Some(Cost::new(amount.parse().unwrap(), "USD"));
+    for price in ["0.1", "0.02"] {
+        let mut fact = tokens(1);
+        if let Fact::TokenUsage { cost, .. } = &mut fact {
+            *cost = usd(price);
+        }
+        interception.emit(fact);
+    }
+    interception.set_injection(Injection::Refused);
+    interception.finish(Outcome::Completed, None, None);
+    match drain(&mut events).pop().unwrap().fact {
+        Fact::Ended { cost, injection, .. } => assert_eq!((cost, injection), (usd("0.12"), Injection::Refused)),
+        other => panic!("not the end: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn events_are_a_stream() {
+    let (recorder, mut events) = Recorder::channel(1);
+    drop(begin(&recorder));
+    drop(recorder);
+    let mut names = Vec::new();
+    while let Some(event) = poll_fn(|cx| Pin::new(&mut events).poll_next(cx)).await {
+        names.push(event.fact.name());
+    }
+    assert_eq!(names, ["started", "ended"]);
 }
 
 #[test]
@@ -323,7 +466,7 @@ fn closed_is_said_at_once() {
     let (recorder, events) = Recorder::channel(1);
     drop(events);
     assert_eq!(
-        assert_ready!(task::spawn(recorder.begin(started)).poll()).unwrap_err(),
+        assert_ready!(task::spawn(recorder.begin(None, started)).poll()).unwrap_err(),
         Unavailable::Closed
     );
     let interception = begin(&recorder.allow_unrecorded());
@@ -334,9 +477,9 @@ fn closed_is_said_at_once() {
 async fn closed_is_said_at_once_to_those_who_wait() {
     let (recorder, events) = Recorder::channel(1);
     let lenient = recorder.clone().allow_unrecorded();
-    let mut running = recorder.begin(started).await.unwrap();
-    let mut waiting = task::spawn(recorder.begin(started));
-    let mut waiting_leniently = task::spawn(lenient.begin(started));
+    let mut running = recorder.begin(None, started).await.unwrap();
+    let mut waiting = task::spawn(recorder.begin(None, started));
+    let mut waiting_leniently = task::spawn(lenient.begin(None, started));
     assert_pending!(waiting.poll());
     assert_pending!(waiting_leniently.poll());
     drop(events);
@@ -379,9 +522,14 @@ fn no_credits_count_as_one_and_too_many_as_many() {
 fn debug_output_is_short() {
     let (recorder, events) = Recorder::channel(2);
     let _running = begin(&recorder);
-    assert_eq!(
-        format!("{recorder:?}"),
-        "Recorder { free_credits: 1, closed: false, allow_unrecorded: false }"
+    let shown = format!("{recorder:?}");
+    assert!(
+        shown.starts_with("Recorder { free_places: 1, queued_bytes: "),
+        "{shown}"
+    );
+    assert!(
+        shown.ends_with(", is_closed: false, allow_unrecorded: false, .. }"),
+        "{shown}"
     );
     assert_eq!(format!("{events:?}"), "Events { queued: 1, .. }");
 }
@@ -444,7 +592,7 @@ proptest! {
                 Step::Begin => {
                     // Reserved neither by us nor by an event that waits: full means full.
                     let shown = format!("{recorder:?}");
-                    prop_assert!(shown.contains("free_credits: 0"));
+                    prop_assert!(shown.contains("free_places: 0"));
                 }
                 Step::Emit(_) | Step::Finish(_) | Step::Drop(_) => {}
             }

@@ -214,7 +214,7 @@ async fn usage_that_was_learnt_before_a_cut_is_recorded_once() {
             .map(|record| record["input"].clone())
             .collect();
         assert_eq!(usages, [9]);
-        assert_eq!(outcome.ended()["usage"]["output"], 4);
+        assert_eq!(outcome.ended()["output"], 4);
     }
 }
 
@@ -272,7 +272,7 @@ async fn an_error_in_a_second_round_is_an_answer_if_the_first_showed_nothing() {
         assert!(message.errors[0]["message"].as_str().unwrap().contains(words));
         assert_eq!(outcome.ended()["rounds"], 2);
         assert_eq!(outcome.records_of("token_usage").count(), 1, "one round reported");
-        assert_eq!(outcome.ended()["usage"]["input"], 7);
+        assert_eq!(outcome.ended()["input"], 7);
     }
 }
 
@@ -292,7 +292,7 @@ async fn a_model_that_never_stops_calling_is_stopped() {
     assert_eq!((message.errors.len(), message.dones), (1, 0), "{}", outcome.body);
     assert_eq!(outcome.ended()["outcome"], "bridge_error");
     assert_eq!(outcome.records_of("token_usage").count(), 3, "each round once");
-    assert_eq!(outcome.ended()["usage"]["input"], 21);
+    assert_eq!(outcome.ended()["input"], 21);
 
     let answers = answers().take(2).chain([Reply::events(say(&["done"]))]);
     let outcome = Setup::with(answers, |layer| layer.max_rounds(2)).run(ASK).await;

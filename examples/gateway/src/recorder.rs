@@ -232,7 +232,7 @@ fn to_file(mut file: RecordFile, mut events: Events, orders: &Orders) -> Result<
 
 fn push(batch: &mut Vec<u8>, event: &Event) {
     let start = batch.len();
-    match event.write_json(batch) {
+    match serde_json::to_writer(&mut *batch, event) {
         Ok(()) => batch.push(b'\n'),
         Err(error) => {
             batch.truncate(start);

@@ -1,0 +1,304 @@
+//! Bounds what one event holds: callers and models write into records, so texts are cut before they are queued.
+
+use std::{collections::BTreeMap, io, mem::size_of};
+
+use serde_json::Value;
+
+use super::{Event, Fact};
+
+/// Room for the words that say how much is missing.
+const NOTE: usize = 64;
+
+/// The longest texts that are recorded, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextLimits {
+    /// Of a prompt, thoughts, arguments, an error, a metadata value.
+    pub(super) text: usize,
+    /// Of an id, a name, a header.
+    pub(super) id: usize,
+}
+
+/// Counts bytes instead of writing them.
+struct Length(usize);
+
+// === impl TextLimits ===
+
+impl Default for TextLimits {
+    fn default() -> Self {
+        Self {
+            text: 64 << 10,
+            id: 1 << 10,
+        }
+    }
+}
+
+impl TextLimits {
+    /// Cuts every text of `fact` that callers, models or providers write.
+    pub(super) fn apply(&self, fact: &mut Fact) {
+        let mut was_cut = false;
+        let mut cut_id = |id: &mut String| was_cut |= cut(id, self.id);
+        match fact {
+            Fact::Started {
+                model,
+                path,
+                initiator_id,
+                metadata,
+                client,
+                client_session_id,
+                user_agent,
+                correlating_tool_call_id,
+                ..
+            } => {
+                [model, path, client].into_iter().for_each(&mut cut_id);
+                [initiator_id, client_session_id, user_agent, correlating_tool_call_id]
+                    .into_iter()
+                    .flatten()
+                    .for_each(&mut cut_id);
+                for value in metadata.values_mut() {
+                    was_cut |= cut(value, self.text);
+                }
+            }
+            Fact::PromptUsage { msg_id, prompt: text } => {
+                cut_id(msg_id);
+                was_cut |= cut(text, self.text);
+            }
+            Fact::ModelThought {
+                msg_id,
+                source,
+                content,
+            } => {
+                [msg_id, source].into_iter().for_each(&mut cut_id);
+                was_cut |= cut(content, self.text);
+            }
+            Fact::TokenUsage {
+                msg_id,
+                model,
+                service_tier,
+                ..
+            } => {
+                [msg_id, model].into_iter().chain(service_tier).for_each(cut_id);
+            }
+            Fact::ToolUsage {
+                msg_id,
+                tool_call_id,
+                tool,
+                args,
+                invocation_error,
+                ..
+            } => {
+                [msg_id, tool_call_id, tool].into_iter().for_each(&mut cut_id);
+                was_cut |= cut_json(args, self.text);
+                if let Some(error) = invocation_error {
+                    was_cut |= cut(error, self.text);
+                }
+            }
+            Fact::Ended { error_type, .. } => error_type.iter_mut().for_each(cut_id),
+        }
+        if was_cut {
+            tracing::info!(event = fact.name(), "a text was too long for its record and was cut");
+        }
+    }
+}
+
+/// Cuts `text` to `limit` bytes, or to the length of the note at its end that says so. Returns whether it did.
+fn cut(text: &mut String, limit: usize) -> bool {
+    let length = text.len();
+    if length <= limit {
+        return false;
+    }
+    let kept = (0..=limit.saturating_sub(NOTE))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(kept.unwrap_or(0));
+    // A vast prompt's memory goes with its end.
+    text.shrink_to(limit);
+    text.push_str(&format!("… [cut: {length} bytes in all]"));
+    true
+}
+
+/// Replaces JSON whose text is longer than `limit` by that text, cut. Returns whether it did.
+fn cut_json(json: &mut Value, limit: usize) -> bool {
+    if let Value::String(text) = json {
+        return cut(text, limit);
+    }
+    let mut length = Length(0);
+    // Counting does not fail, and a value has no keys that JSON cannot write.
+    let _ = serde_json::to_writer(&mut length, json);
+    if length.0 <= limit {
+        return false;
+    }
+    let mut text = json.to_string();
+    cut(&mut text, limit);
+    *json = Value::String(text);
+    true
+}
+
+/// The memory that `event` holds, in bytes; the allocator's own needs are not in it.
+pub(super) fn memory(event: &Event) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);
+    let held = match &event.fact {
+        Fact::Started {
+            provider,
+            model,
+            path,
+            initiator_id,
+            metadata,
+            client,
+            client_session_id,
+            user_agent,
+            correlating_tool_call_id,
+            ..
+        } => {
+            [provider, model, path, client]
+                .map(String::capacity)
+                .iter()
+                .sum::<usize>()
+                + [initiator_id, client_session_id, user_agent, correlating_tool_call_id]
+                    .map(of)
+                    .iter()
+                    .sum::<usize>()
+                + memory_of_metadata(metadata)
+        }
+        Fact::PromptUsage { msg_id, prompt } => msg_id.capacity() + prompt.capacity(),
+        Fact::ModelThought {
+            msg_id,
+            source,
+            content,
+        } => msg_id.capacity() + source.capacity() + content.capacity(),
+        Fact::TokenUsage {
+            msg_id,
+            model,
+            service_tier,
+            extra,
+            ..
+        } => {
+            msg_id.capacity() + model.capacity() + of(service_tier) + extra.iter().count() * size_of::<(String, u64)>()
+        }
+        Fact::ToolUsage {
+            msg_id,
+            tool_call_id,
+            tool,
+            server,
+            server_url,
+            args,
+            invocation_error,
+            ..
+        } => {
+            [msg_id, tool_call_id, tool].map(String::capacity).iter().sum::<usize>()
+                + [server, server_url, invocation_error].map(of).iter().sum::<usize>()
+                + memory_of_json(args)
+        }
+        Fact::Ended { error_type, .. } => of(error_type),
+    };
+    size_of::<Event>() + held
+}
+
+fn memory_of_metadata(metadata: &BTreeMap<String, String>) -> usize {
+    metadata
+        .iter()
+        .map(|(name, value)| size_of::<(String, String)>() + name.capacity() + value.capacity())
+        .sum()
+}
+
+/// As deep as `json` is, which its parser bounds to 128.
+fn memory_of_json(json: &Value) -> usize {
+    match json {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.capacity(),
+        Value::Array(values) => values
+            .iter()
+            .map(|value| size_of::<Value>() + memory_of_json(value))
+            .sum(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| size_of::<(String, Value)>() + name.capacity() + memory_of_json(value))
+            .sum(),
+    }
+}
+
+// === impl Length ===
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::tests::{prompt, started};
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_says_so() {
+        let mut text = "ä".repeat(600);
+        assert!(cut(&mut text, 1024));
+        assert!(text.len() <= 1024, "{}", text.len());
+        assert!(text.ends_with("ä… [cut: 1200 bytes in all]"), "{text}");
+        assert!(text.capacity() <= 1024);
+        let mut short = "ä".repeat(512);
+        assert!(!cut(&mut short, 1024));
+        assert_eq!(short.len(), 1024);
+        // No limit is too small to say so.
+        let mut tiny = "x".repeat(100);
+        assert!(cut(&mut tiny, 0));
+        assert_eq!(tiny, "… [cut: 100 bytes in all]");
+    }
+
+    #[test]
+    fn long_arguments_become_their_text() {
+        let mut args = json!({ "a": "x".repeat(50), "b": vec![0; 100] });
+        let length = args.to_string().len();
+        assert!(!cut_json(&mut args, length));
+        assert!(args.is_object());
+        assert!(cut_json(&mut args, length - 1));
+        let text = args.as_str().unwrap();
+        assert!(text.starts_with(r#"{"a":"xxx"#) && text.ends_with("in all]"), "{text}");
+    }
+
+    #[test]
+    fn everything_that_others_write_is_cut() {
+        let long = || "x".repeat(1 << 20);
+        let facts = [
+            json!({
+                "event": "started", "provider": "p", "dialect": "messages", "model": long(), "path": long(),
+                "streaming": true, "initiator_id": long(), "metadata": { "a": long() }, "client": long(),
+                "client_session_id": long(), "user_agent": long(), "correlating_tool_call_id": long(),
+                "credential_kind": "byok", "credential_hint": null,
+            }),
+            json!({ "event": "prompt_usage", "msg_id": long(), "prompt": long() }),
+            json!({ "event": "model_thought", "msg_id": long(), "source": long(), "content": long() }),
+            json!({ "event": "token_usage", "msg_id": long(), "model": long(), "service_tier": long() }),
+            json!({
+                "event": "tool_usage", "msg_id": long(), "tool_call_id": long(), "tool": long(),
+                "args": [long()], "injected": true, "invocation_error": long(),
+            }),
+            json!({
+                "event": "ended", "outcome": "completed", "error_type": long(), "key_attempts": 1, "rounds": 1,
+                "injection": "none", "duration_ms": 1,
+            }),
+        ];
+        for fact in facts {
+            let mut fact: Fact = serde_json::from_value(fact).unwrap();
+            TextLimits::default().apply(&mut fact);
+            let length = serde_json::to_string(&fact).unwrap().len();
+            assert!(length < 140 << 10, "{length} bytes of {}", fact.name());
+        }
+    }
+
+    #[test]
+    fn what_is_short_stays() {
+        for fact in [started(), prompt()] {
+            let mut limited = fact.clone();
+            TextLimits::default().apply(&mut limited);
+            assert_eq!(limited, fact);
+        }
+    }
+}
