@@ -80,6 +80,8 @@ pub enum BridgeErrorKind {
     UpstreamTimeout,
     /// 502: the model still asked for tools after it was told to stop.
     TooManyRounds,
+    /// 426: the client asked for a websocket, which is not served.
+    WebsocketUnsupported,
     /// 503: the record channel has no place, or nobody reads it any more.
     RecorderUnavailable,
 }
@@ -87,7 +89,7 @@ pub enum BridgeErrorKind {
 // === impl BridgeError ===
 
 impl BridgeError {
-    /// Cold, as all that makes a failure here is: what follows is then kept apart from the code that every request needs.
+    /// `#[cold]`: keeps error construction out of the hot path.
     #[cold]
     pub(crate) fn new(kind: BridgeErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -164,6 +166,7 @@ impl BridgeErrorKind {
                 StatusCode::BAD_GATEWAY
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
             Self::RecorderUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

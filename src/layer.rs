@@ -1,4 +1,4 @@
-//! What a user configures: [`BridgeLayer`] and its consuming setters.
+//! The user's settings: [`BridgeLayer`] and its consuming setters.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,36 +6,59 @@ use std::time::Duration;
 
 use tower::Layer;
 
-use crate::bridge::{Config, InvalidPattern, Pattern};
+use crate::bridge::{Base, Config, PathError, Pattern};
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::service::Bridge;
 use crate::tools::ToolSource;
+use crate::types::{Dialect, ReportedUsage};
 
 /// Puts a [`Bridge`] around an HTTP service.
 ///
 /// See the [crate's documentation](crate) for what it does and where it belongs in a stack. Every setter takes and
-/// returns the layer; what is not set keeps the default that its setter names.
+/// returns the layer; a setting that is not made keeps the default that its setter names.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use tower_llm_bridge::BridgeLayer;
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use hyper::body::Bytes;
+/// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_llm_bridge::pool::KeyPool;
 /// use tower_llm_bridge::record::Recorder;
+/// use tower_llm_bridge::{BridgeLayer, RequestBody};
 ///
-/// let (recorder, events) = Recorder::channel(1024);
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (recorder, _events) = Recorder::channel(1024);
 /// let layer = BridgeLayer::new()
+///     .base("/v1")?
 ///     .pool(KeyPool::from_secrets(["sk-preferred-key", "sk-spare-key"])?)
 ///     .recorder(recorder)
 ///     .provider("openai")
-///     .attempt_timeout(Duration::from_secs(120));
-/// # drop((layer, events));
-/// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
+///     .attempt_timeout(Duration::from_secs(120))
+///     .keyed_paths(["/models", "/models/*", "POST /embeddings"])?;
+///
+/// // The provider tells which key it was sent.
+/// let provider = service_fn(|request: Request<RequestBody<Empty<Bytes>>>| async move {
+///     let key = request.headers().get("authorization").cloned();
+///     let mut response = Response::new(Empty::<Bytes>::new());
+///     response.headers_mut().extend(key.map(|key| (http::HeaderName::from_static("x-key"), key)));
+///     Ok::<_, std::convert::Infallible>(response)
+/// });
+/// let service = layer.layer(provider);
+/// let below_the_base = service.clone().oneshot(Request::get("/v1/models").body(Empty::new())?).await?;
+/// assert_eq!(below_the_base.status(), 200);
+/// let untouched = service.oneshot(Request::get("/models").body(Empty::new())?).await?;
+/// assert!(!untouched.headers().contains_key("x-key"));
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Default)]
+#[must_use]
 pub struct BridgeLayer {
     config: Arc<Config>,
 }
@@ -44,12 +67,6 @@ pub struct BridgeLayer {
 
 impl BridgeLayer {
     /// A layer without a pool, tools or recorder: callers bring their own key, and bytes go through.
-    ///
-    /// ```
-    /// let layer = tower_llm_bridge::BridgeLayer::new();
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -60,28 +77,11 @@ impl BridgeLayer {
     }
 
     /// The operator's keys. Default: none, callers bring their own.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::{BridgeLayer, pool::KeyPool};
-    /// let layer = BridgeLayer::new().pool(KeyPool::from_secrets(["sk-key-one"])?);
-    /// # drop(layer);
-    /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
-    /// ```
-    #[must_use]
     pub fn pool(self, pool: KeyPool) -> Self {
         self.set(|config| config.pool = Some(pool))
     }
 
     /// What each answer of the provider says about the key that was used. Default: [`VerdictTable::default`].
-    ///
-    /// ```
-    /// # use http::StatusCode;
-    /// # use tower_llm_bridge::{BridgeLayer, pool::{Verdict, VerdictTable}};
-    /// let table = VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::CoolDown);
-    /// let layer = BridgeLayer::new().verdicts(table);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn verdicts(self, table: VerdictTable) -> Self {
         self.set(|config| config.verdicts = table)
     }
@@ -89,151 +89,130 @@ impl BridgeLayer {
     /// The tools that every request gets, unless its extensions hold other [`Tools`](crate::tools::Tools). Default: none.
     ///
     /// They are a fixed set, or a live [`ToolSource`] that is asked when a request begins.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::{BridgeLayer, tools::Tools};
-    /// let layer = BridgeLayer::new().tools(Tools::default());
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn tools(self, tools: impl Into<ToolSource>) -> Self {
         let tools = tools.into();
         self.set(|config| config.tools = tools)
     }
 
     /// Where records go. Default: nowhere.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::{BridgeLayer, record::Recorder};
-    /// let (recorder, events) = Recorder::channel(64);
-    /// let layer = BridgeLayer::new().recorder(recorder);
-    /// # drop((layer, events));
-    /// ```
-    #[must_use]
     pub fn recorder(self, recorder: Recorder) -> Self {
         self.set(|config| config.recorder = Some(recorder))
     }
 
     /// The provider's name in records and spans (OpenTelemetry's `gen_ai.provider.name`). Default: `openai`.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().provider("azure.ai.openai");
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn provider(self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.set(|config| config.provider = name)
     }
 
     /// The largest request body, in bytes; a larger one is answered with 413. Default: 32 MiB.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().max_request_body(4 << 20);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn max_request_body(self, bytes: usize) -> Self {
         self.set(|config| config.max_request_body = bytes)
     }
 
     /// The largest reply that is read whole, in bytes; a larger one is answered with 502. Of a stream, it bounds what is
     /// kept of one turn to run tools and to record calls; text that is only relayed has no limit. Default: 32 MiB.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().max_response_body(4 << 20);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn max_response_body(self, bytes: usize) -> Self {
         self.set(|config| config.max_response_body = bytes)
     }
 
     /// How many rounds may run tools; then one last request tells the model to answer. Default: 32.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().max_rounds(8);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn max_rounds(self, rounds: u32) -> Self {
         self.set(|config| config.max_rounds = rounds)
     }
 
-    /// How long one attempt may take: to the end of a whole reply, to the first event of a stream, and from event to
-    /// event after that. Default: 600 s.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().attempt_timeout(Duration::from_secs(60));
-    /// # drop(layer);
-    /// ```
-    #[must_use]
+    /// How long one attempt may take, to the end of a whole reply or to the first event of a stream. Default: 600 s.
     pub fn attempt_timeout(self, timeout: Duration) -> Self {
         self.set(|config| config.attempt_timeout = timeout)
     }
 
+    /// How long a stream may be silent once it has begun. Default: 600 s.
+    pub fn stream_idle_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.stream_idle_timeout = timeout)
+    }
+
+    /// How long one request may take with all of its rounds; then it is answered with 504, or the stream ends with an
+    /// error event. Default: 1 h.
+    pub fn request_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.request_timeout = timeout)
+    }
+
     /// How long one tool call may take before the model is told that it failed. Default: 60 s.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().tool_timeout(Duration::from_secs(5));
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn tool_timeout(self, timeout: Duration) -> Self {
         self.set(|config| config.tool_timeout = timeout)
     }
 
     /// How much of a tool's result the model gets, in bytes; what is over is cut, and the text says so. Default: 1 MiB.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().max_tool_result(64 << 10);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn max_tool_result(self, bytes: usize) -> Self {
         self.set(|config| config.max_tool_result = bytes)
     }
 
-    /// Whether a model that got injected tools may call several at once. Default: no,
-    /// [`parallel_tool_calls`](https://platform.openai.com/docs/api-reference/chat/create) is set to `false`.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().parallel_tool_calls(true);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
+    /// How many injected calls of one request run at once; further ones wait. Default: 16.
+    pub fn max_parallel_tools(self, calls: usize) -> Self {
+        self.set(|config| config.max_parallel_tools = calls)
+    }
+
+    /// How many bytes the rounds of one request may append to it; beyond that the model is told to answer without
+    /// tools. Default: 32 MiB.
+    pub fn max_appended(self, bytes: usize) -> Self {
+        self.set(|config| config.max_appended = bytes)
+    }
+
+    /// The longest name of a model, in bytes; a longer one is answered with 400. Default: 256.
+    pub fn max_model_name(self, bytes: usize) -> Self {
+        self.set(|config| config.max_model_name = bytes)
+    }
+
+    /// Whether a model that got injected tools may call several at once. Default: yes, if the caller allows it; `false`
+    /// sets [`parallel_tool_calls`](https://platform.openai.com/docs/api-reference/chat/create), or the dialect's own
+    /// switch, to forbid it.
     pub fn parallel_tool_calls(self, allow: bool) -> Self {
         self.set(|config| config.parallel_tool_calls = allow)
     }
 
-    /// The paths that get a key of the pool without being read, replacing the default `/models` and `/models/*`.
+    /// The usage that a caller is told after more than one round, in every dialect. Default: the dialect's own. Chat
+    /// completions tell the sum, Messages the sum and every round in `iterations`, Responses the last round's.
+    pub fn reported_usage(self, usage: ReportedUsage) -> Self {
+        self.set(|config| config.reported_usage = Some(usage))
+    }
+
+    /// Whether the model's thoughts are recorded, as `model_thought` events. Default: no.
+    pub fn record_thoughts(self, record: bool) -> Self {
+        self.set(|config| config.record_thoughts = record)
+    }
+
+    /// The place of the model API in the callers' URL space, such as `/v1` or `/openai/v1`, or `/` under axum's `nest`.
+    /// May be called several times. Default: none.
     ///
-    /// A pattern is a path below the API's base, with an optional method before it (`GET`, which covers `HEAD`, if
-    /// there is none) and an optional last segment `*` for one or more segments. The base is everything up to the first
-    /// segment that names a version, such as `/v1`: `/models` matches `/models`, `/v1/models` and `/openai/v1/models`,
-    /// and neither `/v1/files/models` nor a path that climbs with `..`. Nothing that is not listed ever carries a key.
+    /// Without a base only `POST …/chat/completions` is the bridge's business. Below a base the other dialects and the
+    /// [keyed paths](Self::keyed_paths) are too. An application's own paths are never the bridge's.
+    ///
+    /// # Errors
+    ///
+    /// When the path does not begin with `/`, or has other characters than letters, digits and `-._~:@` between single
+    /// slashes.
+    pub fn base(self, path: &str) -> Result<Self, PathError> {
+        let base = Base::parse(path)?;
+        Ok(self.set(|config| config.bases.push(base)))
+    }
+
+    /// The dialects that are intercepted. Default: all.
+    pub fn dialects(self, dialects: impl IntoIterator<Item = Dialect>) -> Self {
+        let dialects = dialects.into_iter().collect();
+        self.set(|config| config.dialects = dialects)
+    }
+
+    /// The paths below a [base](Self::base) that get a key of the pool without being read, replacing the default.
+    /// Default: `/models` and `/models/*`.
+    ///
+    /// A pattern is a path, with an optional method before it (`GET`, which covers `HEAD`, if there is none) and an
+    /// optional last segment `*` for one or more segments. A request's path may consist of letters, digits and `-._~:@`
+    /// between single slashes; in any other spelling it is left alone, as is every path that is not listed.
     ///
     /// # Errors
     ///
     /// When a pattern does not start with a path or holds a `*` elsewhere.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().passthrough(["/models", "/models/*", "POST /embeddings"])?;
-    /// # drop(layer);
-    /// # Ok::<(), tower_llm_bridge::InvalidPattern>(())
-    /// ```
-    pub fn passthrough<I>(self, patterns: I) -> Result<Self, InvalidPattern>
+    pub fn keyed_paths<I>(self, patterns: I) -> Result<Self, PathError>
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
@@ -242,30 +221,16 @@ impl BridgeLayer {
             .into_iter()
             .map(|text| Pattern::parse(text.as_ref()))
             .collect::<Result<_, _>>()?;
-        Ok(self.set(|config| config.passthrough = patterns))
+        Ok(self.set(|config| config.keyed_paths = patterns))
     }
 
     /// Whether the provider is told the [`Actor`](crate::Actor), as `X-AI-Bridge-Actor-ID` and
     /// `X-AI-Bridge-Actor-Metadata-<name>`. Default: no.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().actor_headers(true);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn actor_headers(self, send: bool) -> Self {
         self.set(|config| config.actor_headers = send)
     }
 
     /// Whether a request without an [`Actor`](crate::Actor) is answered with 401. Default: no.
-    ///
-    /// ```
-    /// # use tower_llm_bridge::BridgeLayer;
-    /// let layer = BridgeLayer::new().require_actor(true);
-    /// # drop(layer);
-    /// ```
-    #[must_use]
     pub fn require_actor(self, require: bool) -> Self {
         self.set(|config| config.require_actor = require)
     }

@@ -105,9 +105,9 @@ mod body;
 mod bridge;
 mod dialect;
 mod error;
+mod error_body;
 mod extensions;
 mod future;
-
 mod json;
 mod layer;
 #[cfg(test)]
@@ -130,13 +130,14 @@ mod upstream;
 
 pub use base_uri::{BaseUri, BaseUriError, BaseUriErrorKind, SetBaseUri};
 pub use body::{RequestBody, ResponseBody};
-pub use bridge::InvalidPattern;
+pub use bridge::PathError;
 pub use error::{BridgeError, BridgeErrorKind};
+pub use error_body::error_body;
 pub use extensions::{Actor, Credential, Intercepted, UpstreamAttempt};
 pub use future::ResponseFuture;
 pub use layer::BridgeLayer;
 pub use service::Bridge;
-pub use types::Dialect;
+pub use types::{Dialect, ReportedUsage};
 
 /// The README's examples are compiled and run like any other.
 #[cfg(doctest)]

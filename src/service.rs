@@ -20,6 +20,14 @@ use crate::upstream::{Handle, HttpService};
 /// It answers every intercepted request with a response: an `Err` can only come from the inner service, for a request
 /// that was left alone.
 ///
+/// `S` is a `Service<Request<RequestBody<B>>, Response = Response<C>>` that is `Clone + Send + 'static`, with `Bytes` as
+/// the data of both bodies and errors that are `Display`. If the compiler only says that `oneshot` does not exist, ask it
+/// by `fn is_service<S: tower::Service<http::Request<Body>>>(_: &S) {}`, which names the missing bound.
+///
+/// An inner service with the error `tower::BoxError` can make an `async` block that awaits the bridge fail to compile,
+/// with `higher-ranked lifetime error`. Box the bridge and not the service below it, or give that service an error type
+/// of its own.
+///
 /// # Examples
 ///
 /// See the [crate's documentation](crate).
@@ -45,6 +53,16 @@ impl<S> Bridge<S> {
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
+
+    /// The inner service, mutably.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service alone.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, ReqBody> Service<Request<ReqBody>> for Bridge<S>
@@ -62,8 +80,8 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let route = bridge::route(&self.config, request.method(), request.uri().path());
-        if let Route::Other = route {
+        let route = bridge::route(&self.config, &request);
+        if let Route::Untouched = route {
             return ResponseFuture::passthrough(self.inner.call(request.map(RequestBody::passthrough)));
         }
         // The pipeline waits for the caller's upload and for a recorder's place before it sends anything. Kept

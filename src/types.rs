@@ -22,14 +22,35 @@ const MASK: &str = "...";
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Dialect {
-    /// `POST …/chat/completions`, see
-    /// [OpenAI's API reference](https://platform.openai.com/docs/api-reference/chat/create).
+    /// OpenAI's `POST …/chat/completions`, see its
+    /// [API reference](https://platform.openai.com/docs/api-reference/chat/create).
     ChatCompletions,
-    /// `POST …/messages`, see [Anthropic's API reference](https://docs.anthropic.com/en/api/messages).
+    /// Anthropic's `POST …/messages`, see its [API reference](https://docs.anthropic.com/en/api/messages).
     Messages,
-    /// `POST …/responses`, see
-    /// [OpenAI's API reference](https://platform.openai.com/docs/api-reference/responses/create).
+    /// OpenAI's `POST …/responses`, see its
+    /// [API reference](https://platform.openai.com/docs/api-reference/responses/create).
     Responses,
+}
+
+/// Which usage the caller is told after more than one round.
+///
+/// Records always have every round's.
+///
+/// # Examples
+///
+/// ```
+/// use tower_llm_bridge::{BridgeLayer, ReportedUsage};
+///
+/// let layer = BridgeLayer::new().reported_usage(ReportedUsage::LastRound);
+/// # drop(layer);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReportedUsage {
+    /// The sum over all rounds: the bill.
+    Sum,
+    /// The last round's: the size of the conversation.
+    LastRound,
 }
 
 /// Whose credential the provider sees.
@@ -150,6 +171,8 @@ pub struct TokenDetails(BTreeMap<Cow<'static, str>, u64>);
 // === impl Dialect ===
 
 impl Dialect {
+    pub(crate) const COUNT: usize = 3;
+
     /// The name used in records and spans.
     #[must_use]
     pub fn as_str(self) -> &'static str {

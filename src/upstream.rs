@@ -16,6 +16,12 @@ use crate::rope::Rope;
 ///
 /// Sealed, and implemented for every such service. Projecting the body through this alias, instead of a free type
 /// parameter with a `'static` bound, keeps callers compiling who spawn a future whose errors are boxed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an HTTP service for the bridge",
+    label = "not a `Service<Request<{ReqBody}>, Response = Response<_>>`",
+    note = "the bridge wraps a `tower::Service<http::Request<tower_llm_bridge::RequestBody<_>>>` whose response is an \
+            `http::Response` and which is `Clone + Send + 'static`"
+)]
 pub trait HttpService<ReqBody>:
     Service<Request<ReqBody>, Response = Response<Self::ResBody>> + sealed::Sealed<ReqBody>
 {

@@ -270,7 +270,7 @@ async fn head_keeps_the_length_of_what_it_did_not_send() {
 async fn a_listed_body_is_sent_again_byte_by_byte_whatever_it_is() {
     let layer = BridgeLayer::new()
         .pool(pool(2))
-        .passthrough(["POST /embeddings"])
+        .keyed_paths(["POST /embeddings"])
         .unwrap();
     let provider = Provider::queue([Reply::rate_limited(None), Reply::ok("{}")]);
     let body = MockBody::new().data(&b"\xff\0not"[..]).pending().data(&b" json"[..]);

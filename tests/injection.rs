@@ -73,11 +73,13 @@ async fn tools_are_injected_where_the_caller_leaves_room_for_them() {
     };
     let table = table.into_iter().chain(untouched.map(|text| (text, text)));
     for (sent, expected) in table {
-        let (seen, answer) = converse(&layer([echo()]), chat(expand(sent)), [completion("hi")]).await;
+        let forbidden = layer([echo()]).parallel_tool_calls(false);
+        let (seen, answer) = converse(&forbidden, chat(expand(sent)), [completion("hi")]).await;
         assert_eq!(answer.status, 200, "{sent}");
         assert_eq!(seen[0].text(), expand(expected), "{sent}");
     }
-    let allowed = layer([echo()]).parallel_tool_calls(true);
+    // By default the caller's own choice stays.
+    let allowed = layer([echo()]);
     for (sent, expected) in [
         ("{M}", "{M,'tools':[D]}"),
         (
@@ -98,7 +100,7 @@ async fn what_is_not_named_keeps_its_bytes() {
     );
     let message = "{\"role\":\"assistant\" ,\"content\":null,\"x\":1.0,\"tool_calls\":[{\"id\":\"c\\u0031\",\"function\":{\"name\":\"bmcp_local_echo\",\"arguments\":\"{\\\"a\\\":1.0}\"}}]}";
     let reply = format!("{{\"id\":\"p\",\"choices\":[ {{\"message\": {message} }} ]}}");
-    let added = format!(",\"tools\":[{D}],\"parallel_tool_calls\":false");
+    let added = format!(",\"tools\":[{D}]");
     let request = chat(MockBody::bytewise(format!("{head}{tail}}} \n")));
     let (seen, answer) = converse(&layer([echo()]), request, [reply, completion("hi")]).await;
     assert_eq!(answer.status, 200);

@@ -27,7 +27,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mcp", &["types", "tools", "redact"]),
     ("body", &["rope"]),
     ("upstream", &["rope", "body:RequestBody"]),
-    ("dialect", &["types", "error", "json", "rope", "tools:Tools,Registered"]),
+    (
+        "dialect",
+        &[
+            "types",
+            "error",
+            "json",
+            "rope",
+            "tools:Tools,Registered,ToolDefinition,PREFIX",
+        ],
+    ),
     (
         "bridge",
         &[
@@ -47,6 +56,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Exists under `cfg(fuzzing)` alone.
     ("fuzzing", &["dialect", "json"]),
+    ("error_body", &["types", "error", "dialect"]),
     // Exists with the feature `test-util` alone.
     ("test_util", &[]),
     ("future", &["body:ResponseBody", "bridge:Bridged"]),
@@ -62,6 +72,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "pool:KeyPool,VerdictTable",
             "record:Recorder",
             "tools:ToolSource",
+            "types:Dialect,ReportedUsage",
         ],
     ),
 ];

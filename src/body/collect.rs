@@ -1,4 +1,5 @@
-//! Reading a whole body within a limit, looking at each frame as it comes.
+//! Reads a whole body within a limit and shows each part to the scanner as it comes: `http_body_util`'s `Limited` and
+//! `collect` would copy the body into one piece, and scan it cold.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,6 +16,9 @@ const MANY_FRAMES: usize = 64;
 const SMALL_FRAME: usize = 1 << 10;
 const SEGMENT: usize = 16 << 10;
 
+/// How many bytes are scanned between two yields, so that no body holds up the other requests of a thread.
+const YIELD: usize = 64 << 10;
+
 /// Why a body could not be read to its end.
 #[derive(Debug)]
 pub(crate) enum CollectError<E> {
@@ -22,14 +26,39 @@ pub(crate) enum CollectError<E> {
     Broken(E),
 }
 
-/// Reads `body` into a rope of the frames as they came, and shows each to `look` while it is hot. Nothing is copied, but
-/// for the small frames of a body that has a great many.
-///
-/// Trailers are dropped: no model API has any.
+/// Reads `body` into a rope of the frames as they came, and shows their bytes to `look` while they are hot. Nothing is
+/// copied, but for the small frames of a body that has a great many.
 pub(crate) async fn collect<B>(
+    body: Pin<&mut B>,
+    limit: usize,
+    look: impl FnMut(&[u8]),
+) -> Result<Rope, CollectError<B::Error>>
+where
+    B: Body<Data = Bytes>,
+{
+    read(Rope::default(), body, limit, look).await
+}
+
+/// The same for a body of which the `first` bytes have been read.
+pub(crate) async fn collect_after<B>(
+    first: Bytes,
+    body: Pin<&mut B>,
+    limit: usize,
+) -> Result<Rope, CollectError<B::Error>>
+where
+    B: Body<Data = Bytes>,
+{
+    if first.len() > limit {
+        return Err(CollectError::TooLarge);
+    }
+    read(first.into(), body, limit, |_| ()).await
+}
+
+async fn read<B>(
+    mut rope: Rope,
     mut body: Pin<&mut B>,
     limit: usize,
-    mut look: impl FnMut(&Bytes),
+    mut look: impl FnMut(&[u8]),
 ) -> Result<Rope, CollectError<B::Error>>
 where
     B: Body<Data = Bytes>,
@@ -37,23 +66,36 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(CollectError::TooLarge);
     }
-    let (mut rope, mut gathered, mut frames) = (Rope::default(), BytesMut::new(), 0_usize);
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(CollectError::Broken)?.into_data() {
-            if data.len() > limit - rope.len() - gathered.len() {
-                return Err(CollectError::TooLarge);
+    let (mut gathered, mut frames, mut unyielded) = (BytesMut::new(), 0_usize, 0);
+    loop {
+        // A statement of its own: the error must not live across the yield below.
+        let data = match body.frame().await {
+            None => break,
+            Some(Err(cause)) => return Err(CollectError::Broken(cause)),
+            Some(Ok(frame)) => frame.into_data(),
+        };
+        // Trailers are dropped: no model API has any.
+        let Ok(data) = data else { continue };
+        if data.len() > limit - rope.len() - gathered.len() {
+            return Err(CollectError::TooLarge);
+        }
+        for part in data.chunks(YIELD) {
+            look(part);
+            unyielded += part.len();
+            if unyielded >= YIELD {
+                unyielded = 0;
+                tokio::task::yield_now().await;
             }
-            look(&data);
-            frames = frames.saturating_add(1);
-            if frames > MANY_FRAMES && data.len() < SMALL_FRAME {
-                gathered.extend_from_slice(&data);
-                if gathered.len() >= SEGMENT {
-                    rope.push(gathered.split().freeze());
-                }
-            } else {
+        }
+        frames = frames.saturating_add(1);
+        if frames > MANY_FRAMES && data.len() < SMALL_FRAME {
+            gathered.extend_from_slice(&data);
+            if gathered.len() >= SEGMENT {
                 rope.push(gathered.split().freeze());
-                rope.push(data);
             }
+        } else {
+            rope.push(gathered.split().freeze());
+            rope.push(data);
         }
     }
     rope.push(gathered.freeze());

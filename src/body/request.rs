@@ -53,7 +53,8 @@ impl<B> RequestBody<B> {
 
     /// A copy for sending again, sharing the bytes; `None` for a body that is handed on unread.
     ///
-    /// What an inner [`tower::retry::Policy`] needs in its `clone_request`.
+    /// An inner [`tower::retry::Policy`] needs it in its `clone_request`. Under axum's `Router::layer` the service below
+    /// gets axum's own body again, and not this one.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
         match &self.kind {

@@ -3,13 +3,17 @@
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, response};
+use uuid::Uuid;
 
-use super::exchange::Credentials;
+use super::facts;
+use super::headers;
+use super::provider::{Credentials, Provider};
 use crate::body::ResponseBody;
 use crate::body::collect::CollectError;
-use crate::dialect::chat_completions as wire;
+use crate::dialect::Api;
+use crate::dialect::turn::{ErrorNames, ErrorWords};
 use crate::error::{BridgeError, BridgeErrorKind};
-use crate::record::Outcome;
+use crate::record::{Interception, Outcome};
 
 /// Why a round has no answer.
 #[derive(Debug)]
@@ -24,8 +28,8 @@ pub(crate) enum Failure {
 pub(crate) struct Refusal {
     pub(crate) parts: response::Parts,
     pub(crate) body: Bytes,
-    /// The error's `code` and `type`.
-    pub(crate) codes: Vec<String>,
+    /// None if the body is not the API's error.
+    pub(crate) names: Option<ErrorNames>,
 }
 
 // === impl Failure ===
@@ -44,6 +48,9 @@ impl Failure {
             Some(redacted) => String::from_utf8_lossy(&redacted).into_owned(),
             None => cause,
         };
+        if is_timeout(&cause) {
+            return Self::timeout();
+        }
         tracing::warn!(cause, "the call of the provider failed");
         Self::bridge(
             BridgeErrorKind::UpstreamFailed,
@@ -96,36 +103,45 @@ impl Failure {
         }
     }
 
-    /// The error's `type` where there is one: its last word, as `code` stands before it.
-    pub(crate) fn error_type(&self) -> Option<&str> {
+    /// The error's `type`, if it has one.
+    pub(crate) fn error_type(&self, api: &dyn Api) -> Option<&str> {
         match self {
-            Self::Provider(refusal) => refusal.codes.last().map(String::as_str),
-            Self::Bridge(error) => Some(wire::error_type(error.kind())),
+            Self::Provider(refusal) => {
+                let names = refusal.names.as_ref()?;
+                names.kind.as_deref().or(names.code.as_deref())
+            }
+            Self::Bridge(error) => Some(api.error_type(error.kind())),
         }
     }
 
-    pub(crate) fn into_response<B>(self) -> Response<ResponseBody<B>> {
+    /// The error in a form that a stream can end with.
+    pub(crate) fn words(&self) -> ErrorWords<'_> {
+        match self {
+            Self::Provider(refusal) => ErrorWords::Provider {
+                status: refusal.parts.status,
+                body: &refusal.body,
+            },
+            Self::Bridge(error) => ErrorWords::Bridge(error),
+        }
+    }
+
+    /// The answer of an interception with the id `id`, or of a request that is not intercepted.
+    pub(crate) fn into_response<B>(self, api: &dyn Api, id: Option<Uuid>) -> Response<ResponseBody<B>> {
         match self {
             Self::Provider(refusal) => {
                 let Refusal { mut parts, body, .. } = *refusal;
                 parts.headers.remove(header::CONTENT_LENGTH);
                 Response::from_parts(parts, ResponseBody::full(body.into()))
             }
-            Self::Bridge(error) => bridge_response(error),
+            Self::Bridge(error) => bridge_response(api, error, id),
         }
     }
+}
 
-    /// The same, told inside a stream that has begun.
-    pub(crate) fn into_event(self) -> Bytes {
-        let data = match self {
-            Self::Provider(refusal) => wire::error_event(&refusal.body).unwrap_or_else(|| {
-                let error = BridgeError::new(BridgeErrorKind::UpstreamFailed, "the provider refused to go on");
-                String::from_utf8_lossy(&wire::bridge_error(&error)).into_owned()
-            }),
-            Self::Bridge(error) => String::from_utf8_lossy(&wire::bridge_error(&error)).into_owned(),
-        };
-        Bytes::from(format!("data: {data}\n\n"))
-    }
+/// Whether a time-out layer below gave up. An inner service's error is asked for its words only, and these are the words
+/// of tower's `Elapsed` and of tokio's.
+fn is_timeout(cause: &str) -> bool {
+    cause.ends_with("request timed out") || cause.ends_with("deadline has elapsed")
 }
 
 impl From<BridgeError> for Failure {
@@ -134,16 +150,48 @@ impl From<BridgeError> for Failure {
     }
 }
 
+impl From<Box<Refusal>> for Failure {
+    fn from(refusal: Box<Refusal>) -> Self {
+        Self::Provider(refusal)
+    }
+}
+
+/// Ends an interception that has no answer of the model.
+pub(crate) fn refuse<U, B>(
+    provider: &Provider<U>,
+    interception: Interception,
+    failure: Failure,
+) -> Response<ResponseBody<B>> {
+    let intercepted = facts::intercepted(&interception);
+    let error_type = failure.error_type(provider.api);
+    facts::finish(interception, failure.outcome(), failure.status(), error_type);
+    let mut response = failure.into_response(provider.api, Some(intercepted.id()));
+    response.extensions_mut().insert(intercepted);
+    response
+}
+
+/// The provider's head, for the caller.
+pub(crate) fn prepare_head<U>(provider: &Provider<U>, parts: &mut response::Parts) {
+    headers::clean_response(&mut parts.headers, provider.credentials.key_finder());
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.version = http::Version::default();
+}
+
 /// An answer of our own: the dialect's shape, and the typed reason in the extensions for layers above.
 #[cold]
-pub(crate) fn bridge_response<B>(error: BridgeError) -> Response<ResponseBody<B>> {
+pub(crate) fn bridge_response<B>(api: &dyn Api, error: BridgeError, id: Option<Uuid>) -> Response<ResponseBody<B>> {
     tracing::debug!(kind = ?error.kind(), "answered by the bridge");
-    let mut response = Response::new(ResponseBody::full(wire::bridge_error(&error).into()));
+    let mut response = Response::new(ResponseBody::full(api.error_body(&error, id).into()));
     *response.status_mut() = error.kind().status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(seconds) = error.retry_after_seconds() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let (Some(name), Some(id)) = (api.error_id_header(), id)
+        && let Ok(id) = HeaderValue::try_from(id.to_string())
+    {
+        headers.insert(name, id);
     }
     response.extensions_mut().insert(error);
     response

@@ -1,4 +1,4 @@
-//! One round's walk through the keys: lease, send, judge, report. Only answers about a key lead to another attempt.
+//! One round's walk through the keys: lease, send, judge, report. Only an answer about a key leads to another attempt.
 
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -8,16 +8,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
 use super::answer::{Failure, Refusal};
-use super::exchange::{Credentials, Exchange};
 use super::headers;
+use super::provider::{Credentials, Provider};
 use crate::body::collect::collect;
-use crate::dialect::chat_completions::{InBandError, error_codes};
+use crate::dialect::turn::{ErrorNames, InBandError};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::pool::{Exhausted, Lease, Refused, Report, Verdict, Walk};
+use crate::record::Interception;
 use crate::rope::Rope;
 use crate::upstream::Upstream;
 
-/// How much of a refusal is read to understand it, and how long that may take: what is longer is judged by its status.
+/// How much of a refusal is read to understand it, and how long that may take. A longer one is judged by its status.
 const REFUSAL_BYTES: usize = 256 << 10;
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
@@ -38,11 +39,16 @@ pub(crate) struct Attempted<B> {
     lease: Option<Lease>,
 }
 
-impl<U: Upstream> Exchange<U> {
+impl<U: Upstream> Provider<U> {
     /// Sends the round's request with one key after the other until an answer is not about the key.
     ///
     /// Nothing of a rejected answer but its first bytes lives on while the next one is waited for.
-    pub(crate) async fn attempt(&mut self, walk: &mut RoundWalk, body: &Rope) -> Result<Attempted<U::Body>, Failure> {
+    pub(crate) async fn attempt(
+        &mut self,
+        walk: &mut RoundWalk,
+        body: &Rope,
+        mut interception: Option<&mut Interception>,
+    ) -> Result<Attempted<U::Body>, Failure> {
         loop {
             let lease = match &self.credentials {
                 Credentials::Caller(_) => None,
@@ -52,8 +58,11 @@ impl<U: Upstream> Exchange<U> {
                 },
             };
             walk.attempts += 1;
-            let request = self.request(body, lease.as_ref(), walk.attempts);
-            let span = attempt_span(walk.attempts, self.round(), lease.as_ref());
+            let (request, hint) = self.request(body, lease.as_ref(), walk.attempts);
+            if let Some(interception) = &mut interception {
+                interception.key_attempt(hint.as_ref());
+            }
+            let span = attempt_span(walk.attempts, self.round, lease.as_ref());
             let deadline = Instant::now() + self.config.attempt_timeout;
             let sent = timeout_at(deadline, self.upstream.send(request))
                 .instrument(span.clone())
@@ -76,11 +85,7 @@ impl<U: Upstream> Exchange<U> {
                 // Unreadable: the status has to do.
                 Ok(Err(_)) | Err(_) => bytes::Bytes::new(),
             };
-            let refusal = Refusal {
-                codes: error_codes(&body),
-                parts,
-                body,
-            };
+            let refusal = self.refusal(parts, body);
             self.judge(walk, lease, refusal)?;
         }
     }
@@ -88,25 +93,23 @@ impl<U: Upstream> Exchange<U> {
     /// Reports what a refusal says about the key; `Ok` means that another key may do better.
     fn judge(&self, walk: &mut RoundWalk, lease: Option<Lease>, refusal: Refusal) -> Result<(), Failure> {
         let (Some(mut lease), Credentials::Pool(pool, _)) = (lease, &self.credentials) else {
-            return Err(self.refused(refusal));
+            return Err(self.refused(refusal).into());
         };
-        let codes: Vec<&str> = refusal.codes.iter().map(String::as_str).collect();
+        let codes: Vec<&str> = refusal.names.iter().flat_map(ErrorNames::codes).collect();
+        let names = refusal.names.as_ref();
         let verdict = self.config.verdicts.judge(&Refused {
             status: refusal.parts.status,
             codes: &codes,
-            message: "",
-            is_api_error: true,
+            message: names.and_then(|names| names.message.as_deref()).unwrap_or_default(),
+            is_api_error: names.is_some(),
         });
         let report = verdict.report(&refusal.parts.headers, SystemTime::now());
         pool.report(&mut lease, report, Instant::now());
         match verdict {
-            Verdict::Relay => Err(self.refused(refusal)),
+            Verdict::Relay => Err(self.refused(refusal).into()),
             Verdict::NextKey | Verdict::Suspect => {
                 if walk.forbidden.is_none() {
-                    let Failure::Provider(refusal) = self.refused(refusal) else {
-                        return Ok(());
-                    };
-                    walk.forbidden = Some(refusal);
+                    walk.forbidden = Some(self.refused(refusal));
                 }
                 Ok(())
             }
@@ -122,8 +125,26 @@ impl<U: Upstream> Exchange<U> {
         parts: response::Parts,
         error: InBandError,
     ) -> Result<(), Failure> {
-        let refusal = in_band_refusal(parts, error);
+        let refusal = self.in_band_refusal(parts, error);
         self.judge(walk, lease, refusal)
+    }
+
+    /// An error event as the refusal that it would have been with the right status.
+    pub(crate) fn in_band_refusal(&self, mut parts: response::Parts, error: InBandError) -> Refusal {
+        parts.status = error.status;
+        parts.headers.remove(http::header::TRANSFER_ENCODING);
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        let json = http::HeaderValue::from_static("application/json");
+        parts.headers.insert(http::header::CONTENT_TYPE, json);
+        self.refusal(parts, error.body)
+    }
+
+    fn refusal(&self, parts: response::Parts, body: bytes::Bytes) -> Refusal {
+        Refusal {
+            names: self.api.read_error(&body),
+            parts,
+            body,
+        }
     }
 
     /// The attempt's key has served.
@@ -134,19 +155,21 @@ impl<U: Upstream> Exchange<U> {
     }
 
     /// The provider's error for the caller: as it came, but without our keys.
-    pub(crate) fn refused(&self, mut refusal: Refusal) -> Failure {
+    pub(crate) fn refused(&self, mut refusal: Refusal) -> Box<Refusal> {
         let holds_key = self.credentials.key_finder();
         headers::clean_response(&mut refusal.parts.headers, &holds_key);
         refusal.parts.version = http::Version::default();
-        // They go into records.
-        refusal.codes.retain(|code| !holds_key(code.as_bytes()));
+        // The type goes into records.
+        if let Some(names) = &mut refusal.names {
+            names.kind.take_if(|kind| holds_key(kind.as_bytes()));
+        }
         // A caller's own key is no secret to the caller, and its errors come through as they are.
         if let Credentials::Pool(..) = &self.credentials
             && let Some(redacted) = self.credentials.redact(&refusal.body)
         {
             refusal.body = redacted.into();
         }
-        Failure::Provider(Box::new(refusal))
+        Box::new(refusal)
     }
 
     /// Reads an error of the provider that is not about the key, to its end.
@@ -158,11 +181,7 @@ impl<U: Upstream> Exchange<U> {
         match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body, |_| ())).await {
             Ok(Ok(rope)) => {
                 let body = rope.bytes(0..rope.len());
-                self.refused(Refusal {
-                    codes: error_codes(&body),
-                    parts,
-                    body,
-                })
+                self.refused(self.refusal(parts, body)).into()
             }
             Ok(Err(error)) => Failure::unread(&error, &self.credentials),
             Err(_) => Failure::timeout(),
@@ -170,7 +189,7 @@ impl<U: Upstream> Exchange<U> {
     }
 }
 
-/// Not inlined: the code that fills an enabled span would lie in the way of every request.
+/// Out of line, to keep span construction off the hot path.
 #[inline(never)]
 fn attempt_span(key_attempt: u32, round: u32, lease: Option<&Lease>) -> tracing::Span {
     tracing::debug_span!(
@@ -180,21 +199,6 @@ fn attempt_span(key_attempt: u32, round: u32, lease: Option<&Lease>) -> tracing:
         credential_hint = lease.map(|lease| tracing::field::display(lease.hint())),
         "http.response.status_code" = tracing::field::Empty,
     )
-}
-
-/// An error event as the refusal that it would have been with the right status.
-pub(crate) fn in_band_refusal(mut parts: response::Parts, error: InBandError) -> Refusal {
-    let codes = error_codes(&error.body);
-    parts.status = error.status(&codes);
-    parts.headers.remove(http::header::TRANSFER_ENCODING);
-    parts.headers.remove(http::header::CONTENT_LENGTH);
-    let json = http::HeaderValue::from_static("application/json");
-    parts.headers.insert(http::header::CONTENT_TYPE, json);
-    Refusal {
-        parts,
-        body: error.body,
-        codes,
-    }
 }
 
 // === impl RoundWalk ===

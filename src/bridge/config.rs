@@ -1,28 +1,38 @@
-//! What one bridge was told by its operator; shared by all its clones.
+//! The operator's settings, shared by all clones of one bridge.
 
 use std::time::Duration;
 
-use super::route::Pattern;
+use super::route::{Base, Pattern};
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::tools::ToolSource;
+use crate::types::{Dialect, ReportedUsage};
 
 /// The settings of [`BridgeLayer`](crate::BridgeLayer), whose setters document them.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    pub(crate) bases: Vec<Base>,
+    pub(crate) dialects: Vec<Dialect>,
     pub(crate) pool: Option<KeyPool>,
     pub(crate) verdicts: VerdictTable,
     pub(crate) tools: ToolSource,
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) record_thoughts: bool,
     pub(crate) provider: String,
     pub(crate) max_request_body: usize,
     pub(crate) max_response_body: usize,
+    pub(crate) max_appended: usize,
+    pub(crate) max_model_name: usize,
     pub(crate) max_rounds: u32,
+    pub(crate) max_parallel_tools: usize,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) stream_idle_timeout: Duration,
+    pub(crate) request_timeout: Duration,
     pub(crate) tool_timeout: Duration,
     pub(crate) max_tool_result: usize,
     pub(crate) parallel_tool_calls: bool,
-    pub(crate) passthrough: Vec<Pattern>,
+    pub(crate) reported_usage: Option<ReportedUsage>,
+    pub(crate) keyed_paths: Vec<Pattern>,
     pub(crate) actor_headers: bool,
     pub(crate) require_actor: bool,
 }
@@ -30,19 +40,28 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            bases: Vec::new(),
+            dialects: vec![Dialect::ChatCompletions, Dialect::Messages, Dialect::Responses],
             pool: None,
             verdicts: VerdictTable::default(),
             tools: ToolSource::default(),
             recorder: None,
+            record_thoughts: false,
             provider: "openai".to_owned(),
             max_request_body: 32 << 20,
             max_response_body: 32 << 20,
+            max_appended: 32 << 20,
+            max_model_name: 256,
             max_rounds: 32,
+            max_parallel_tools: 16,
             attempt_timeout: Duration::from_secs(600),
+            stream_idle_timeout: Duration::from_secs(600),
+            request_timeout: Duration::from_secs(3600),
             tool_timeout: Duration::from_secs(60),
             max_tool_result: 1 << 20,
-            parallel_tool_calls: false,
-            passthrough: ["/models", "/models/*"]
+            parallel_tool_calls: true,
+            reported_usage: None,
+            keyed_paths: ["/models", "/models/*"]
                 .iter()
                 .filter_map(|text| Pattern::parse(text).ok())
                 .collect(),

@@ -1,4 +1,4 @@
-//! Reads a model request: who calls, with whose key, and what for. Refuses what it cannot understand.
+//! Reads a model request: who calls, with whose key, and what for. Refuses a request that it cannot understand.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use http::{Response, request};
 use hyper::body::Body;
 
 use super::answer::bridge_response;
-use super::blocking;
-use super::client::Client;
 use super::config::Config;
-use super::exchange::{Credentials, Exchange};
+use super::provider::{Credentials, Provider};
 use super::rounds::Conversation;
-use super::streaming;
+use super::{facts, keyed, stream, whole};
 use crate::body::ResponseBody;
 use crate::body::collect::{CollectError, collect, discard};
-use crate::dialect::chat_completions::{ChatRequest, Invalid};
+use crate::dialect::turn::Invalid;
+use crate::dialect::{Api, OfferSettings, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::extensions::{Actor, Credential};
 use crate::json::Scanner;
-use crate::record::{Fact, Injection, Interception, Recorder, Unavailable};
+use crate::pool::KeyPool;
+use crate::record::{Injection, Interception, Unavailable};
 use crate::rope::Rope;
 use crate::tools::Tools;
 use crate::types::Dialect;
@@ -31,8 +31,8 @@ use crate::upstream::Upstream;
 /// How long a client that was refused may go on sending before it has to read its answer.
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
-/// What the user's auth layer knows of a request, taken out of its extensions for good.
-pub(crate) struct Identity {
+/// The auth layer's knowledge of a request, taken out of its extensions for good.
+pub(crate) struct Admitted {
     pub(crate) actor: Option<Actor>,
     pub(crate) credentials: Credentials,
     tools: Tools,
@@ -41,83 +41,99 @@ pub(crate) struct Identity {
 /// Answers one model request.
 pub(crate) async fn answer<U, B>(
     config: Arc<Config>,
-    dialect: Dialect,
+    api: &'static dyn Api,
+    purpose: Purpose,
     upstream: U,
-    head: Box<request::Parts>,
+    mut head: Box<request::Parts>,
     body: B,
 ) -> Response<ResponseBody<U::Body>>
 where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    debug_assert_eq!(dialect, Dialect::ChatCompletions, "no other API has a route yet");
-    match read(config, upstream, head, body).await {
-        Ok(conversation) if conversation.request.is_stream() => streaming::answer(conversation).await,
-        Ok(conversation) => blocking::answer(conversation).await,
-        Err(error) => bridge_response(error),
+    let (mut admitted, mut request) = match read(&config, api, purpose, &mut head, body).await {
+        Ok(read) => read,
+        Err(error) => return bridge_response(api, error, None),
+    };
+    // A tool that no round could run must not be called.
+    let tools = if config.max_rounds == 0 {
+        Tools::default()
+    } else {
+        std::mem::take(&mut admitted.tools)
+    };
+    let settings = OfferSettings {
+        parallel: config.parallel_tool_calls,
+        reported_usage: config.reported_usage,
+    };
+    let is_offered = request.offer(tools, settings);
+    if purpose == Purpose::Count {
+        let Admitted { actor, credentials, .. } = admitted;
+        let provider = Provider::new(config, api, upstream, credentials, head, actor.as_ref());
+        return keyed::relay(provider, api, request.encode()).await;
+    }
+    let mut interception = match begin(&config, api, &head, &admitted, &*request).await {
+        Ok(interception) => interception,
+        Err(error) => return bridge_response(api, error, None),
+    };
+    if is_offered {
+        interception.set_injection(Injection::Offered);
+    }
+    let (span, about) = (tracing::Span::current(), request.about());
+    span.record("gen_ai.request.model", &*about.model);
+    span.record("stream", about.stream);
+    span.record("interception_id", tracing::field::display(interception.id()));
+    let is_stream = about.stream;
+    let Admitted { actor, credentials, .. } = admitted;
+    // Boxed: each async fn on the way would embed a copy.
+    let conversation = Box::new(Conversation {
+        provider: Provider::new(config, api, upstream, credentials, head, actor.as_ref()),
+        interception,
+        request,
+    });
+    if is_stream {
+        stream::answer(conversation).await
+    } else {
+        whole::answer(conversation).await
     }
 }
 
-async fn read<U, B>(
-    config: Arc<Config>,
-    upstream: U,
-    mut head: Box<request::Parts>,
+async fn read<B>(
+    config: &Config,
+    api: &'static dyn Api,
+    purpose: Purpose,
+    head: &mut request::Parts,
     body: B,
-) -> Result<Box<Conversation<U>>, BridgeError>
+) -> Result<(Admitted, Box<dyn Request>), BridgeError>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
     let mut scanner = Scanner::new();
-    let (identity, body) = admit(&config, &mut head, body, content_is_json, |frame| {
-        // An error is kept by the scanner and told by `finish`.
-        let _ = scanner.feed(frame);
+    let (admitted, body) = admit(config, api, head, body, content_is_json, |bytes| {
+        // `finish` tells the error.
+        let _ = scanner.feed(bytes);
     })
     .await?;
     scanner.finish().map_err(|error| {
         let message = format!("we could not parse the JSON body of your request: {error}");
         BridgeError::new(BridgeErrorKind::RequestInvalid, message)
     })?;
-    let mut request = ChatRequest::read(body, &scanner)?;
-    let mut interception = match &config.recorder {
-        Some(recorder) => begin(recorder, &config, &head, &identity, &request).await?,
-        None => Interception::unrecorded(),
-    };
-    let span = tracing::Span::current();
-    span.record("gen_ai.request.model", request.model());
-    span.record("stream", request.is_stream());
-    span.record("interception_id", tracing::field::display(interception.id()));
-    let Identity {
-        actor,
-        credentials,
-        tools,
-    } = identity;
-    // A tool that no round could run must not be called.
-    let tools = if config.max_rounds == 0 {
-        Tools::default()
-    } else {
-        tools
-    };
-    let offer = request.offer(tools, config.parallel_tool_calls);
-    if !offer.is_empty() {
-        interception.set_injection(Injection::Offered);
+    let request = api.request(body, &scanner, purpose)?;
+    if request.about().model.len() > config.max_model_name {
+        let message = format!("the model's name is longer than {} bytes", config.max_model_name);
+        return Err(BridgeError::new(BridgeErrorKind::RequestInvalid, message).param("model"));
     }
-    let exchange = Exchange::new(config, upstream, credentials, head, actor.as_ref(), Some(interception));
-    // Boxed, because it would otherwise lie several times over in the futures that hand it on.
-    Ok(Box::new(Conversation {
-        exchange,
-        request,
-        offer,
-    }))
+    Ok((admitted, request))
 }
 
 /// Checks the head, then reads the body; a client that is refused half-way gets to read why.
 pub(crate) async fn admit<B>(
     config: &Config,
+    api: &dyn Api,
     head: &mut request::Parts,
     body: B,
     check: impl Fn(&HeaderMap) -> Result<(), BridgeError>,
-    look: impl FnMut(&Bytes),
-) -> Result<(Identity, Rope), BridgeError>
+    look: impl FnMut(&[u8]),
+) -> Result<(Admitted, Rope), BridgeError>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display>,
 {
@@ -126,10 +142,10 @@ where
     let mut waits = head.headers.contains_key(header::EXPECT);
     let admitted = async {
         check(&head.headers)?;
-        let identity = Identity::take(config, head)?;
+        let admitted = Admitted::take(config, api, head)?;
         waits &= body.size_hint().lower() > config.max_request_body as u64;
         match collect(body.as_mut(), config.max_request_body, look).await {
-            Ok(rope) => Ok((identity, rope)),
+            Ok(rope) => Ok((admitted, rope)),
             Err(CollectError::TooLarge) => Err(BridgeError::new(
                 BridgeErrorKind::RequestTooLarge,
                 format!(
@@ -188,63 +204,46 @@ fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
 }
 
 async fn begin(
-    recorder: &Recorder,
     config: &Config,
+    api: &dyn Api,
     head: &request::Parts,
-    identity: &Identity,
-    request: &ChatRequest,
+    admitted: &Admitted,
+    request: &dyn Request,
 ) -> Result<Interception, BridgeError> {
-    let started = || started(config, head, identity, request);
-    recorder
-        .begin(identity.actor.as_ref().map(Actor::id), started)
-        .await
-        .map_err(|unavailable| {
-            let message = match unavailable {
-                Unavailable::Busy => "too many requests are being recorded, please try again later",
-                Unavailable::Closed => "requests cannot be recorded at present",
-            };
-            tracing::warn!(
-                ?unavailable,
-                "a request was turned away because it could not be recorded"
-            );
-            BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
-        })
+    let Some(recorder) = &config.recorder else {
+        return Ok(Interception::unrecorded());
+    };
+    let started = || facts::started(config, api.dialect(), head, admitted, request.about());
+    let actor = admitted.actor.as_ref().map(Actor::id);
+    recorder.begin(actor, started).await.map_err(|unavailable| {
+        let message = match unavailable {
+            Unavailable::Busy => "too many requests are being recorded, please try again later",
+            Unavailable::Closed => "requests cannot be recorded at present",
+        };
+        tracing::warn!(
+            ?unavailable,
+            "a request was turned away because it could not be recorded"
+        );
+        BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
+    })
 }
 
-fn started(config: &Config, head: &request::Parts, identity: &Identity, request: &ChatRequest) -> Fact {
-    let client = Client::recognise(&head.headers);
-    let (initiator_id, metadata) = identity.actor.clone().map(Actor::into_parts).unzip();
-    Fact::Started {
-        provider: config.provider.clone(),
-        dialect: Dialect::ChatCompletions,
-        model: request.model().to_owned(),
-        path: head.uri.path().to_owned(),
-        streaming: request.is_stream(),
-        initiator_id,
-        metadata: metadata.unwrap_or_default(),
-        client: client.name.to_owned(),
-        client_session_id: client.session_id,
-        user_agent: client.user_agent,
-        correlating_tool_call_id: request.correlating_tool_call_id(),
-        credential_kind: identity.credentials.kind(),
-        credential_hint: identity.credentials.hint(),
-    }
-}
+// === impl Admitted ===
 
-// === impl Identity ===
-
-impl Identity {
-    fn take(config: &Config, head: &mut request::Parts) -> Result<Self, BridgeError> {
+impl Admitted {
+    fn take(config: &Config, api: &dyn Api, head: &mut request::Parts) -> Result<Self, BridgeError> {
         let actor = head.extensions.remove::<Actor>();
         let own = head.extensions.remove::<Credential>();
         let tools = head.extensions.remove::<Tools>();
+        let pool = head.extensions.remove::<KeyPool>().or_else(|| config.pool.clone());
+        head.extensions.remove::<Dialect>();
         if config.require_actor && actor.is_none() {
             return Err(BridgeError::new(
                 BridgeErrorKind::NoActor,
                 "you must be signed in to call this API",
             ));
         }
-        let credentials = Credentials::of(config, own, &head.headers).ok_or_else(|| {
+        let credentials = Credentials::of(pool, own, &head.headers, api.key_header()).ok_or_else(|| {
             BridgeError::new(
                 BridgeErrorKind::NoCredential,
                 "you didn't provide an API key: send it in an Authorization header, as Bearer YOUR_KEY",

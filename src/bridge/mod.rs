@@ -1,21 +1,24 @@
-//! The pipeline of one request, in the order of its files: route, read, record, attempt, rounds, answer.
+//! The pipeline of one request, in the order of its files: route, read, record, attempt, rounds, answer. It knows no
+//! dialect by name.
 //!
 //! Order of acquisition: the caller's body, then the recorder's credit, then the inner service's readiness. Nobody waits
 //! for an earlier one while holding a later one, so scarce credits and scarce slots cannot block each other.
 
 mod answer;
 mod attempt;
-mod blocking;
 mod client;
 mod config;
-mod exchange;
+mod facts;
 mod headers;
+mod idle;
 mod intake;
-mod invoke;
-mod listed;
+mod keyed;
+mod provider;
 mod rounds;
 mod route;
-mod streaming;
+mod stream;
+mod tools;
+mod whole;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,9 +29,12 @@ use hyper::body::Body;
 use tracing::Instrument;
 
 pub(crate) use self::config::Config;
-pub use self::route::InvalidPattern;
-pub(crate) use self::route::{Pattern, Route, route};
+pub use self::route::PathError;
+pub(crate) use self::route::{Base, Pattern, Route, route};
 use crate::body::ResponseBody;
+use crate::dialect;
+use crate::error::{BridgeError, BridgeErrorKind};
+use crate::types::Dialect;
 use crate::upstream::Upstream;
 
 /// The answer to come.
@@ -36,31 +42,41 @@ pub(crate) type Bridged<B> = Pin<Box<dyn Future<Output = Response<ResponseBody<B
 
 /// Answers one request that is the bridge's business.
 ///
-/// Not an `async fn`: the span's parent is what is current when the service is called. Each way is boxed by itself, as one
-/// future around both would hold the request a second time.
+/// Not an `async fn`: the span's parent is the span that is current when the service is called. Each branch is boxed; one
+/// outer future would store the request twice.
 pub(crate) fn run<U, B>(config: Arc<Config>, route: Route, upstream: U, request: Request<B>) -> Bridged<U::Body>
 where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send + 'static,
 {
     let (head, body) = request.into_parts();
-    // It is handed on many times.
+    // Boxed: the head moves through several futures.
     let head = Box::new(head);
     match route {
-        Route::Api(dialect) => {
-            let span = intercept_span(&config);
-            Box::pin(intake::answer(config, dialect, upstream, head, body).instrument(span))
+        Route::Api(dialect, purpose) => {
+            let span = intercept_span(&config, dialect);
+            let api = dialect::api(dialect);
+            Box::pin(intake::answer(config, api, purpose, upstream, head, body).instrument(span))
         }
-        Route::Listed | Route::Other => {
-            let span = tracing::debug_span!("passthrough");
-            Box::pin(listed::answer(config, upstream, head, body).instrument(span))
+        Route::Websocket(dialect) => {
+            let error = BridgeError::new(
+                BridgeErrorKind::WebsocketUnsupported,
+                "this API is served over HTTP only, not over a websocket",
+            );
+            let response = answer::bridge_response(dialect::api(dialect), error, None);
+            Box::pin(std::future::ready(response))
+        }
+        Route::Keyed | Route::Untouched => {
+            let span = tracing::debug_span!("keyed");
+            Box::pin(keyed::answer(config, upstream, head, body).instrument(span))
         }
     }
 }
 
-/// OpenTelemetry's names for generative AI, as far as it has them; what is not known yet is recorded later.
+/// The span of an interception, with OpenTelemetry's names for generative AI as far as it has them. Fields that are not
+/// known yet are recorded later.
 #[inline(never)]
-fn intercept_span(config: &Config) -> tracing::Span {
+fn intercept_span(config: &Config, dialect: Dialect) -> tracing::Span {
     tracing::info_span!(
         "intercept",
         "gen_ai.operation.name" = "chat",
@@ -69,6 +85,7 @@ fn intercept_span(config: &Config) -> tracing::Span {
         "gen_ai.response.model" = tracing::field::Empty,
         "gen_ai.usage.input_tokens" = tracing::field::Empty,
         "gen_ai.usage.output_tokens" = tracing::field::Empty,
+        "llm_bridge.dialect" = dialect.as_str(),
         stream = tracing::field::Empty,
         interception_id = tracing::field::Empty,
     )

@@ -1,45 +1,46 @@
-//! The one loop: read a turn, look at its calls, run ours, ask again. Whole replies and streams differ only in how a
-//! turn is read.
+//! The one loop: read a turn, run our calls, ask again. Whole replies and streams differ only in how a turn is read.
 
 use std::future::Future;
 
 use super::answer::Failure;
-use super::exchange::Exchange;
-use super::invoke::{self, OurCall};
-use crate::dialect::chat_completions::{Call, ChatRequest, Turn};
-use crate::dialect::offer::{Offer, Owner};
+use super::facts;
+use super::provider::Provider;
+use super::tools::Calls;
+use crate::dialect::Request;
+use crate::dialect::turn::{ToolResult, Turn};
 use crate::error::BridgeErrorKind;
-use crate::record::Fact;
+use crate::record::Interception;
 use crate::rope::Rope;
 use crate::upstream::Upstream;
 
+/// The result of a caller's call in a turn that is ours.
+const PLACEHOLDER: &str = "Not run: call it again on its own.";
+
 /// A request that was read and admitted, with all that answering it takes.
 pub(crate) struct Conversation<U> {
-    pub(crate) exchange: Exchange<U>,
-    pub(crate) request: ChatRequest,
-    pub(crate) offer: Offer,
+    pub(crate) provider: Provider<U>,
+    pub(crate) interception: Interception,
+    pub(crate) request: Box<dyn Request>,
 }
 
 /// How one round's answer is read.
 pub(crate) trait ReadTurn<U: Upstream>: Send {
-    /// Sends `body` and reads the answer. What it learns on the way it records.
+    /// One round's answer, before it is known whether it is the last.
+    type Answer: Send;
+
+    /// Sends the round's request and reads the answer; records on the way.
     fn read(
         &mut self,
-        exchange: &mut Exchange<U>,
-        request: &ChatRequest,
-        body: Rope,
-    ) -> impl Future<Output = Result<Turn, Failure>> + Send;
+        conversation: &mut Conversation<U>,
+    ) -> impl Future<Output = Result<(Turn, Self::Answer), Failure>> + Send;
 
-    /// Called between a turn and the tools that it asked for.
-    fn pause(&mut self) -> impl Future<Output = ()> + Send;
-
-    /// Waits for the tools.
+    /// Waits for the tools of a turn.
     fn wait<F>(&mut self, tools: F) -> impl Future<Output = F::Output> + Send
     where
         F: Future<Output: Send> + Send;
 
-    /// The last turn's message, with only the calls that `keep` keeps.
-    fn replay(&mut self, keep: impl Fn(usize) -> bool + Send) -> Rope;
+    /// The turn for the next round's request.
+    fn replay(&mut self, answer: Self::Answer) -> Rope;
 }
 
 /// How many rounds there may be, and which one this is.
@@ -49,10 +50,10 @@ struct Rounds {
     done: u32,
 }
 
-/// What follows a turn.
+/// The step that follows a turn.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// It is the caller's.
+    /// The turn is the caller's.
     Finish,
     /// Run its tools and ask again; `last` if the model must answer then.
     Invoke { last: bool },
@@ -60,93 +61,51 @@ enum Step {
     Fail,
 }
 
-/// Runs the rounds until a turn is the caller's; that one stays with the reader.
-pub(crate) async fn drive<U, R>(conversation: &mut Conversation<U>, reader: &mut R) -> Result<(), Failure>
+/// Runs the rounds until a turn is the caller's; returns that turn's answer.
+pub(crate) async fn drive<U, R>(conversation: &mut Conversation<U>, reader: &mut R) -> Result<R::Answer, Failure>
 where
     U: Upstream,
     R: ReadTurn<U>,
 {
-    let Conversation {
-        exchange,
-        request,
-        offer,
-    } = conversation;
     let mut rounds = Rounds {
-        max: exchange.config.max_rounds,
+        max: conversation.provider.config.max_rounds,
         done: 0,
     };
+    let mut appended = 0;
     loop {
-        exchange.begin_round(rounds.number());
-        let turn = reader.read(exchange, request, request.encode()).await?;
-        let ours = sort_calls(exchange, &turn, offer);
-        match rounds.advance(!ours.is_empty()) {
-            Step::Finish => return Ok(()),
+        conversation.provider.round = rounds.number();
+        // Counted from its start, so that a round that fails is counted too.
+        conversation.interception.round();
+        let (turn, answer) = reader.read(conversation).await?;
+        facts::record_thoughts(&conversation.provider.config, &mut conversation.interception, &turn);
+        facts::record_calls(&mut conversation.interception, &turn);
+        match rounds.advance(turn.is_ours) {
+            Step::Finish => return Ok(answer),
             Step::Fail => {
                 return Err(Failure::bridge(
                     BridgeErrorKind::TooManyRounds,
                     "the model kept asking for tools after it was told to answer",
                 ));
             }
-            Step::Invoke { last } => {
+            Step::Invoke { mut last } => {
+                let config = &conversation.provider.config;
                 // The guard comes before anything is awaited: a call that never starts is recorded as well.
-                let places: Vec<usize> = ours.iter().map(|call| call.place).collect();
-                let mut calls = invoke::prepare(exchange, &turn.completion.id, ours);
-                reader.pause().await;
+                let mut calls = Calls::new(config, &mut conversation.interception, &turn);
                 reader.wait(calls.run()).await;
-                let results = calls.into_results();
-                let message = reader.replay(|place| places.contains(&place));
-                let ids = places.iter().map(|place| turn.calls[*place].id.as_str());
-                request.extend(message, ids.zip(results.iter().map(String::as_str)));
+                let results: Vec<ToolResult<'_>> = calls.into_results(PLACEHOLDER);
+                let replay = reader.replay(answer);
+                appended += replay.len() + results.iter().map(|result| result.text.len()).sum::<usize>();
+                if appended > config.max_appended && !last {
+                    tracing::warn!(appended, "the rounds of this request have grown too large for more");
+                    last = true;
+                    rounds.done = rounds.max;
+                }
+                conversation.request.extend(replay, &results);
                 if last {
-                    request.forbid_tools();
+                    conversation.request.forbid_tools();
                 }
             }
         }
-    }
-}
-
-/// Records the calls that are the caller's to run, and returns ours; none in a turn that is the caller's already.
-fn sort_calls<'a, U>(exchange: &mut Exchange<U>, turn: &'a Turn, offer: &Offer) -> Vec<OurCall<'a>> {
-    let mut ours = Vec::new();
-    for (place, call) in turn.calls.iter().enumerate() {
-        match offer.owner(&call.name) {
-            Owner::Caller => record_callers(exchange, turn, call),
-            owner if turn.callers_turn => {
-                let tool = if let Owner::Ours(tool) = owner {
-                    Some(tool)
-                } else {
-                    None
-                };
-                invoke::record_unrun(exchange, &turn.completion.id, call, tool);
-            }
-            Owner::Ours(tool) => ours.push(OurCall {
-                place,
-                call,
-                tool: Some(tool.clone()),
-            }),
-            Owner::Nobody => ours.push(OurCall {
-                place,
-                call,
-                tool: None,
-            }),
-        }
-    }
-    ours
-}
-
-fn record_callers<U>(exchange: &mut Exchange<U>, turn: &Turn, call: &Call) {
-    if exchange.is_recorded() {
-        exchange.emit(Fact::ToolUsage {
-            msg_id: turn.completion.id.clone(),
-            tool_call_id: call.id.clone(),
-            tool: call.name.clone(),
-            server: None,
-            server_url: None,
-            args: invoke::recorded_arguments(&call.arguments),
-            injected: false,
-            invocation_error: None,
-            duration_ms: None,
-        });
     }
 }
 
@@ -161,7 +120,7 @@ impl Rounds {
         if !has_ours {
             return Step::Finish;
         }
-        if self.done == self.max {
+        if self.done >= self.max {
             return Step::Fail;
         }
         self.done += 1;

@@ -1,27 +1,31 @@
-//! Which requests are the bridge's business: a pure function of method and path.
+//! Which requests are the bridge's business: a pure function of method, path and headers.
 //!
-//! The operator's keys are often powerful, so what may carry one is matched narrowly: anything that a provider could
-//! read as another path than we do is left alone.
+//! The operator's keys are powerful, so a path that may carry one is matched narrowly: below a declared base only, and
+//! only in a spelling that every server reads alike.
 
 use std::fmt;
 
-use http::Method;
+use http::header::{self, HeaderMap};
+use http::{Method, Request};
 
 use super::Config;
+use crate::dialect::{self, Purpose};
 use crate::types::Dialect;
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// It speaks a model API.
-    Api(Dialect),
-    /// It is listed: it gets a key, and nothing of it is read.
-    Listed,
+    Api(Dialect, Purpose),
+    /// It gets a key of the pool, and its body is not read.
+    Keyed,
+    /// It asks for a websocket, which its client replaces by HTTP once it is refused.
+    Websocket(Dialect),
     /// It reaches the inner service untouched.
-    Other,
+    Untouched,
 }
 
-/// A listed pass-through.
+/// A method and a path below the base that get a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
     method: Method,
@@ -30,42 +34,109 @@ pub(crate) struct Pattern {
     open: bool,
 }
 
-/// A pattern that [`BridgeLayer::passthrough`](crate::BridgeLayer::passthrough) does not understand.
+/// The place of the model API in the callers' URL space: a path without a slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Base(String);
+
+/// A path that [`BridgeLayer::base`](crate::BridgeLayer::base) or
+/// [`BridgeLayer::keyed_paths`](crate::BridgeLayer::keyed_paths) does not understand.
 ///
 /// # Examples
 ///
 /// ```
 /// use tower_llm_bridge::BridgeLayer;
 ///
-/// let error = BridgeLayer::new().passthrough(["models"]).unwrap_err();
-/// assert_eq!(error.to_string(), r#"not a pass-through pattern: "models""#);
+/// let error = BridgeLayer::new().keyed_paths(["models"]).unwrap_err();
+/// assert_eq!(error.to_string(), r#"not a path that can be keyed: "models""#);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidPattern(String);
+pub struct PathError {
+    path: String,
+    reason: &'static str,
+}
 
-pub(crate) fn route(config: &Config, method: &Method, path: &str) -> Route {
-    if *method == Method::POST && path.ends_with("/chat/completions") {
-        return Route::Api(Dialect::ChatCompletions);
+/// Decides by the request's extensions, then by its path.
+pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Route {
+    if let Some(dialect) = request.extensions().get::<Dialect>() {
+        return Route::Api(*dialect, Purpose::Answer);
     }
-    let below = below_base(path);
-    if config.passthrough.iter().any(|pattern| pattern.matches(method, below)) && !climbs(path) {
-        Route::Listed
-    } else {
-        Route::Other
+    let (method, path) = (request.method(), request.uri().path());
+    let below = config.bases.iter().find_map(|base| base.below(path));
+    for dialect in &config.dialects {
+        let paths = dialect::api(*dialect).paths();
+        if *method == Method::POST {
+            let is_answer = below == Some(paths.answer) || (paths.below_any_base && path.ends_with(paths.answer));
+            if is_answer {
+                return Route::Api(*dialect, Purpose::Answer);
+            }
+            if below.is_some() && below == paths.count {
+                return Route::Api(*dialect, Purpose::Count);
+            }
+        }
+        if paths.refuses_websocket && below == Some(paths.answer) && asks_for_websocket(method, request.headers()) {
+            return Route::Websocket(*dialect);
+        }
+    }
+    match below {
+        Some(below) if is_plain(path) && config.keyed_paths.iter().any(|pattern| pattern.matches(method, below)) => {
+            Route::Keyed
+        }
+        _ => Route::Untouched,
+    }
+}
+
+/// RFC 6455 §4.1.
+fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::GET
+        && headers
+            .get(header::UPGRADE)
+            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Whether every server reads `path` alike: plain segments between single slashes, none of them a dot segment.
+fn is_plain(path: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
+    path.strip_prefix('/').is_some_and(|rest| {
+        rest.split('/')
+            .all(|segment| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain))
+    })
+}
+
+// === impl Base ===
+
+impl Base {
+    pub(crate) fn parse(text: &str) -> Result<Self, PathError> {
+        let path = text.strip_suffix('/').unwrap_or(text);
+        if path.is_empty() && text == "/" || is_plain(path) {
+            Ok(Self(path.to_owned()))
+        } else {
+            Err(PathError {
+                path: text.to_owned(),
+                reason: "not a path that can be a base",
+            })
+        }
+    }
+
+    /// What follows the base in `path`, from its slash on.
+    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.0.as_str()).filter(|rest| rest.starts_with('/'))
     }
 }
 
 // === impl Pattern ===
 
 impl Pattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        let invalid = || InvalidPattern(text.to_owned());
+    pub(crate) fn parse(text: &str) -> Result<Self, PathError> {
+        let invalid = || PathError {
+            path: text.to_owned(),
+            reason: "not a path that can be keyed",
+        };
         let (method, path) = match text.split_once(' ') {
             Some((method, path)) => (method.parse().map_err(|_| invalid())?, path),
             None => (Method::GET, text),
         };
         let (path, open) = path.strip_suffix("/*").map_or((path, false), |path| (path, true));
-        if path.len() < 2 || !path.starts_with('/') || path.contains('*') || climbs(path) {
+        if !is_plain(path) {
             return Err(invalid());
         }
         Ok(Self {
@@ -87,93 +158,125 @@ impl Pattern {
     }
 }
 
-/// What follows the API's base: everything up to the first segment that names a version (`v1`, `v1beta`).
-fn below_base(path: &str) -> &str {
-    let mut start = 0;
-    for segment in path.split('/') {
-        let end = start + segment.len();
-        if segment
-            .strip_prefix('v')
-            .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
-        {
-            return &path[end..];
-        }
-        start = end + 1;
-    }
-    path
-}
+// === impl PathError ===
 
-/// Whether a server may read `path` as another path: dot segments, encoded or not, and empty segments.
-fn climbs(path: &str) -> bool {
-    path.split(['/', '\\']).skip(1).any(|segment| {
-        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-        // An encoded separator may hide a dot segment behind it; `%25` may hide either.
-        let hidden = plain
-            .split("%2f")
-            .flat_map(|part| part.split("%5c"))
-            .any(|part| part == "." || part == "..");
-        plain.is_empty() || hidden || plain.contains("%25")
-    }) || path.contains('\\')
-}
-
-// === impl InvalidPattern ===
-
-impl fmt::Display for InvalidPattern {
+impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not a pass-through pattern: {:?}", self.0)
+        write!(f, "{}: {:?}", self.reason, self.path)
     }
 }
 
-impl std::error::Error for InvalidPattern {}
+impl std::error::Error for PathError {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn routed(method: &Method, path: &str) -> Route {
-        route(&Config::default(), method, path)
+    fn config(bases: &[&str]) -> Config {
+        Config {
+            bases: bases.iter().map(|base| Base::parse(base).unwrap()).collect(),
+            ..Config::default()
+        }
     }
+
+    fn routed(config: &Config, method: &Method, path: &str) -> Route {
+        let mut request = Request::new(());
+        request.method_mut().clone_from(method);
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        route(config, &request)
+    }
+
+    const CHAT: Route = Route::Api(Dialect::ChatCompletions, Purpose::Answer);
 
     #[test]
     fn chat_completions_are_found_below_any_base() {
-        for path in [
-            "/chat/completions",
-            "/v1/chat/completions",
-            "/openai/deployments/x/chat/completions",
-        ] {
-            assert_eq!(
-                routed(&Method::POST, path),
-                Route::Api(Dialect::ChatCompletions),
-                "{path}"
-            );
+        for config in [config(&[]), config(&["/v1"])] {
+            for path in [
+                "/chat/completions",
+                "/v1/chat/completions",
+                "/openai/deployments/x/chat/completions",
+            ] {
+                assert_eq!(routed(&config, &Method::POST, path), CHAT, "{path}");
+            }
+            for path in [
+                "/v1/chat/completions/",
+                "/v1/chat/completions/x",
+                "/chatcompletions",
+                "/xchat/completions",
+            ] {
+                assert_eq!(routed(&config, &Method::POST, path), Route::Untouched, "{path}");
+            }
+            assert_eq!(routed(&config, &Method::GET, "/v1/chat/completions"), Route::Untouched);
         }
-        for path in [
-            "/v1/chat/completions/",
-            "/v1/chat/completions/x",
-            "/chatcompletions",
-            "/xchat/completions",
-        ] {
-            assert_eq!(routed(&Method::POST, path), Route::Other, "{path}");
-        }
-        assert_eq!(routed(&Method::GET, "/v1/chat/completions"), Route::Other);
     }
 
     #[test]
-    fn only_listed_reads_of_models_get_a_key() {
+    fn other_apis_are_found_exactly_below_a_declared_base() {
+        let below = config(&["/v1", "/openai/v1/"]);
+        for (path, route) in [
+            ("/v1/messages", Route::Api(Dialect::Messages, Purpose::Answer)),
+            ("/openai/v1/messages", Route::Api(Dialect::Messages, Purpose::Answer)),
+            (
+                "/v1/messages/count_tokens",
+                Route::Api(Dialect::Messages, Purpose::Count),
+            ),
+            ("/v1/responses", Route::Api(Dialect::Responses, Purpose::Answer)),
+            ("/messages", Route::Untouched),
+            ("/v1/messages/", Route::Untouched),
+            ("/v1/rooms/7/messages", Route::Untouched),
+            ("/v1/threads/t/messages", Route::Untouched),
+            ("/v1x/messages", Route::Untouched),
+            ("/surveys/5/responses", Route::Untouched),
+        ] {
+            assert_eq!(routed(&below, &Method::POST, path), route, "{path}");
+            assert_eq!(routed(&config(&[]), &Method::POST, path), Route::Untouched, "{path}");
+        }
+        let messages = Route::Api(Dialect::Messages, Purpose::Answer);
+        assert_eq!(routed(&config(&["/"]), &Method::POST, "/messages"), messages);
+        let narrowed = Config {
+            dialects: vec![Dialect::ChatCompletions],
+            ..config(&["/v1"])
+        };
+        assert_eq!(routed(&narrowed, &Method::POST, "/v1/messages"), Route::Untouched);
+    }
+
+    #[test]
+    fn a_dialect_in_the_extensions_decides_whatever_the_path() {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Dialect::Messages);
+        let messages = Route::Api(Dialect::Messages, Purpose::Answer);
+        assert_eq!(route(&config(&[]), &request), messages);
+    }
+
+    #[test]
+    fn a_websocket_is_refused_where_its_client_then_uses_http() {
+        let mut request = Request::get("/v1/responses")
+            .header("upgrade", "WebSocket")
+            .body(())
+            .unwrap();
+        assert_eq!(route(&config(&["/v1"]), &request), Route::Websocket(Dialect::Responses));
+        assert_eq!(route(&config(&[]), &request), Route::Untouched);
+        request.headers_mut().clear();
+        assert_eq!(route(&config(&["/v1"]), &request), Route::Untouched);
+    }
+
+    #[test]
+    fn only_reads_of_models_below_the_base_get_a_key() {
+        let declared = config(&["/v1", "/openai/v1"]);
         for path in [
-            "/models",
             "/v1/models",
             "/openai/v1/models",
             "/v1/models/gpt-4o",
             "/v1/models/ft:gpt:org::id",
             "/v1/models/meta/llama",
-            "/v1/models/meta%2Fllama",
         ] {
-            assert_eq!(routed(&Method::GET, path), Route::Listed, "{path}");
-            assert_eq!(routed(&Method::HEAD, path), Route::Listed, "{path}");
-            assert_eq!(routed(&Method::DELETE, path), Route::Other, "{path}");
+            assert_eq!(routed(&declared, &Method::GET, path), Route::Keyed, "{path}");
+            assert_eq!(routed(&declared, &Method::HEAD, path), Route::Keyed, "{path}");
+            assert_eq!(routed(&declared, &Method::DELETE, path), Route::Untouched, "{path}");
+            assert_eq!(routed(&config(&[]), &Method::GET, path), Route::Untouched, "{path}");
         }
         for path in [
+            "/models",
             "/v1/models/",
             "/v1/modelsx",
             "/v1/files",
@@ -182,15 +285,13 @@ mod tests {
             "/v1/models/../files",
             "/v1/models/%2e%2E/files",
             "/v1/models/x%2f..%2ffiles",
-            "/v1/models/x%5c..%5cfiles",
-            "/v1/models/%252e%252e/files",
-            "/v1/models/..\\files",
+            "/v1/models/meta%2Fllama",
+            "/v1/models/..;/files",
+            "/v1/models/..%00",
             "/v1/models//x",
             "/v1/../admin/v1/models",
-            "*",
-            "",
         ] {
-            assert_eq!(routed(&Method::GET, path), Route::Other, "{path}");
+            assert_eq!(routed(&declared, &Method::GET, path), Route::Untouched, "{path}");
         }
     }
 
@@ -201,6 +302,9 @@ mod tests {
         assert!(!pattern.matches(&Method::GET, "/embeddings"));
         for text in ["models", "", "/", "/*", "/a/*/b", "GE T /x", "/a/../b"] {
             assert!(Pattern::parse(text).is_err(), "{text}");
+        }
+        for text in ["v1", "", "//", "/v1?", "/a/../b"] {
+            assert!(Base::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -2,28 +2,26 @@
 
 use std::fmt;
 
-use crate::rope::Rope;
-use crate::tools::{Registered, Tools};
+use serde_json::{Map, Value, json};
 
-/// What all injected names start with.
-const PREFIX: &str = "bmcp_";
+use super::turn::Owner;
+use crate::rope::Rope;
+use crate::tools::{PREFIX, ToolDefinition, Tools};
+use crate::types::Dialect;
+
+/// Appends the JSON of one injected tool, see [`Api::define`](super::Api::define).
+pub(crate) type Define = fn(&str, &ToolDefinition, &mut String);
 
 /// The tools that were injected into one request.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Offer {
     tools: Tools,
-    /// Names like ours that the caller uses for tools of its own.
+    /// Names with our prefix that the caller uses for tools of its own.
     taken: Vec<String>,
     /// The first name that the provider's limit left no room for.
     cut: Option<String>,
-}
-
-/// Whose a tool call is.
-pub(crate) enum Owner<'a> {
-    Caller,
-    Ours(&'a Registered),
-    /// It has the prefix of ours, but the model made it up.
-    Nobody,
+    /// Whether any tool is left.
+    offers_any: bool,
 }
 
 /// Whether a tool of this name can only be an injected one, unless the caller has one of that name itself.
@@ -31,27 +29,39 @@ pub(crate) fn is_injected(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
+/// A tool's whole schema, which describes an object. OpenAI refuses an object schema without `properties`, which JSON
+/// schema and MCP allow: there it gets empty ones, which say the same.
+pub(crate) fn object_schema(schema: Option<&Value>) -> String {
+    match schema.and_then(Value::as_object) {
+        None => json!({ "type": "object", "properties": {} }).to_string(),
+        Some(schema) if schema.is_empty() => object_schema(None),
+        Some(schema) if is_bare_object(schema) => {
+            let mut schema = schema.clone();
+            schema.insert("properties".to_owned(), Value::Object(Map::new()));
+            Value::Object(schema).to_string()
+        }
+        Some(_) => schema.map(Value::to_string).unwrap_or_default(),
+    }
+}
+
+fn is_bare_object(schema: &Map<String, Value>) -> bool {
+    schema.get("type").is_some_and(|kind| kind == "object") && !schema.contains_key("properties")
+}
+
 // === impl Offer ===
 
 impl Offer {
-    pub(crate) fn none() -> Self {
-        Self {
-            tools: Tools::default(),
-            taken: Vec::new(),
-            cut: None,
-        }
-    }
-
     /// All of `tools` but the `taken`, and at most `room`, in name order.
     pub(crate) fn new(tools: Tools, taken: Vec<String>, room: usize) -> Self {
         let mut offer = Self {
             tools,
             taken,
             cut: None,
+            offers_any: false,
         };
-        let cut = offer.entries().nth(room).map(|(name, _)| name.to_owned());
+        let cut = offer.names().nth(room).map(str::to_owned);
         if cut.is_some() {
-            let all = offer.entries().count();
+            let all = offer.names().count();
             tracing::warn!(
                 offered = room,
                 left_out = all - room,
@@ -59,54 +69,84 @@ impl Offer {
             );
         }
         offer.cut = cut;
+        let offers_any = offer.names().next().is_some();
+        offer.offers_any = offers_any;
         offer
     }
 
+    /// Whether no tool is offered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tools.is_empty()
+        !self.offers_any
     }
 
-    fn entries(&self) -> impl Iterator<Item = (&str, bytes::Bytes)> {
-        self.tools.entries().filter(|(name, _)| self.offers(name))
+    /// The injected names, in name order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tools.names().filter(|name| self.offers(name))
     }
 
     fn offers(&self, name: &str) -> bool {
         !self.taken.iter().any(|taken| taken == name) && self.cut.as_deref().is_none_or(|cut| name < cut)
     }
 
-    /// The definitions, comma-joined; `None` if no tool is left.
-    pub(crate) fn encoded(&self) -> Option<Rope> {
-        if self.taken.is_empty() && self.cut.is_none() {
-            return Some(Rope::from(self.tools.encoded().clone())).filter(|rope| !rope.is_empty());
+    /// The definitions in one dialect, with commas between them; `None` if no tool is offered.
+    pub(crate) fn encoded(&self, dialect: Dialect, define: Define) -> Option<Rope> {
+        if self.is_empty() {
+            return None;
         }
-        let mut rope = Rope::default();
-        for (_, definition) in self.entries() {
-            if !rope.is_empty() {
-                rope.append(",".into());
+        let encoding = self.tools.encoding(dialect, define);
+        let rope = if self.taken.is_empty() && self.cut.is_none() {
+            Rope::from(encoding.all())
+        } else {
+            let mut rope = Rope::default();
+            for (name, definition) in self.tools.names().zip(encoding.parts()) {
+                if self.offers(name) {
+                    if !rope.is_empty() {
+                        rope.append(",".into());
+                    }
+                    rope.push(definition);
+                }
             }
-            rope.push(definition);
-        }
-        Some(rope).filter(|rope| !rope.is_empty())
+            rope
+        };
+        Some(rope)
     }
 
     /// Whose the tool of this name is, in this request.
-    pub(crate) fn owner(&self, name: &str) -> Owner<'_> {
+    pub(crate) fn owner(&self, name: &str) -> Owner {
         if self.is_empty() || !is_injected(name) || self.taken.iter().any(|taken| taken == name) {
             return Owner::Caller;
         }
-        self.tools
-            .get(name)
-            .filter(|_| self.offers(name))
-            .map_or(Owner::Nobody, Owner::Ours)
-    }
-
-    pub(crate) fn is_callers(&self, name: &str) -> bool {
-        matches!(self.owner(name), Owner::Caller)
+        match self.tools.get(name).filter(|_| self.offers(name)) {
+            Some(tool) => Owner::Ours(tool.clone()),
+            None => Owner::Nobody,
+        }
     }
 }
 
 impl fmt::Debug for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.entries().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::object_schema;
+
+    #[test]
+    fn an_object_schema_always_has_properties() {
+        let empty = r#"{"properties":{},"type":"object"}"#;
+        for schema in [
+            None,
+            Some(json!({})),
+            Some(json!({"type": "object"})),
+            Some(json!(true)),
+        ] {
+            assert_eq!(object_schema(schema.as_ref()), empty, "{schema:?}");
+        }
+        let whole = json!({"type": "object", "properties": {"a": {"type": "string"}}, "$defs": {"x": {}}});
+        assert_eq!(object_schema(Some(&whole)), whole.to_string());
     }
 }

@@ -129,11 +129,11 @@ impl ToolDefinition {
         self.server_url.as_deref()
     }
 
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    pub(super) fn schema(&self) -> Option<&Value> {
+    pub(crate) fn schema(&self) -> Option<&Value> {
         self.parameters.as_ref()
     }
 }
@@ -214,7 +214,7 @@ impl ToolOutput {
         Self::text(value.into().to_string())
     }
 
-    /// A failure, in words that help the model to do better: it is told `{"error":true,"message":"…"}`.
+    /// A failure, in words that help the model to do better.
     #[must_use]
     pub fn error(message: impl Into<String>) -> Self {
         Self {
@@ -235,17 +235,10 @@ impl ToolOutput {
         &self.content
     }
 
-    /// The content of the `tool` message. Of the result, or of the failure's message, at most `limit` bytes are kept; a
-    /// short note behind them says if more was there.
-    pub(crate) fn into_message(self, limit: usize) -> String {
-        let Self { mut content, is_error } = self;
-        cut(&mut content, limit);
-        if is_error {
-            // `Value` writes itself; it has no way to fail.
-            format!(r#"{{"error":true,"message":{}}}"#, Value::String(content))
-        } else {
-            content
-        }
+    /// The text for the model. At most `limit` bytes are kept; a short note behind them says if more was there.
+    pub(crate) fn into_text(mut self, limit: usize) -> String {
+        cut(&mut self.content, limit);
+        self.content
     }
 }
 

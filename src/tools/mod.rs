@@ -49,9 +49,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::registry::Registered;
 pub use self::{
     call::{ToolCall, ToolDefinition, ToolOutput},
     registry::{Tool, Tools, tool_fn},
     source::ToolSource,
 };
+pub(crate) use self::{name::PREFIX, registry::Registered};

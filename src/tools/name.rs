@@ -7,6 +7,8 @@ use super::ToolDefinition;
 
 /// [OpenAI's limit](https://platform.openai.com/docs/api-reference/chat/create) for a function's name.
 const MAX: usize = 64;
+/// The beginning of every injected name.
+pub(crate) const PREFIX: &str = "bmcp_";
 /// `_` and 8 hexadecimal digits.
 const SUFFIX: usize = 9;
 const FNV_OFFSET: u32 = 0x811c_9dc5;
@@ -55,7 +57,7 @@ fn plain(definition: &ToolDefinition) -> String {
         .chain(['_'])
         .chain(definition.name().chars())
         .map(clean);
-    "bmcp_".chars().chain(name).take(MAX).collect()
+    PREFIX.chars().chain(name).take(MAX).collect()
 }
 
 fn suffixed(definition: &ToolDefinition, plain: &str, taken: &HashSet<String>) -> String {

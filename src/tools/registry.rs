@@ -1,12 +1,17 @@
-//! The tools of a request: found by the name that the model uses, encoded once for all requests.
+//! The tools of a request: found by the name that the model uses, encoded once per dialect for all requests.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tower::{BoxError, Service, util::BoxCloneSyncService};
 
 use super::{ToolCall, ToolDefinition, ToolOutput, name, schema::Schema};
+use crate::types::Dialect;
 
 /// A tool: what the model is told about it, and what runs its calls.
 ///
@@ -50,7 +55,15 @@ pub struct Tool {
 pub struct Tools {
     /// By injected name.
     registered: Arc<[Registered]>,
-    encoded: Bytes,
+    /// By dialect; filled by the first request of each.
+    encodings: Arc<[OnceLock<Encoding>; Dialect::COUNT]>,
+}
+
+/// The definitions of a set in one dialect.
+pub(crate) struct Encoding {
+    /// Elements of a JSON array, with commas between and without brackets.
+    all: Bytes,
+    parts: Vec<Range<usize>>,
 }
 
 /// A tool under the name that the model sees.
@@ -58,16 +71,12 @@ pub struct Tools {
 pub(crate) struct Registered {
     injected_name: String,
     tool: Tool,
-    /// Part of [`Tools::encoded`].
-    encoded: Bytes,
 }
 
 /// What a tool needs besides its service; costly enough to make it once and share it among snapshots.
 struct About {
     definition: ToolDefinition,
     schema: Schema,
-    /// The encoded definition from behind its name.
-    tail: String,
 }
 
 pub(crate) type ToolService = BoxCloneSyncService<ToolCall, ToolOutput, BoxError>;
@@ -122,7 +131,6 @@ impl Tool {
     {
         let about = About {
             schema: Schema::new(&definition),
-            tail: tail(&definition),
             definition,
         };
         Self {
@@ -143,7 +151,7 @@ impl fmt::Debug for Tool {
 // === impl Tools ===
 
 impl Tools {
-    /// Names the tools and encodes their definitions.
+    /// Gives each tool the name that the model sees.
     #[must_use]
     pub fn new(tools: impl IntoIterator<Item = Tool>) -> Self {
         let tools: Vec<Tool> = tools.into_iter().collect();
@@ -152,23 +160,12 @@ impl Tools {
         let mut named: Vec<(String, Tool)> = names.into_iter().zip(tools).collect();
         named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
 
-        let mut text = String::new();
-        let parts: Vec<Range<usize>> = named
-            .iter()
-            .map(|(name, tool)| push(&mut text, name, &tool.about.tail))
-            .collect();
-        let encoded = Bytes::from(text);
         let registered = named
             .into_iter()
-            .zip(parts)
-            .map(|((injected_name, tool), part)| Registered {
-                injected_name,
-                tool,
-                encoded: encoded.slice(part),
-            });
+            .map(|(injected_name, tool)| Registered { injected_name, tool });
         Self {
             registered: registered.collect(),
-            encoded: encoded.clone(),
+            encodings: Arc::default(),
         }
     }
 
@@ -196,16 +193,36 @@ impl Tools {
         self.registered.get(index.ok()?)
     }
 
-    /// All definitions as elements of a JSON array, with commas between and without brackets.
-    pub(crate) fn encoded(&self) -> &Bytes {
-        &self.encoded
+    /// The definitions in `dialect`, whose `define` writes one of them. It is called once per set and dialect.
+    pub(crate) fn encoding(&self, dialect: Dialect, define: fn(&str, &ToolDefinition, &mut String)) -> &Encoding {
+        self.encodings[dialect as usize].get_or_init(|| {
+            let (mut text, mut parts) = (String::new(), Vec::with_capacity(self.len()));
+            for registered in &*self.registered {
+                if !text.is_empty() {
+                    text.push(',');
+                }
+                let start = text.len();
+                define(registered.injected_name(), registered.definition(), &mut text);
+                parts.push(start..text.len());
+            }
+            Encoding {
+                all: text.into(),
+                parts,
+            }
+        })
+    }
+}
+
+// === impl Encoding ===
+
+impl Encoding {
+    pub(crate) fn all(&self) -> Bytes {
+        self.all.clone()
     }
 
-    /// Each definition alone, for a request that cannot take them all.
-    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (&str, Bytes)> {
-        self.registered
-            .iter()
-            .map(|registered| (registered.injected_name(), registered.encoded.clone()))
+    /// Each definition alone, in name order.
+    pub(crate) fn parts(&self) -> impl ExactSizeIterator<Item = Bytes> {
+        self.parts.iter().map(|part| self.all.slice(part.clone()))
     }
 }
 
@@ -259,49 +276,4 @@ impl fmt::Debug for Registered {
             .field("injected_name", &self.injected_name)
             .finish_non_exhaustive()
     }
-}
-
-// === encoding ===
-
-/// Appends one definition, after a comma if it is not the first.
-fn push(text: &mut String, name: &str, tail: &str) -> Range<usize> {
-    if !text.is_empty() {
-        text.push(',');
-    }
-    let start = text.len();
-    // A cleaned name has nothing to escape.
-    text.extend([r#"{"type":"function","function":{"name":""#, name, tail]);
-    start..text.len()
-}
-
-fn tail(definition: &ToolDefinition) -> String {
-    let mut tail = String::from("\"");
-    if let Some(description) = definition.text() {
-        tail.extend([r#","description":"#, &Value::from(description).to_string()]);
-    }
-    tail.extend([
-        r#","parameters":"#,
-        &parameters(definition.schema()),
-        r#","strict":false}}"#,
-    ]);
-    tail
-}
-
-/// The whole schema. OpenAI refuses a request with an object schema that lacks `properties`, which JSON schema and MCP
-/// allow: there it gets empty ones, which say the same.
-fn parameters(schema: Option<&Value>) -> String {
-    match schema.and_then(Value::as_object) {
-        None => json!({ "type": "object", "properties": {} }).to_string(),
-        Some(schema) if schema.is_empty() => parameters(None),
-        Some(schema) if is_bare_object(schema) => {
-            let mut schema = schema.clone();
-            schema.insert("properties".to_owned(), Value::Object(Map::new()));
-            Value::Object(schema).to_string()
-        }
-        Some(_) => schema.map(Value::to_string).unwrap_or_default(),
-    }
-}
-
-fn is_bare_object(schema: &Map<String, Value>) -> bool {
-    schema.get("type").is_some_and(|kind| kind == "object") && !schema.contains_key("properties")
 }

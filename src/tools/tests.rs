@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use super::{name::tests::tool_sets, *};
+use crate::types::Dialect;
 
 pub(super) fn tool(server: &str, name: &str) -> Tool {
     with(ToolDefinition::new(name).server(server))
@@ -21,6 +22,10 @@ pub(super) fn tool(server: &str, name: &str) -> Tool {
 
 pub(super) fn with(definition: ToolDefinition) -> Tool {
     tool_fn(definition, |_call| async { Ok::<_, Infallible>("done") })
+}
+
+fn define(name: &str, tool: &ToolDefinition, out: &mut String) {
+    out.push_str(&json!({ "name": name, "description": tool.text() }).to_string());
 }
 
 fn registered(schema: Value) -> Registered {
@@ -36,18 +41,19 @@ proptest! {
         let tools: Tools = tools.iter()
             .map(|(server, name)| with(ToolDefinition::new(name).server(server).description(&text)))
             .collect();
-        let array: Vec<Value> = serde_json::from_slice(&[b"[", &**tools.encoded(), b"]"].concat()).unwrap();
+        let encoding = tools.encoding(Dialect::Messages, define);
+        let array: Vec<Value> = serde_json::from_slice(&[b"[", &*encoding.all(), b"]"].concat()).unwrap();
         prop_assert_eq!(array.len(), tools.len());
-        for (element, (name, bytes)) in array.iter().zip(tools.entries()) {
-            prop_assert_eq!(&element["function"]["name"], name);
-            prop_assert_eq!(&element["function"]["description"], &text);
+        for ((element, name), bytes) in array.iter().zip(tools.names()).zip(encoding.parts()) {
+            prop_assert_eq!(&element["name"], name);
+            prop_assert_eq!(&element["description"], &text);
             prop_assert_eq!(&serde_json::from_slice::<Value>(&bytes).unwrap(), element);
         }
     }
 
     #[test]
     fn a_cut_result_is_a_prefix_and_says_so(text in ".{0,40}", limit in 0usize..60) {
-        let message = ToolOutput::text(&text).into_message(limit);
+        let message = ToolOutput::text(&text).into_text(limit);
         match message.split_once("\n[cut: ") {
             None => prop_assert!(message == text && text.len() <= limit),
             Some((kept, note)) => {
@@ -71,54 +77,25 @@ proptest! {
 // === encoding ===
 
 #[test]
-fn definitions_are_encoded_in_name_order() {
+fn definitions_are_encoded_once_per_dialect_in_name_order() {
     let tools = Tools::new([
-        with(ToolDefinition::new("b").description("says \"b\"\n").parameters(json!({
-            "type": "object",
-            "properties": { "x": { "type": "integer", "minimum": 1.0 } },
-            "additionalProperties": false,
-            "$defs": { "y": true },
-            "required": ["x"],
-        }))),
+        with(ToolDefinition::new("b").description("x")),
         with(ToolDefinition::new("a")),
     ]);
-    let a = r#"{"type":"function","function":{"name":"bmcp_local_a","parameters":{"properties":{},"type":"object"},"strict":false}}"#;
-    let b = r#"{"type":"function","function":{"name":"bmcp_local_b","description":"says \"b\"\n","parameters":{"$defs":{"y":true},"additionalProperties":false,"properties":{"x":{"minimum":1.0,"type":"integer"}},"required":["x"],"type":"object"},"strict":false}}"#;
-    assert_eq!(tools.encoded(), &format!("{a},{b}"));
-    let entries: Vec<_> = tools.entries().collect();
-    assert_eq!(entries[0], ("bmcp_local_a", a.into()));
-    assert_eq!(entries[1], ("bmcp_local_b", b.into()));
-}
-
-#[test]
-fn an_object_schema_always_has_properties() {
-    let empty = json!({ "type": "object", "properties": {} });
-    for (schema, expected) in [
-        (json!(null), empty.clone()),
-        (json!(true), empty.clone()),
-        (json!([]), empty.clone()),
-        (json!({}), empty.clone()),
-        (json!({ "type": "object" }), empty),
-        (
-            json!({ "type": "object", "title": "T" }),
-            json!({ "type": "object", "title": "T", "properties": {} }),
-        ),
-        (
-            json!({ "anyOf": [{ "type": "object" }] }),
-            json!({ "anyOf": [{ "type": "object" }] }),
-        ),
-    ] {
-        let tools = Tools::new([with(ToolDefinition::new("t").parameters(schema))]);
-        let encoded: Value = serde_json::from_slice(tools.encoded()).unwrap();
-        assert_eq!(encoded["function"]["parameters"], expected);
-    }
+    let all = r#"{"description":null,"name":"bmcp_local_a"},{"description":"x","name":"bmcp_local_b"}"#;
+    let first = tools.encoding(Dialect::ChatCompletions, define).all();
+    assert_eq!(first, all);
+    let again = tools.clone().encoding(Dialect::ChatCompletions, define).all();
+    assert_eq!(again.as_ptr(), first.as_ptr(), "shared by all clones of the set");
+    let other = tools.encoding(Dialect::Responses, |_, _, out| out.push('1')).all();
+    assert_eq!(other, "1,1");
 }
 
 #[test]
 fn the_empty_set_is_empty() {
     let tools = Tools::default();
-    assert!(tools.is_empty() && tools.encoded().is_empty() && tools.get("bmcp_local_t").is_none());
-    assert_eq!(tools.entries().len(), 0);
+    assert!(tools.is_empty() && tools.get("bmcp_local_t").is_none());
+    assert!(tools.encoding(Dialect::Messages, define).all().is_empty());
 }
 
 #[test]
@@ -306,25 +283,11 @@ fn results_are_cut_at_a_character_border() {
         (9, "aé日"),
     ] {
         let expected = format!("{kept}\n[cut: the first {} of 10 bytes]", kept.len());
-        assert_eq!(ToolOutput::text(text).into_message(limit), expected);
+        assert_eq!(ToolOutput::text(text).into_text(limit), expected);
     }
     for limit in [10, 11, usize::MAX] {
-        assert_eq!(ToolOutput::text(text).into_message(limit), text);
+        assert_eq!(ToolOutput::text(text).into_text(limit), text);
     }
-}
-
-#[test]
-fn failures_are_told_as_json() {
-    let output = ToolOutput::error("no \"such\" city\n");
-    assert!(output.is_error());
-    assert_eq!(
-        output.into_message(1 << 20),
-        r#"{"error":true,"message":"no \"such\" city\n"}"#
-    );
-    assert_eq!(
-        ToolOutput::error("x".repeat(100)).into_message(3),
-        r#"{"error":true,"message":"xxx\n[cut: the first 3 of 100 bytes]"}"#
-    );
 }
 
 #[test]

@@ -72,6 +72,7 @@ pub(crate) fn pool(count: usize) -> KeyPool {
 
 /// `provider` under the contract probe under `layer`.
 pub(crate) fn bridge(layer: &BridgeLayer, provider: &Provider) -> Stack {
+    let layer = layer.clone().base("/v1").expect("a path");
     layer.layer(Probe::new(provider.clone()))
 }
 

@@ -85,7 +85,9 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let listener = listener.into_std().map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
 
-    let mut layer = BridgeLayer::new().provider("openai");
+    // An SDK whose base URL lacks the `/v1` is served all the same.
+    let layer = BridgeLayer::new().base("/v1").and_then(|layer| layer.base("/"));
+    let mut layer = layer.map_err(|error| error.to_string())?.provider("openai");
     let mut keys = arguments.openai.keys;
     let mut tools = Vec::new();
     let demo = arguments.openai.base.is_none();

@@ -1,16 +1,14 @@
-//! What one streamed round amounts to: its tool calls put together from their pieces, and the message to replay.
-//!
-//! Text is gathered as it is written, escapes included: pieces of a JSON string make the whole string's text.
+//! One streamed round so far: its tool calls put together from their pieces, and the message to replay.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
-use super::usage::Usage;
-use super::{Call, Completion, Turn};
+use super::merge::Merged;
+use super::reply::{MAX_CALLS, TOO_MANY_CALLS, given_id, text};
 use crate::dialect::offer::Offer;
 use crate::dialect::quote;
+use crate::dialect::turn::{Call, CallKind, Completion, Fault, Owner, Turn};
+use crate::dialect::usage::Usage;
 use crate::json::{Member, walk};
 
 #[cfg(test)]
@@ -24,83 +22,61 @@ pub(super) struct Fold {
     service_tier: Option<String>,
     /// The last that was reported: some providers report with every chunk.
     pub(super) usage: Option<Usage>,
-    chunks: bool,
-    role: bool,
-    owner: Option<Owner>,
-    calls: Vec<Piecemeal>,
-    /// How many of them are the caller's.
-    callers: u64,
-    /// The delta's other members, for the message to replay.
-    texts: Vec<(String, Vec<u8>)>,
-}
-
-/// Whose a turn, or a call in it, is: decided by the name of the first call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    Caller,
-    Ours,
+    pub(super) has_chunks: bool,
+    pub(super) has_role: bool,
+    pub(super) has_finished: bool,
+    /// Whether the turn is ours: decided by the first call.
+    is_ours: Option<bool>,
+    calls: Vec<PartialCall>,
+    by_index: HashMap<u64, usize>,
+    by_id: HashMap<String, usize>,
+    /// How many calls the caller was shown.
+    shown_calls: u64,
+    /// The delta's members but the calls.
+    message: Merged,
 }
 
 /// A call that comes in pieces.
-struct Piecemeal {
+struct PartialCall {
     index: u64,
     id: String,
     name: String,
-    arguments: Vec<u8>,
     /// Unknown until the name is in; its pieces are held back till then.
     owner: Option<Owner>,
     held: Vec<u8>,
     /// The index that the caller sees, which has no gaps where calls are hidden.
     shown_index: u64,
+    /// The members of all pieces but `index`.
+    parts: Merged,
 }
 
-#[derive(Deserialize)]
-struct ToolDelta<'a> {
-    #[serde(default)]
+/// One piece of a call.
+#[derive(Default)]
+struct Piece<'a> {
     index: Option<u64>,
-    #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
-    #[serde(borrow, default, alias = "custom")]
-    function: Option<FunctionDelta<'a>>,
-}
-
-#[derive(Deserialize)]
-struct FunctionDelta<'a> {
-    #[serde(borrow, default)]
     name: Option<Cow<'a, str>>,
-    #[serde(borrow, default, alias = "input")]
-    arguments: Option<&'a RawValue>,
+    /// The arguments' literal.
+    arguments: &'a [u8],
 }
 
 /// The members of a chunk that are read once for the whole answer.
-pub(super) const DESCRIPTION: [&str; 3] = ["id", "model", "service_tier"];
+const DESCRIPTION: [&str; 3] = ["id", "model", "service_tier"];
 
 // === impl Fold ===
 
 impl Fold {
-    pub(super) fn has_chunks(&self) -> bool {
-        self.chunks
-    }
-
-    pub(super) fn has_role(&self) -> bool {
-        self.role
-    }
-
     pub(super) fn msg_id(&self) -> &str {
         self.msg_id.as_deref().unwrap_or_default()
     }
 
-    pub(super) fn note_role(&mut self) {
-        self.role = true;
-    }
-
     pub(super) fn is_ours(&self) -> bool {
-        self.owner == Some(Owner::Ours)
+        self.is_ours == Some(true)
     }
 
-    /// Notes what chunks say of the whole answer, each the first time that it is said; whether anything is new.
+    /// Notes the answer's own description, each part the first time that it is given; whether any part is new.
     pub(super) fn describe<'a>(&mut self, data: &[u8], string: impl Fn(&'static str) -> Option<&'a Member>) -> bool {
-        self.chunks = true;
+        self.has_chunks = true;
         let mut is_new = false;
         let places = [&mut self.msg_id, &mut self.model, &mut self.service_tier];
         for (place, name) in places.into_iter().zip(DESCRIPTION) {
@@ -114,123 +90,125 @@ impl Fold {
         is_new
     }
 
-    /// Gathers a delta's member for the message to replay.
-    pub(super) fn text(&mut self, name: walk::RawName<'_>, value: &[u8]) {
-        let (open, close) = match value {
-            [open @ (b'"' | b'['), inner @ .., close] if !inner.is_empty() => (*open, *close),
-            _ => return,
-        };
-        let inner = &value[1..value.len() - 1];
-        match self.texts.iter_mut().find(|(known, _)| name == known.as_str()) {
-            Some((_, text)) if text.first() == Some(&open) => {
-                text.pop();
-                if open == b'[' {
-                    text.push(b',');
-                }
-                text.extend_from_slice(inner);
-                text.push(close);
-            }
-            // A member that changes its type half-way is nobody's format.
-            Some(_) => {}
-            None => self
-                .texts
-                .extend(name.to_str().map(|name| (name.into_owned(), value.to_vec()))),
-        }
+    /// Adds a delta's member to the message to replay.
+    pub(super) fn push_member(&mut self, name: walk::RawName<'_>, value: &[u8]) {
+        self.message.push(name, value);
     }
 
     /// Folds a `tool_calls` array. `None` if the caller may see it as it is; else the elements that it may see.
-    pub(super) fn tool_calls(&mut self, list: &[u8], offer: &Offer) -> Result<Option<Vec<u8>>, &'static str> {
-        let (mut visible, mut whole) = (Vec::new(), true);
+    pub(super) fn push_calls(&mut self, list: &[u8], offer: &Offer) -> Result<Option<Vec<u8>>, Fault> {
+        let (mut visible, mut is_whole) = (Vec::new(), true);
         for item in walk::items(list) {
-            let text = &list[item];
-            let delta: ToolDelta<'_> = serde_json::from_slice(text)
-                .map_err(|_| "the provider's stream has a tool call that is not the API's")?;
-            let call = self.piece(&delta, offer);
-            let call = &mut self.calls[call];
+            let item = &list[item];
+            let place = self.push_piece(item, offer)?;
+            let is_callers_turn = self.is_ours == Some(false);
+            let call = &mut self.calls[place];
             match call.owner {
                 None => {
-                    push_item(&mut call.held, text);
-                    whole = false;
+                    push_item(&mut call.held, item);
+                    is_whole = false;
                 }
-                Some(Owner::Caller) if self.owner == Some(Owner::Caller) => {
+                Some(Owner::Caller) if is_callers_turn => {
                     if !call.held.is_empty() {
-                        whole = false;
-                        let held = std::mem::take(&mut call.held);
-                        // Pieces that were held together are shown together.
-                        for piece in walk::items(&[b"[", &held[..], b"]"].concat()) {
-                            push_item(&mut visible, &call.renumbered(&held[piece.start - 1..piece.end - 1]));
+                        is_whole = false;
+                        let held = [b"[", &std::mem::take(&mut call.held)[..], b"]"].concat();
+                        for piece in walk::items(&held) {
+                            push_item(&mut visible, &call.renumbered(&held[piece]));
                         }
                     }
-                    let shown = call.renumbered(text);
-                    whole &= matches!(shown, Cow::Borrowed(_));
+                    let shown = call.renumbered(item);
+                    is_whole &= matches!(shown, Cow::Borrowed(_));
                     push_item(&mut visible, &shown);
                 }
                 Some(_) => {
                     call.held = Vec::new();
-                    whole = false;
+                    is_whole = false;
                 }
             }
         }
-        Ok((!whole).then_some(visible))
+        Ok((!is_whole).then_some(visible))
     }
 
     /// Adds a piece to its call, and decides whose that is as soon as its name is known; the call's place.
-    fn piece(&mut self, delta: &ToolDelta<'_>, offer: &Offer) -> usize {
-        // Some providers give every call the index 0, and others every piece an id of its own: a call begins where there
-        // is a new id and a name.
-        let name = delta.function.as_ref().and_then(|function| function.name.as_deref());
-        let begins = |call: &Piecemeal| {
-            name.is_some_and(|name| !name.is_empty() && !call.name.is_empty())
-                && delta.id.as_deref().is_some_and(|id| !id.is_empty() && id != call.id)
+    fn push_piece(&mut self, item: &[u8], offer: &Offer) -> Result<usize, Fault> {
+        let piece = Piece::read(item);
+        let place = match self.known(&piece) {
+            Some(place) => place,
+            None => self.begin_call(&piece)?,
         };
-        let known = match (delta.index, &delta.id) {
-            (Some(index), _) => {
-                let place = self.calls.iter().rposition(|call| call.index == index);
-                place.filter(|place| !begins(&self.calls[*place]))
-            }
-            (None, Some(id)) if !id.is_empty() => self.calls.iter().position(|call| call.id == **id),
-            (None, _) => self.calls.len().checked_sub(1),
-        };
-        let place = known.unwrap_or_else(|| {
-            self.calls.push(Piecemeal {
-                index: delta.index.unwrap_or(self.calls.len() as u64),
-                id: String::new(),
-                name: String::new(),
-                arguments: Vec::new(),
-                owner: None,
-                held: Vec::new(),
-                shown_index: 0,
-            });
-            self.calls.len() - 1
-        });
         let call = &mut self.calls[place];
-        if let Some(id) = delta.id.as_ref().filter(|_| call.id.is_empty()) {
-            call.id = id.to_string();
+        if call.id.is_empty()
+            && let Some(id) = piece.id.filter(|id| !id.is_empty())
+        {
+            self.by_id.insert(id.to_string(), place);
+            call.id = id.into_owned();
         }
-        if let Some(function) = &delta.function {
-            if let Some(name) = function.name.as_ref().filter(|_| call.name.is_empty()) {
-                call.name = name.to_string();
-            }
-            if let Some(arguments) = function.arguments {
-                call.argue(arguments.get());
-            }
+        if call.name.is_empty()
+            && let Some(name) = piece.name
+        {
+            call.name = name.into_owned();
+        }
+        for (name, value) in walk::members(item).filter(|(name, _)| *name != "index") {
+            call.parts.push(name, &item[value]);
         }
         // Without tools of ours every call is the caller's, even one whose name never comes.
         if call.owner.is_none() && (!call.name.is_empty() || offer.is_empty()) {
-            call.shown_index = if offer.is_empty() { call.index } else { self.callers };
-            let owner = if offer.is_callers(&call.name) {
-                self.callers += 1;
-                Owner::Caller
-            } else {
-                Owner::Ours
-            };
+            let owner = offer.owner(&call.name);
+            call.shown_index = if offer.is_empty() { call.index } else { self.shown_calls };
+            let is_callers = matches!(owner, Owner::Caller);
+            self.shown_calls += u64::from(is_callers);
+            self.is_ours.get_or_insert(!is_callers);
             call.owner = Some(owner);
-            self.owner.get_or_insert(owner);
         }
-        place
+        Ok(place)
     }
 
-    /// What the answer said of itself so far.
+    /// The call that a piece belongs to, if that has begun. Some providers give every call the index 0, and others every
+    /// piece an id of its own: a piece with a name begins a call if its id is new, or if there are no ids and both the
+    /// call before and the piece have whole arguments.
+    fn known(&self, piece: &Piece<'_>) -> Option<usize> {
+        let begins = |call: &PartialCall| {
+            if call.name.is_empty() || piece.name.as_ref().is_none_or(|name| name.is_empty()) {
+                return false;
+            }
+            match piece.id.as_deref().unwrap_or_default() {
+                "" => call.id.is_empty() && call.has_whole_arguments() && piece.has_whole_arguments(),
+                id => id != call.id,
+            }
+        };
+        match (piece.index, piece.id.as_deref()) {
+            (Some(index), _) => {
+                let place = *self.by_index.get(&index)?;
+                Some(place).filter(|place| !begins(&self.calls[*place]))
+            }
+            (None, Some(id)) if !id.is_empty() => self.by_id.get(id).copied(),
+            (None, _) => self
+                .calls
+                .len()
+                .checked_sub(1)
+                .filter(|place| !begins(&self.calls[*place])),
+        }
+    }
+
+    fn begin_call(&mut self, piece: &Piece<'_>) -> Result<usize, Fault> {
+        let place = self.calls.len();
+        if place == MAX_CALLS {
+            return Err(TOO_MANY_CALLS);
+        }
+        let index = piece.index.unwrap_or(place as u64);
+        self.by_index.insert(index, place);
+        self.calls.push(PartialCall {
+            index,
+            id: String::new(),
+            name: String::new(),
+            owner: None,
+            held: Vec::new(),
+            shown_index: 0,
+            parts: Merged::default(),
+        });
+        Ok(place)
+    }
+
     pub(super) fn completion(&self) -> Completion {
         Completion {
             id: self.msg_id().to_owned(),
@@ -240,71 +218,105 @@ impl Fold {
         }
     }
 
-    pub(super) fn turn(&self) -> Turn {
-        let calls = self.calls.iter().map(|call| Call {
-            id: call.id.clone(),
-            name: call.name.clone(),
-            arguments: call.arguments().into_owned(),
-        });
+    /// The turn. If another round follows, a call without an id gets one of ours.
+    pub(super) fn turn(&mut self) -> Turn {
+        if self.is_ours() {
+            for call in self.calls.iter_mut().filter(|call| call.id.is_empty()) {
+                call.id = given_id();
+            }
+        }
         Turn {
             completion: self.completion(),
-            calls: calls.collect(),
-            callers_turn: self.owner == Some(Owner::Caller),
+            calls: self.calls.iter().map(PartialCall::call).collect(),
+            is_ours: self.is_ours(),
+            thoughts: Vec::new(),
         }
     }
 
-    /// The model's message, with only the calls that `keep` keeps.
-    pub(super) fn replay(&self, keep: impl Fn(usize) -> bool) -> Vec<u8> {
-        let mut message = Vec::from(*br#"{"role":"assistant""#);
-        if !self.texts.iter().any(|(name, _)| name == "content") {
-            message.extend_from_slice(br#","content":null"#);
+    /// The model's message, with all of its calls.
+    pub(super) fn replay(&self) -> Vec<u8> {
+        let mut message = Vec::from(*b"{");
+        if !self.message.has("role") {
+            message.extend_from_slice(br#""role":"assistant","#);
         }
-        for (name, text) in &self.texts {
-            message.extend_from_slice(format!(",{}:", quote(name)).as_bytes());
-            message.extend_from_slice(text);
+        if !self.message.has("content") {
+            message.extend_from_slice(br#""content":null,"#);
         }
-        message.extend_from_slice(br#","tool_calls":["#);
-        let kept = self
-            .calls
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| keep(*index))
-            .map(|(_, call)| call);
-        for (place, call) in kept.enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            let (id, name) = (quote(&call.id), quote(&call.name));
-            let head = format!(r#"{comma}{{"id":{id},"type":"function","function":{{"name":{name},"arguments":""#);
-            message.extend_from_slice(head.as_bytes());
-            message.extend_from_slice(&call.arguments);
-            message.extend_from_slice(br#""}}"#);
+        let start = message.len();
+        self.message.write_members(&mut message);
+        if message.len() > start {
+            message.push(b',');
+        }
+        message.extend_from_slice(br#""tool_calls":["#);
+        for (place, call) in self.calls.iter().enumerate() {
+            if place > 0 {
+                message.push(b',');
+            }
+            call.write(&mut message);
         }
         message.extend_from_slice(b"]}");
         message
     }
 }
 
-// === impl Piecemeal ===
+// === impl PartialCall ===
 
-impl Piecemeal {
-    fn argue(&mut self, text: &str) {
-        match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-            Some(inner) => self.arguments.extend_from_slice(inner.as_bytes()),
-            None if text == "null" => {}
-            // An object in place of its text, as some providers send.
-            None => {
-                let quoted = quote(text);
-                self.arguments
-                    .extend_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
-            }
+impl PartialCall {
+    fn function(&self) -> Option<&Merged> {
+        self.parts.object("function").or_else(|| self.parts.object("custom"))
+    }
+
+    /// The arguments' literal so far.
+    fn arguments(&self) -> &[u8] {
+        let Some(function) = self.function() else { return b"" };
+        function
+            .get("arguments")
+            .or_else(|| function.get("input"))
+            .unwrap_or_default()
+    }
+
+    fn has_whole_arguments(&self) -> bool {
+        self.arguments().ends_with(b"}\"")
+    }
+
+    fn call(&self) -> Call {
+        let is_custom = !self.parts.has("function") && self.parts.has("custom");
+        let object = |function: &Merged| {
+            let object = function.object("arguments").or_else(|| function.object("input"))?;
+            let mut text = Vec::from(*b"{");
+            object.write_members(&mut text);
+            text.push(b'}');
+            Some(String::from_utf8_lossy(&text).into_owned())
+        };
+        Call {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            arguments: self
+                .function()
+                .and_then(object)
+                .unwrap_or_else(|| text(self.arguments())),
+            owner: self.owner.clone().unwrap_or_default(),
+            kind: if is_custom {
+                CallKind::Custom
+            } else {
+                CallKind::Function
+            },
         }
     }
 
-    fn arguments(&self) -> Cow<'static, str> {
-        let literal = [b"\"", &self.arguments[..], b"\""].concat();
-        walk::unescape(&literal).map_or_else(
-            || Cow::Owned(String::from_utf8_lossy(&self.arguments).into_owned()),
-            |text| Cow::Owned(text.into_owned()),
-        )
+    /// Writes the call as an element of a message's `tool_calls`.
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        // An id that came empty is left out of the parts for the one that we gave.
+        let came = self.parts.get("id").is_some_and(|id| text(id) == self.id);
+        if !came {
+            out.extend_from_slice(format!(r#""id":{},"#, quote(&self.id)).as_bytes());
+        }
+        if !self.parts.has("type") {
+            out.extend_from_slice(br#""type":"function","#);
+        }
+        self.parts.write_members_but(if came { None } else { Some("id") }, out);
+        out.push(b'}');
     }
 
     /// A piece with the index that the caller sees.
@@ -316,6 +328,36 @@ impl Piecemeal {
                 Cow::Owned([&item[..range.start], index.as_bytes(), &item[range.end..]].concat())
             }
         }
+    }
+}
+
+// === impl Piece ===
+
+impl<'a> Piece<'a> {
+    fn read(item: &'a [u8]) -> Self {
+        let mut piece = Self::default();
+        for (name, value) in walk::members(item) {
+            let value = &item[value];
+            match &*name.to_bytes() {
+                b"index" => piece.index = std::str::from_utf8(value).ok().and_then(|index| index.parse().ok()),
+                b"id" => piece.id = walk::unescape(value),
+                b"function" | b"custom" => {
+                    for (name, part) in walk::members(value) {
+                        match &*name.to_bytes() {
+                            b"name" => piece.name = walk::unescape(&value[part]),
+                            b"arguments" | b"input" => piece.arguments = &value[part],
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        piece
+    }
+
+    fn has_whole_arguments(&self) -> bool {
+        self.arguments.starts_with(b"\"{") && self.arguments.ends_with(b"}\"")
     }
 }
 

@@ -5,43 +5,72 @@
 
 mod error;
 mod fold;
+mod merge;
+mod relay;
 mod reply;
 mod request;
-mod stream;
-mod template;
 mod usage;
 
-pub(crate) use error::{InBandError, bridge_error, error_codes, error_event, error_type};
-pub(crate) use reply::{ChatReply, Malformed};
-pub(crate) use request::{ChatRequest, Invalid};
-pub(crate) use stream::{ChatRelay, Progress, StreamFault};
-pub(crate) use usage::{Tokens, Usage, UsageSum};
+use bytes::Bytes;
+use uuid::Uuid;
 
-/// What one round's answer says, whether it came whole or as a stream.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Turn {
-    pub(crate) completion: Completion,
-    /// The tool calls of the first choice, in call order.
-    pub(crate) calls: Vec<Call>,
-    /// Whether the caller has already been shown the start of a call of its own, so that the turn is the caller's.
-    pub(crate) callers_turn: bool,
+use self::request::ChatRequest;
+use super::offer::object_schema;
+use super::turn::{ErrorNames, Invalid};
+use super::{Api, Paths, Purpose, Request, quote};
+use crate::error::{BridgeError, BridgeErrorKind};
+use crate::json::Scanner;
+use crate::rope::Rope;
+use crate::tools::ToolDefinition;
+use crate::types::Dialect;
+
+/// The API as the bridge sees it.
+#[derive(Debug)]
+pub(super) struct ChatCompletions;
+
+/// Appends one element of `tools`.
+fn define(name: &str, tool: &ToolDefinition, out: &mut String) {
+    // An injected name has nothing to escape.
+    out.extend([r#"{"type":"function","function":{"name":""#, name, "\""]);
+    if let Some(description) = tool.text() {
+        out.extend([r#","description":"#, &quote(description)]);
+    }
+    out.extend([
+        r#","parameters":"#,
+        &object_schema(tool.schema()),
+        r#","strict":false}}"#,
+    ]);
 }
 
-/// What an answer says of itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Completion {
-    /// The provider's id of it.
-    pub(crate) id: String,
-    pub(crate) model: String,
-    pub(crate) service_tier: Option<String>,
-    pub(crate) usage: Option<Usage>,
-}
+// === impl ChatCompletions ===
 
-/// A tool call, as the model asked for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Call {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    /// JSON text, if the model got it right.
-    pub(crate) arguments: String,
+impl Api for ChatCompletions {
+    fn dialect(&self) -> Dialect {
+        Dialect::ChatCompletions
+    }
+
+    fn paths(&self) -> &'static Paths {
+        &Paths {
+            answer: "/chat/completions",
+            below_any_base: true,
+            count: None,
+            refuses_websocket: false,
+        }
+    }
+
+    fn request(&self, body: Rope, scanner: &Scanner, _: Purpose) -> Result<Box<dyn Request>, Invalid> {
+        Ok(Box::new(ChatRequest::read(body, scanner)?))
+    }
+
+    fn error_body(&self, error: &BridgeError, _: Option<Uuid>) -> Bytes {
+        error::error_body(error)
+    }
+
+    fn error_type(&self, kind: BridgeErrorKind) -> &'static str {
+        error::error_type(kind)
+    }
+
+    fn read_error(&self, body: &[u8]) -> Option<ErrorNames> {
+        error::read_error(body)
+    }
 }

@@ -1,21 +1,33 @@
-//! A whole chat completion: what the rounds need of it, and the two edits that the caller sees.
+//! A whole chat completion: the parts that the rounds need, and the few edits that the caller sees.
+//!
+//! It is read as leniently as the official SDKs read it: a reply that is only relayed is not judged.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::usage::{Usage, UsageSum};
-use super::{Call, Completion, InBandError, Turn};
+use super::error::in_band;
+use super::usage;
+use crate::dialect::offer::Offer;
+use crate::dialect::turn::{Call, CallKind, Completion, Earlier, Fault, Turn};
+use crate::dialect::usage::{Usage, UsageSum};
+use crate::dialect::{Reply, quote};
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
+use crate::types::ReportedUsage;
+
+/// The most calls that one turn may have.
+pub(super) const MAX_CALLS: usize = 1_000;
+pub(super) const TOO_MANY_CALLS: Fault = Fault::Shape("the answer has more tool calls than one turn may have");
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// A reply that has been read.
 #[derive(Debug)]
-pub(crate) struct ChatReply {
+pub(super) struct ChatReply {
     body: Bytes,
     id: Option<Range<usize>>,
     /// Where the usage is, whatever it is.
@@ -23,74 +35,53 @@ pub(crate) struct ChatReply {
     reported: Option<Usage>,
     /// The offset of the closing brace: where a member that is missing goes.
     end: usize,
-    /// The first choice's message.
-    message: Bytes,
-    /// How many calls are in it.
-    calls: usize,
-}
-
-/// Why an answer is not a chat completion.
-#[derive(Debug)]
-pub(crate) enum Malformed {
-    /// It is an error, sent as a success.
-    Error(InBandError),
-    /// It is something else; the words are for logs.
-    Shape(&'static str),
+    /// Where the first choice's message is.
+    message: Range<usize>,
+    /// Where the list of its calls is, if one of them is not the caller's.
+    list: Option<Range<usize>>,
+    /// For each call, whether it is the caller's.
+    callers: Vec<bool>,
+    /// For each call, the id that we gave it if it had none.
+    given: Vec<Option<String>>,
 }
 
 /// Where a message is, and its list of calls. If a name comes twice the last one counts, as for most parsers.
+#[derive(Default)]
 struct Message {
     range: Range<usize>,
     calls: Option<Range<usize>>,
 }
 
-#[derive(Deserialize)]
-struct ToolCall<'a> {
-    #[serde(borrow, default)]
-    id: Cow<'a, str>,
-    #[serde(borrow, default, alias = "custom")]
-    function: Function<'a>,
-}
-
-/// A function with its `arguments`, or a custom tool with its `input`.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Function<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow, alias = "input")]
-    arguments: Cow<'a, str>,
-}
-
 // === impl ChatReply ===
 
 impl ChatReply {
-    /// The reply, and what it says.
-    pub(crate) fn read(body: Rope) -> Result<(Self, Turn), Malformed> {
+    /// The reply, and the turn in it.
+    pub(super) fn read(body: Rope, offer: &Offer) -> Result<(Self, Turn), Fault> {
         // In one piece, so that all that is read or kept of it is a slice.
-        let body = body.into_bytes();
-        let mut scanner = Scanner::new();
+        let whole = body.into_bytes();
+        // A byte order mark is no JSON, but every SDK passes over it.
+        let start = if whole.starts_with(BOM) { BOM.len() } else { 0 };
+        let body = whole.slice(start..);
+        let mut scanner = Scanner::of_pieces();
         if scanner.scan(&body).is_err() {
-            return Err(Malformed::Shape("the reply is not one JSON object"));
+            return Err(Fault::Shape("the reply is not one JSON object"));
         }
         let Some(choices) = scanner.get("choices").filter(|member| member.kind() == Kind::Array) else {
             return Err(
                 match scanner.get("error").filter(|member| member.kind() != Kind::Null) {
-                    Some(_) => Malformed::Error(InBandError { body }),
-                    None => Malformed::Shape("the reply has no choices"),
+                    Some(_) => Fault::Refused(in_band(body)),
+                    None => Fault::Shape("the reply has no choices"),
                 },
             );
         };
+        let offset = choices.value().start;
         let choices = body.slice(choices.value());
-        let (message, calls) = match walk::first_item(&choices) {
-            Some(first) => {
-                let message =
-                    find_message(&choices, first).ok_or(Malformed::Shape("the reply's first choice has no message"))?;
-                let calls = message.calls.map(|list| read_calls(&choices[list])).transpose()?;
-                (choices.slice(message.range), calls.unwrap_or_default())
-            }
-            // Such as a prompt that a filter refused: nothing to run, and the caller's to judge.
-            None => (Bytes::new(), Vec::new()),
+        let message = walk::first_item(&choices)
+            .and_then(|first| find_message(&choices, first))
+            .unwrap_or_default();
+        let calls = match &message.calls {
+            Some(list) => read_calls(&choices[list.clone()], offer)?,
+            None => Vec::new(),
         };
         let text = |name| {
             let member = scanner.get(name).filter(|member| member.kind() == Kind::String)?;
@@ -103,68 +94,99 @@ impl ChatReply {
             service_tier: text("service_tier"),
             usage: usage
                 .filter(|member| member.kind() == Kind::Object)
-                .map(|member| Usage::new(body.slice(member.value()))),
+                .map(|member| Usage::new(body.slice(member.value()), usage::read)),
         };
-        let turn = Turn {
+        let mut turn = Turn {
             completion,
+            is_ours: Turn::begins_with_ours(&calls),
             calls,
-            callers_turn: false,
+            thoughts: Vec::new(),
         };
+        let give_id = |call: &mut Call| {
+            let given = call.id.is_empty().then(given_id)?;
+            call.id.clone_from(&given);
+            Some(given)
+        };
+        let given = if turn.is_ours {
+            turn.calls.iter_mut().map(give_id).collect()
+        } else {
+            Vec::new()
+        };
+        let shift = |range: Range<usize>| offset + range.start..offset + range.end;
+        let callers: Vec<bool> = turn.calls.iter().map(Call::is_callers).collect();
         let reply = Self {
             id: scanner.get("id").map(Member::value),
             usage: usage.map(Member::value),
             reported: turn.completion.usage.clone(),
             end: scanner.end(),
-            message,
-            calls: turn.calls.len(),
+            message: shift(message.range),
+            list: message.calls.filter(|_| callers.contains(&false)).map(shift),
+            callers,
+            given,
             body,
         };
         Ok((reply, turn))
     }
 
-    /// The reply's usage.
-    pub(crate) fn reported(&self) -> Option<&Usage> {
-        self.reported.as_ref()
-    }
-
-    /// The model's message for the next round, with only the calls that `keep` keeps: each that is replayed must have
-    /// its result, or the provider refuses the request.
-    pub(crate) fn replay(&self, keep: impl Fn(usize) -> bool) -> Rope {
-        if (0..self.calls).all(&keep) {
-            return self.message.clone().into();
-        }
-        let Some(list) = walk::get(&self.message, "tool_calls") else {
-            return self.message.clone().into();
-        };
-        let calls = self.message.slice(list.clone());
+    /// Edits the list of calls for a caller whose turn also has calls of ours: those go.
+    fn without_ours(&self, edits: &mut Edits) {
+        let Some(list) = self.list.clone() else { return };
+        let text = &self.body[list.clone()];
         let mut kept = Vec::from(*b"[");
-        for (_, item) in walk::items(&calls).enumerate().filter(|(index, _)| keep(*index)) {
-            if kept.len() > 1 {
-                kept.push(b',');
+        for (item, is_callers) in walk::items(text).zip(&self.callers) {
+            if *is_callers {
+                if kept.len() > 1 {
+                    kept.push(b',');
+                }
+                kept.extend_from_slice(&text[item]);
             }
-            kept.extend_from_slice(&calls[item]);
         }
         kept.push(b']');
-        let mut edits = Edits::default();
         edits.replace(list, kept);
-        edits.apply(&self.message.clone().into())
+    }
+}
+
+impl Reply for ChatReply {
+    fn replay(self: Box<Self>, earlier: &mut Earlier) -> Rope {
+        earlier.usages.extend(self.reported.clone());
+        let message = self.body.slice(self.message.clone());
+        let Some(list) = self.list.filter(|_| self.given.iter().any(Option::is_some)) else {
+            return message.into();
+        };
+        // A call without an id gets one of ours, to which its result can refer.
+        let mut edits = Edits::default();
+        let start = list.start - self.message.start;
+        for (item, given) in walk::items(&self.body[list.clone()]).zip(&self.given) {
+            let Some(id) = given.as_deref().map(quote) else {
+                continue;
+            };
+            let call = &self.body[list.start + item.start..list.start + item.end];
+            let at = start + item.start;
+            match walk::get(call, "id") {
+                Some(range) => edits.replace(at + range.start..at + range.end, id.into_bytes()),
+                None => edits.insert(at + 1, format!(r#""id":{id},"#).into_bytes()),
+            }
+        }
+        edits.apply(&message.into())
     }
 
-    /// The caller's answer: the provider's own bytes, but for the `id` and, after several rounds, the `usage`.
-    pub(crate) fn seal(self, id: Uuid, earlier: &UsageSum) -> Rope {
+    fn seal(self: Box<Self>, id: Uuid, earlier: &Earlier) -> Rope {
         let mut edits = Edits::default();
-        match self.id {
+        match self.id.clone() {
             Some(range) => edits.replace(range, quoted(id)),
             None => edits.insert(self.end, [br#","id":"#, &*quoted(id)].concat()),
         }
-        let sum = self
-            .reported
-            .as_ref()
-            .map_or_else(|| earlier.text(), |last| earlier.with(last));
-        match (self.usage, sum) {
-            (Some(range), Some(sum)) => edits.replace(range, sum.into_bytes()),
-            (None, Some(sum)) => edits.insert(self.end, format!(r#","usage":{sum}"#).into_bytes()),
-            (_, None) => {}
+        self.without_ours(&mut edits);
+        if earlier.reported_usage != Some(ReportedUsage::LastRound) && !earlier.usages.is_empty() {
+            let mut sum = UsageSum::default();
+            for usage in earlier.usages.iter().chain(&self.reported) {
+                sum.add(&usage.text);
+            }
+            match (self.usage.clone(), sum.text()) {
+                (Some(range), Some(sum)) => edits.replace(range, sum.into_bytes()),
+                (None, Some(sum)) => edits.insert(self.end, format!(r#","usage":{sum}"#).into_bytes()),
+                (_, None) => {}
+            }
         }
         edits.apply(&self.body.into())
     }
@@ -203,16 +225,49 @@ fn find_message(choices: &[u8], first: usize) -> Option<Message> {
     found
 }
 
-fn read_calls(list: &[u8]) -> Result<Vec<Call>, Malformed> {
-    let calls: Option<Vec<ToolCall<'_>>> =
-        serde_json::from_slice(list).map_err(|_| Malformed::Shape("the reply's tool calls are not the API's"))?;
-    let calls = calls.unwrap_or_default().into_iter().map(|call| {
-        let Function { name, arguments } = call.function;
-        Call {
-            id: call.id.into_owned(),
-            name: name.into_owned(),
-            arguments: arguments.into_owned(),
+fn read_calls(list: &[u8], offer: &Offer) -> Result<Vec<Call>, Fault> {
+    let mut calls = Vec::new();
+    for item in walk::items(list) {
+        if calls.len() == MAX_CALLS {
+            return Err(TOO_MANY_CALLS);
         }
-    });
-    Ok(calls.collect())
+        calls.push(read_call(&list[item], offer));
+    }
+    Ok(calls)
+}
+
+/// A function with its `arguments`, or a custom tool with its `input`; any part of it may be missing or `null`.
+fn read_call(item: &[u8], offer: &Offer) -> Call {
+    let part = |object: &[u8], name: &str| walk::get(object, name).map(|range| text(&object[range]));
+    let (function, kind) = match (walk::get(item, "function"), walk::get(item, "custom")) {
+        (Some(function), _) => (&item[function], CallKind::Function),
+        (None, Some(custom)) => (&item[custom], CallKind::Custom),
+        (None, None) => (&b"{}"[..], CallKind::Function),
+    };
+    let name = part(function, "name").unwrap_or_default();
+    Call {
+        id: part(item, "id").unwrap_or_default(),
+        owner: offer.owner(&name),
+        arguments: part(function, "arguments")
+            .or_else(|| part(function, "input"))
+            .unwrap_or_default(),
+        name,
+        kind,
+    }
+}
+
+/// An id for a call that the provider gave none: its result has to refer to something.
+pub(super) fn given_id() -> String {
+    format!("call_{}", Uuid::now_v7().simple())
+}
+
+/// A value as text: a string's words, nothing for `null`, else the JSON itself. A string that ends in half a character
+/// keeps its escapes.
+pub(super) fn text(value: &[u8]) -> String {
+    match (walk::unescape(value), value) {
+        (Some(text), _) => text.into_owned(),
+        (None, b"null") => String::new(),
+        (None, [b'"', inner @ .., b'"']) => String::from_utf8_lossy(inner).into_owned(),
+        (None, other) => String::from_utf8_lossy(other).into_owned(),
+    }
 }

@@ -3,21 +3,25 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::define;
+use super::relay::ChatRelay;
+use super::reply::ChatReply;
 use crate::dialect::offer::{Offer, is_injected};
-use crate::dialect::quote;
+use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
+use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, Request, quote};
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
+use crate::types::{Dialect, ReportedUsage};
 
 /// OpenAI's limit of `tools` in one request.
 const MAX_TOOLS: usize = 128;
 
 /// A request that has been read, with the edits that every round of it shares.
 #[derive(Debug)]
-pub(crate) struct ChatRequest {
+pub(super) struct ChatRequest {
     body: Rope,
-    model: String,
-    stream: bool,
+    about: About,
     /// Whether the caller asked for the usage chunk of a stream.
     wants_usage: bool,
     messages: Member,
@@ -25,23 +29,22 @@ pub(crate) struct ChatRequest {
     tools: Option<Member>,
     tool_choice: Option<Member>,
     parallel_tool_calls: Option<Member>,
+    stream_options: Option<Member>,
     /// Whether the caller leaves the choice of tools, and there is one answer to run rounds for.
     open_to_tools: bool,
     /// The offset of the closing brace: where new members go.
     end: usize,
+    offer: Offer,
+    settings: OfferSettings,
+    withdrawn: Vec<Addition>,
+    /// Whether the model may call no more tools.
+    forbidden: bool,
     edits: Edits,
-    /// What the rounds so far append to `messages`, commas included.
+    /// The rounds so far, as elements of `messages`, commas included.
     replayed: Rope,
 }
 
-/// Why a body is not a chat completion request, and which parameter is at fault.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Invalid {
-    pub(crate) message: Cow<'static, str>,
-    pub(crate) param: Option<&'static str>,
-}
-
-/// What records need of the last message.
+/// The parts of the last message that records need.
 #[derive(Debug)]
 struct LastMessage {
     /// Where the content is, if it is the user's.
@@ -54,10 +57,12 @@ struct LastMessage {
 
 impl ChatRequest {
     /// Reads what `scanner` has found in `body`.
-    pub(crate) fn read(body: Rope, scanner: &Scanner) -> Result<Self, Invalid> {
-        let model = scanner
-            .get("model")
-            .and_then(|member| walk::unescape(&body.bytes(member.value())).map(Cow::into_owned))
+    pub(super) fn read(body: Rope, scanner: &Scanner) -> Result<Self, Invalid> {
+        let string = |name| {
+            let member = scanner.get(name).filter(|member| member.kind() == Kind::String)?;
+            walk::unescape(&body.bytes(member.value())).map(Cow::into_owned)
+        };
+        let model = string("model")
             .ok_or_else(|| Invalid::new("you must provide a model parameter, and it must be a string", "model"))?;
         let messages = scanner
             .get("messages")
@@ -77,80 +82,156 @@ impl ChatRequest {
             Some(value) if value == "false" => false,
             Some(_) => return Err(Invalid::new("stream must be a boolean", "stream")),
         };
+        let stream_options = scanner.get("stream_options").copied();
+        if stream && stream_options.is_some_and(|member| !matches!(member.kind(), Kind::Null | Kind::Object)) {
+            return Err(Invalid::new("stream_options must be an object", "stream_options"));
+        }
+        let last = messages.last_item().and_then(|item| LastMessage::read(&body, item));
         let mut request = Self {
-            model,
-            stream,
+            about: About {
+                model,
+                stream,
+                correlating_tool_call_id: last.as_ref().and_then(|last| last.call_id.clone()),
+                session: None,
+                cache_key: string("prompt_cache_key"),
+                has_format: present("response_format").is_some(),
+            },
             wants_usage: false,
             tools: scanner.get("tools").copied(),
             tool_choice: scanner.get("tool_choice").copied(),
             parallel_tool_calls: scanner.get("parallel_tool_calls").copied(),
+            stream_options,
             // The API refuses `tools` beside the `functions` that came before them.
             open_to_tools: present("tool_choice").is_none_or(|member| text(member) == r#""auto""#)
                 && present("n").is_none_or(|member| is_one(&text(member)))
                 && present("functions").or(present("function_call")).is_none()
                 && present("tools").is_none_or(|member| member.kind() == Kind::Array),
-            last: messages.last_item().and_then(|item| LastMessage::read(&body, item)),
+            last,
             messages,
             end: scanner.end(),
+            offer: Offer::default(),
+            settings: OfferSettings {
+                parallel: true,
+                reported_usage: None,
+            },
+            withdrawn: Vec::new(),
+            forbidden: false,
             edits: Edits::default(),
             replayed: Rope::default(),
             body,
         };
-        if stream {
-            request.ask_for_usage(scanner.get("stream_options"))?;
-        }
+        request.plan();
         Ok(request)
     }
 
-    /// Sees to it that the provider reports a stream's usage, and notes whether the caller asked for it.
-    fn ask_for_usage(&mut self, options: Option<&Member>) -> Result<(), Invalid> {
-        let Some(member) = options else {
-            self.edits
-                .insert(self.end, r#","stream_options":{"include_usage":true}"#);
-            return Ok(());
+    /// Plans all edits anew but the replayed rounds.
+    fn plan(&mut self) {
+        self.edits = Edits::default();
+        if self.about.stream {
+            self.ask_for_usage();
+        }
+        let Some(definitions) = self.offer.encoded(Dialect::ChatCompletions, define) else {
+            return;
         };
-        match member.kind() {
-            Kind::Null => self.edits.replace(member.value(), r#"{"include_usage":true}"#),
-            Kind::Object => {
+        match &self.tools {
+            Some(member) if member.kind() == Kind::Array => {
+                let comma = if member.is_empty_container() { "" } else { "," };
+                let end = member.value().end - 1;
+                self.edits.insert(end, joined([Rope::from(comma), definitions]));
+            }
+            Some(member) => {
+                let list = joined(["[".into(), definitions, "]".into()]);
+                self.edits.replace(member.value(), list);
+            }
+            None => {
+                let list = joined([r#","tools":["#.into(), definitions, "]".into()]);
+                self.edits.insert(self.end, list);
+            }
+        }
+        if !self.settings.parallel && !self.withdrawn.contains(&Addition::ParallelToolCalls) {
+            self.set(self.parallel_tool_calls, r#","parallel_tool_calls":"#, "false");
+        }
+        if self.forbidden {
+            self.set(self.tool_choice, r#","tool_choice":"#, r#""none""#);
+        }
+    }
+
+    /// Makes the provider report a stream's usage, and notes whether the caller asked for it.
+    fn ask_for_usage(&mut self) {
+        let is_withdrawn = self.withdrawn.contains(&Addition::StreamOptions);
+        let edit = |edits: &mut Edits, range: Range<usize>, text: Rope| {
+            if !is_withdrawn {
+                edits.replace(range, text);
+            }
+        };
+        match self.stream_options {
+            None => {
+                let options = r#","stream_options":{"include_usage":true}"#.into();
+                edit(&mut self.edits, self.end..self.end, options);
+            }
+            Some(member) if member.kind() == Kind::Null => {
+                edit(&mut self.edits, member.value(), r#"{"include_usage":true}"#.into());
+            }
+            Some(member) => {
                 let start = member.value().start;
                 let options = self.body.bytes(member.value());
-                let mut asked = false;
+                let mut found = None;
                 for (name, value) in walk::members(&options) {
                     if name == "include_usage" {
-                        asked = true;
-                        self.wants_usage = &options[value.clone()] == b"true";
-                        if !self.wants_usage {
-                            self.edits.replace(start + value.start..start + value.end, "true");
-                        }
+                        found = Some(value);
                     }
                 }
-                if !asked {
-                    let comma = if member.is_empty_container() { "" } else { "," };
-                    self.edits
-                        .insert(start + 1, format!(r#""include_usage":true{comma}"#).into_bytes());
+                match found {
+                    Some(value) => {
+                        self.wants_usage = &options[value.clone()] == b"true";
+                        if !self.wants_usage {
+                            let range = start + value.start..start + value.end;
+                            edit(&mut self.edits, range, "true".into());
+                        }
+                    }
+                    None => {
+                        let comma = if member.is_empty_container() { "" } else { "," };
+                        let text = format!(r#""include_usage":true{comma}"#).into_bytes();
+                        edit(&mut self.edits, start + 1..start + 1, text.into());
+                    }
                 }
             }
-            _ => return Err(Invalid::new("stream_options must be an object", "stream_options")),
         }
-        Ok(())
     }
 
-    pub(crate) fn model(&self) -> &str {
-        &self.model
+    /// Sets a member to `value`, or adds it; `introduction` is its name with what stands around it.
+    fn set(&mut self, member: Option<Member>, introduction: &'static str, value: &'static str) {
+        match member {
+            Some(member) if self.body.bytes(member.value()) == value => {}
+            Some(member) => self.edits.replace(member.value(), value),
+            None => self.edits.insert(self.end, joined([introduction.into(), value.into()])),
+        }
+    }
+}
+
+impl Request for ChatRequest {
+    fn about(&self) -> &About {
+        &self.about
     }
 
-    pub(crate) fn is_stream(&self) -> bool {
-        self.stream
+    /// The last message's string, or its last text part.
+    fn prompt(&self) -> Option<String> {
+        let content = self.body.bytes(self.last.as_ref()?.prompt.clone()?);
+        if let Some(text) = walk::unescape(&content) {
+            return Some(text.into_owned());
+        }
+        let is_text = |part: &&[u8]| walk::get(part, "type").is_some_and(|kind| says(&part[kind], "text"));
+        let part = walk::items(&content)
+            .map(|part| &content[part])
+            .filter(is_text)
+            .last()?;
+        walk::unescape(&part[walk::get(part, "text")?]).map(Cow::into_owned)
     }
 
-    pub(crate) fn wants_usage(&self) -> bool {
-        self.wants_usage
-    }
-
-    /// Offers `tools` to the model, as far as the caller leaves room for them.
-    pub(crate) fn offer(&mut self, tools: Tools, parallel: bool) -> Offer {
+    fn offer(&mut self, tools: Tools, settings: OfferSettings) -> bool {
+        self.settings = settings;
         if tools.is_empty() || !self.open_to_tools {
-            return Offer::none();
+            return false;
         }
         let listed = self
             .tools
@@ -165,62 +246,35 @@ impl ChatRequest {
                 taken.extend(name.filter(|name| is_injected(name)).map(Cow::into_owned));
             }
         }
-        let offer = Offer::new(tools, taken, MAX_TOOLS.saturating_sub(count));
-        let Some(definitions) = offer.encoded() else {
-            return Offer::none();
-        };
-        match &self.tools {
-            Some(member) if member.kind() == Kind::Array => {
-                let comma = if member.is_empty_container() { "" } else { "," };
-                self.edits
-                    .insert(member.value().end - 1, joined([Rope::from(comma), definitions]));
+        self.offer = Offer::new(tools, taken, MAX_TOOLS.saturating_sub(count));
+        self.plan();
+        !self.offer.is_empty()
+    }
+
+    fn additions(&self) -> Vec<Addition> {
+        let mut additions = Vec::new();
+        if !self.offer.is_empty() {
+            additions.push(Addition::Tools);
+            if !self.settings.parallel {
+                additions.push(Addition::ParallelToolCalls);
             }
-            Some(member) => {
-                self.edits
-                    .replace(member.value(), joined(["[".into(), definitions, "]".into()]));
-            }
-            None => self
-                .edits
-                .insert(self.end, joined([r#","tools":["#.into(), definitions, "]".into()])),
         }
-        if !parallel {
-            self.set(self.parallel_tool_calls, r#","parallel_tool_calls":"#, "false");
+        if self.about.stream && !self.wants_usage {
+            additions.push(Addition::StreamOptions);
         }
-        offer
+        additions.retain(|addition| !self.withdrawn.contains(addition));
+        additions
     }
 
-    /// Sets a member to `value`, or adds it; `introduction` is its name with what stands around it.
-    fn set(&mut self, member: Option<Member>, introduction: &'static str, value: &'static str) {
-        match member {
-            Some(member) if self.body.bytes(member.value()) == value => {}
-            Some(member) => self.edits.replace(member.value(), value),
-            None => self.edits.insert(self.end, joined([introduction.into(), value.into()])),
+    fn withdraw(&mut self, additions: &[Addition]) {
+        self.withdrawn.extend_from_slice(additions);
+        if self.withdrawn.contains(&Addition::Tools) {
+            self.offer = Offer::default();
         }
+        self.plan();
     }
 
-    /// Appends a round: the model's message, then one `tool` message per result, in call order.
-    pub(crate) fn extend<'a>(&mut self, message: Rope, results: impl Iterator<Item = (&'a str, &'a str)>) {
-        if !self.messages.is_empty_container() || !self.replayed.is_empty() {
-            self.replayed.append(",".into());
-        }
-        self.replayed.append(message);
-        for (call_id, content) in results {
-            let text = format!(
-                r#",{{"role":"tool","tool_call_id":{},"content":{}}}"#,
-                quote(call_id),
-                quote(content)
-            );
-            self.replayed.append(text.into_bytes().into());
-        }
-    }
-
-    /// From now on the model may not call tools.
-    pub(crate) fn forbid_tools(&mut self) {
-        self.set(self.tool_choice, r#","tool_choice":"#, r#""none""#);
-    }
-
-    /// The body for the next round: the caller's own bytes, if nothing had to be edited.
-    pub(crate) fn encode(&self) -> Rope {
+    fn encode(&self) -> Rope {
         if self.edits.is_empty() && self.replayed.is_empty() {
             return self.body.clone();
         }
@@ -231,23 +285,37 @@ impl ChatRequest {
         edits.apply(&self.body)
     }
 
-    /// What the user said last, if the last message is the user's: its string, or its last text part.
-    pub(crate) fn prompt(&self) -> Option<String> {
-        let content = self.body.bytes(self.last.as_ref()?.prompt.clone()?);
-        if let Some(text) = walk::unescape(&content) {
-            return Some(text.into_owned());
+    /// One `tool` message per result.
+    fn extend(&mut self, turn: Rope, results: &[ToolResult<'_>]) {
+        if !self.messages.is_empty_container() || !self.replayed.is_empty() {
+            self.replayed.append(",".into());
         }
-        let is_text = |part: &&[u8]| walk::get(part, "type").is_some_and(|kind| says(&part[kind], "text"));
-        let part = walk::items(&content)
-            .map(|part| &content[part])
-            .filter(is_text)
-            .last()?;
-        walk::unescape(&part[walk::get(part, "text")?]).map(Cow::into_owned)
+        self.replayed.append(turn);
+        for result in results {
+            let content = if result.is_error {
+                quote(&format!(r#"{{"error":true,"message":{}}}"#, quote(&result.text)))
+            } else {
+                quote(&result.text)
+            };
+            let id = quote(&result.call.id);
+            let text = format!(r#",{{"role":"tool","tool_call_id":{id},"content":{content}}}"#);
+            self.replayed.append(text.into_bytes().into());
+        }
     }
 
-    /// The call that the last message answers, if it is a tool's.
-    pub(crate) fn correlating_tool_call_id(&self) -> Option<String> {
-        self.last.as_ref()?.call_id.clone()
+    fn forbid_tools(&mut self) {
+        self.forbidden = true;
+        self.plan();
+    }
+
+    fn read_reply(&self, body: Rope) -> Result<(Box<dyn Reply>, Turn), Fault> {
+        let (reply, turn) = ChatReply::read(body, &self.offer)?;
+        Ok((Box::new(reply), turn))
+    }
+
+    fn relay(&self, setup: RelaySetup) -> Box<dyn Relay> {
+        let sums = self.settings.reported_usage != Some(ReportedUsage::LastRound);
+        Box::new(ChatRelay::new(setup, self.wants_usage, sums, self.offer.clone()))
     }
 }
 
@@ -298,17 +366,5 @@ impl LastMessage {
                 .filter(|_| role == "tool")
                 .and_then(|id| walk::unescape(&text[id]).map(Cow::into_owned)),
         })
-    }
-}
-
-// === impl Invalid ===
-
-impl Invalid {
-    #[cold]
-    pub(crate) fn new(message: &'static str, param: &'static str) -> Self {
-        Self {
-            message: message.into(),
-            param: Some(param),
-        }
     }
 }

@@ -14,14 +14,14 @@ fn offer() -> Offer {
 }
 
 fn fold(fold: &mut Fold, list: &Value) -> Option<String> {
-    let shown = fold.tool_calls(list.to_string().as_bytes(), &offer()).unwrap();
+    let shown = fold.push_calls(list.to_string().as_bytes(), &offer()).unwrap();
     shown.map(|shown| String::from_utf8(shown).unwrap())
 }
 
 fn member(fold: &mut Fold, name: &str, value: &str) {
     let object = format!("{{\"{name}\":{value}}}");
     let (name, value) = walk::members(object.as_bytes()).next().unwrap();
-    fold.text(name, &object.as_bytes()[value]);
+    fold.push_member(name, &object.as_bytes()[value]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn the_caller_sees_no_gap_where_a_call_is_hidden() {
         .unwrap(),
         r#"{"function":{"name":"other"},"id":"c","index":1}"#
     );
-    assert!(turn.turn().callers_turn);
+    assert!(!turn.turn().is_ours);
 }
 
 #[test]
@@ -94,15 +94,65 @@ fn arguments_that_are_an_object_become_its_text() {
 }
 
 #[test]
-fn what_is_not_the_apis_is_an_error() {
+fn a_call_in_any_shape_is_relayed_and_not_judged() {
     let mut turn = Fold::default();
-    for list in ["[1]", r#"["x"]"#, r#"[{"index":"0"}]"#, r#"[{"function":"x"}]"#] {
-        assert!(turn.tool_calls(list.as_bytes(), &offer()).is_err(), "{list}");
+    for list in [
+        r#"[{"index":"0"}]"#,
+        r#"[{"function":"x"}]"#,
+        r#"[{"index":3,"id":null,"function":null}]"#,
+    ] {
+        assert!(
+            turn.push_calls(list.as_bytes(), &Offer::default()).unwrap().is_none(),
+            "{list}"
+        );
     }
 }
 
 #[test]
-fn a_message_to_replay_has_every_text_and_only_the_calls_that_are_kept() {
+fn calls_with_the_same_index_and_no_ids_are_told_apart_by_their_names() {
+    let mut turn = Fold::default();
+    let call = |city: &str| {
+        json!([{"index": 0, "id": "", "type": "function",
+            "function": {"name": "bmcp_local_clock", "arguments": format!(r#"{{"city":"{city}"}}"#)}}])
+    };
+    fold(&mut turn, &call("Oslo"));
+    fold(&mut turn, &call("Rome"));
+    let folded = turn.turn();
+    let arguments: Vec<&str> = folded.calls.iter().map(|call| &*call.arguments).collect();
+    assert_eq!(arguments, [r#"{"city":"Oslo"}"#, r#"{"city":"Rome"}"#]);
+    assert!(!folded.calls[0].id.is_empty() && folded.calls[0].id != folded.calls[1].id);
+    let message: Value = serde_json::from_slice(&turn.replay()).unwrap();
+    assert_eq!(message["tool_calls"][1]["id"], *folded.calls[1].id);
+}
+
+#[test]
+fn a_call_is_replayed_with_every_member_that_its_pieces_had() {
+    let mut turn = Fold::default();
+    let signature = json!({"google": {"thought_signature": "c2ln"}});
+    fold(
+        &mut turn,
+        &json!([{"index": 0, "id": "a", "type": "function", "extra_content": signature,
+            "function": {"name": "bmcp_local_clock", "arguments": "{"}}]),
+    );
+    fold(&mut turn, &json!([{"index": 0, "function": {"arguments": "}"}}]));
+    let message: Value = serde_json::from_slice(&turn.replay()).unwrap();
+    let expected = json!({"id": "a", "type": "function", "extra_content": signature,
+        "function": {"name": "bmcp_local_clock", "arguments": "{}"}});
+    assert_eq!(message["tool_calls"], json!([expected]));
+}
+
+#[test]
+fn a_thousand_calls_are_a_turn_and_one_more_is_not() {
+    let mut turn = Fold::default();
+    let call = |index: usize| format!(r#"[{{"index":{index},"id":"c{index}","function":{{"name":"mine"}}}}]"#);
+    for index in 0..MAX_CALLS {
+        turn.push_calls(call(index).as_bytes(), &offer()).unwrap();
+    }
+    assert!(turn.push_calls(call(MAX_CALLS).as_bytes(), &offer()).is_err());
+}
+
+#[test]
+fn a_message_to_replay_has_every_text_and_every_call() {
     let mut turn = Fold::default();
     for (name, value) in [
         ("content", "null"),
@@ -120,11 +170,11 @@ fn a_message_to_replay_has_every_text_and_only_the_calls_that_are_kept() {
     let calls =
         ["a", "b", "c"].map(|id| json!({"index": 7, "id": id, "function": {"name": "mine", "arguments": "{}"}}));
     fold(&mut turn, &json!(calls));
-    let message: Value = serde_json::from_slice(&turn.replay(|place| place != 1)).unwrap();
+    let message: Value = serde_json::from_slice(&turn.replay()).unwrap();
     let call = |id| json!({"id": id, "type": "function", "function": {"name": "mine", "arguments": "{}"}});
     let expected = json!({
         "role": "assistant", "content": "a\"\nb", "reasoning": "é", "parts": [1, {"x": 2}],
-        "tool_calls": [call("a"), call("c")],
+        "tool_calls": [call("a"), call("b"), call("c")],
     });
     assert_eq!(message, expected);
 }
@@ -164,8 +214,8 @@ proptest! {
             prop_assert_eq!(&*call.name, name(*ours));
             prop_assert_eq!(&call.arguments, &pieces.concat());
         }
-        prop_assert_eq!(folded.callers_turn, !calls[0].0);
-        let message: Value = serde_json::from_slice(&turn.replay(|_| true)).unwrap();
+        prop_assert_eq!(folded.is_ours, calls[0].0);
+        let message: Value = serde_json::from_slice(&turn.replay()).unwrap();
         let content = contents.concat();
         let expected = if content.is_empty() { message["content"].clone() } else { json!(content) };
         prop_assert_eq!(&message["content"], &expected);

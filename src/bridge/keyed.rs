@@ -1,0 +1,70 @@
+//! A keyed path: it gets a key of the pool and the same failover, and its body is not read as JSON.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, request};
+use hyper::body::Body;
+
+use super::answer::bridge_response;
+use super::attempt::RoundWalk;
+use super::config::Config;
+use super::headers;
+use super::intake::admit;
+use super::provider::Provider;
+use crate::body::ResponseBody;
+use crate::dialect::{self, Api};
+use crate::rope::Rope;
+use crate::upstream::Upstream;
+
+pub(crate) async fn answer<U, B>(
+    config: Arc<Config>,
+    upstream: U,
+    mut head: Box<request::Parts>,
+    body: B,
+) -> Response<ResponseBody<U::Body>>
+where
+    U: Upstream,
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
+{
+    let api = dialect::api(dialect::of_headers(&head.headers));
+    // Failover has to send the body again, so it is held.
+    match admit(&config, api, &mut head, body, |_| Ok(()), |_| ()).await {
+        Ok((admitted, body)) => {
+            let provider = Provider::new(
+                config,
+                api,
+                upstream,
+                admitted.credentials,
+                head,
+                admitted.actor.as_ref(),
+            );
+            relay(provider, api, body).await
+        }
+        Err(error) => bridge_response(api, error, None),
+    }
+}
+
+/// Sends a request without rounds and records, and hands the answer on.
+pub(super) async fn relay<U: Upstream>(
+    mut provider: Provider<U>,
+    api: &dyn Api,
+    body: Rope,
+) -> Response<ResponseBody<U::Body>> {
+    match provider.attempt(&mut RoundWalk::default(), &body, None).await {
+        // Providers may echo the key in error bodies, so those are read and redacted.
+        Ok(attempted) if !attempted.status().is_success() => {
+            provider.read_refusal(attempted).await.into_response(api, None)
+        }
+        Ok(attempted) => {
+            let (response, _, lease) = attempted.into_parts();
+            provider.accept(lease);
+            let (mut parts, body) = response.into_parts();
+            // The body is the provider's own, so its length stays true, for `HEAD` too.
+            headers::clean_response(&mut parts.headers, provider.credentials.key_finder());
+            parts.version = http::Version::default();
+            Response::from_parts(parts, ResponseBody::passthrough(body))
+        }
+        Err(failure) => failure.into_response(api, None),
+    }
+}

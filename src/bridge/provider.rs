@@ -1,0 +1,165 @@
+//! The side towards the provider: the cleaned head, the credentials and the handle, shared by all calls for one request.
+
+use std::mem;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, request};
+
+use super::config::Config;
+use super::headers;
+use crate::dialect::Api;
+use crate::extensions::{Actor, Credential, UpstreamAttempt};
+use crate::pool::{KeyPool, Lease, SentKey};
+use crate::redact;
+use crate::rope::Rope;
+use crate::types::{CredentialHeader, CredentialKind, KeyHint};
+
+/// One request's provider.
+pub(crate) struct Provider<U> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) api: &'static dyn Api,
+    pub(crate) upstream: U,
+    pub(crate) credentials: Credentials,
+    /// The caller's, cleaned. Boxed, like the credentials, because all this moves with its owner.
+    head: Box<request::Parts>,
+    /// From 1.
+    pub(crate) round: u32,
+}
+
+/// Whose keys are used.
+pub(crate) enum Credentials {
+    /// The pool, and the key that was sent last: it may have left the pool since, and is a secret all the same.
+    Pool(KeyPool, Option<SentKey>),
+    Caller(Box<Credential>),
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// The caller's own key if the auth layer set one; else the pool; else the key that the caller sent.
+    pub(crate) fn of(
+        pool: Option<KeyPool>,
+        own: Option<Credential>,
+        headers: &HeaderMap,
+        usual: &CredentialHeader,
+    ) -> Option<Self> {
+        match (own, pool) {
+            (Some(credential), _) => Some(Self::Caller(Box::new(credential))),
+            (None, Some(pool)) => Some(Self::Pool(pool, None)),
+            (None, None) => {
+                Credential::from_headers(headers, usual).map(|credential| Self::Caller(Box::new(credential)))
+            }
+        }
+    }
+
+    pub(crate) fn kind(&self) -> CredentialKind {
+        match self {
+            Self::Pool(..) => CredentialKind::Centralized,
+            Self::Caller(_) => CredentialKind::Byok,
+        }
+    }
+
+    /// The caller's key, masked; a pool's key is not chosen yet.
+    pub(crate) fn hint(&self) -> Option<KeyHint> {
+        match self {
+            Self::Pool(..) => None,
+            Self::Caller(credential) => Some(credential.hint().clone()),
+        }
+    }
+
+    /// A test of the provider's texts: whether a key occurs in one.
+    pub(crate) fn key_finder(&self) -> impl Fn(&[u8]) -> bool + '_ {
+        let pooled = match self {
+            Self::Pool(pool, _) => Some(pool.key_finder()),
+            Self::Caller(_) => None,
+        };
+        move |text| match self {
+            Self::Pool(_, sent) => {
+                pooled.as_ref().is_some_and(|occur_in| occur_in(text))
+                    || sent.as_ref().is_some_and(|sent| redact::occurs_in(text, sent))
+            }
+            Self::Caller(own) => own.occurs_in(text),
+        }
+    }
+
+    /// `text` with every key masked; `None` if there is none in it.
+    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Pool(pool, sent) => {
+                let pooled = pool.redact(text);
+                let sent = sent
+                    .as_ref()
+                    .and_then(|sent| redact::redact(pooled.as_deref().unwrap_or(text), sent));
+                sent.or(pooled)
+            }
+            Self::Caller(own) => own.redact(text),
+        }
+    }
+}
+
+// === impl Provider ===
+
+impl<U> Provider<U> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        api: &'static dyn Api,
+        upstream: U,
+        credentials: Credentials,
+        mut head: Box<request::Parts>,
+        actor: Option<&Actor>,
+    ) -> Self {
+        headers::clean_request(&mut head.headers);
+        if let Some(actor) = actor.filter(|_| config.actor_headers) {
+            headers::add_actor(&mut head.headers, actor);
+        }
+        Self {
+            config,
+            api,
+            upstream,
+            credentials,
+            head,
+            round: 1,
+        }
+    }
+
+    /// The request for one attempt, and the hint of its key. Its version is left to the client: the caller's says nothing
+    /// about the provider.
+    pub(crate) fn request(
+        &mut self,
+        body: &Rope,
+        lease: Option<&Lease>,
+        attempt: u32,
+    ) -> (Request<Rope>, Option<KeyHint>) {
+        let mut request = Request::new(body.clone());
+        request.method_mut().clone_from(&self.head.method);
+        request.uri_mut().clone_from(&self.head.uri);
+        // Sends the original map, which has spare capacity; keeps the exact-size clone.
+        let copy = self.head.headers.clone();
+        *request.headers_mut() = mem::replace(&mut self.head.headers, copy);
+        request.extensions_mut().clone_from(&self.head.extensions);
+        request.extensions_mut().insert(UpstreamAttempt {
+            round: self.round,
+            attempt,
+        });
+        let headers = request.headers_mut();
+        let hint = match (&mut self.credentials, lease) {
+            (Credentials::Caller(credential), _) => {
+                let (name, value) = credential.as_header();
+                headers.insert(name, value.clone());
+                Some(credential.hint().clone())
+            }
+            (Credentials::Pool(pool, sent), Some(lease)) => {
+                let (name, value) = pool.header(lease, self.api.key_header());
+                headers.insert(name, value);
+                *sent = Some(lease.sent_key());
+                Some(lease.hint().clone())
+            }
+            (Credentials::Pool(..), None) => None,
+        };
+        if !body.is_empty() || matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        (request, hint)
+    }
+}

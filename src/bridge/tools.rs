@@ -1,0 +1,145 @@
+//! Runs one turn's injected calls side by side, and tells the model and the record how each one went.
+
+use std::collections::HashMap;
+use std::mem;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tower::ServiceExt;
+use tracing::Instrument;
+
+use super::config::Config;
+use super::facts;
+use crate::dialect::turn::{Call, Owner, ToolResult, Turn};
+use crate::record::Interception;
+use crate::tools::{Registered, ToolCall, ToolOutput};
+
+/// The calls of one turn. Those that are not over when it is dropped are recorded as cancelled, and stop.
+pub(crate) struct Calls<'a> {
+    config: &'a Config,
+    interception: &'a mut Interception,
+    turn: &'a Turn,
+    /// The text for the model and whether it is an error; none until the call is over, and for the caller's calls.
+    results: Vec<Option<(String, bool)>>,
+    started: Instant,
+    /// Whether all calls are over.
+    done: bool,
+}
+
+type Outcome = Result<ToolOutput, String>;
+
+// === impl Calls ===
+
+impl<'a> Calls<'a> {
+    /// Takes charge of the turn's calls; nothing runs yet.
+    pub(crate) fn new(config: &'a Config, interception: &'a mut Interception, turn: &'a Turn) -> Self {
+        Self {
+            config,
+            interception,
+            turn,
+            results: turn.calls.iter().map(|_| None).collect(),
+            started: Instant::now(),
+            done: false,
+        }
+    }
+
+    /// Runs ours to their end, a bounded number at once.
+    pub(crate) async fn run(&mut self) {
+        self.started = Instant::now();
+        let mut running = JoinSet::new();
+        let mut places = HashMap::new();
+        let turn = self.turn;
+        let mut waiting = turn.calls.iter().enumerate().filter(|(_, call)| !call.is_callers());
+        loop {
+            while running.len() < self.config.max_parallel_tools.max(1) {
+                let Some((place, call)) = waiting.next() else { break };
+                match checked(call) {
+                    Err(message) => self.finished(place, Err(message)),
+                    Ok((tool, call)) => {
+                        let span = tracing::debug_span!(
+                            "tool_call",
+                            "gen_ai.operation.name" = "execute_tool",
+                            "gen_ai.tool.name" = call.name(),
+                            "gen_ai.tool.call.id" = call.id(),
+                        );
+                        let task = running.spawn(invoke(tool, call, self.config.tool_timeout).instrument(span));
+                        places.insert(task.id(), place);
+                    }
+                }
+            }
+            let Some(joined) = running.join_next_with_id().await else {
+                break;
+            };
+            let (id, outcome) = match joined {
+                Ok(done) => done,
+                // The panic's own words may hold anything, a key too.
+                Err(error) => (error.id(), Err("the tool crashed".to_owned())),
+            };
+            if let Some(place) = places.remove(&id) {
+                self.finished(place, outcome);
+            }
+        }
+        self.done = true;
+    }
+
+    /// One result per call in call order, whatever order the calls ended in; `placeholder` for the caller's.
+    pub(crate) fn into_results(mut self, placeholder: &str) -> Vec<ToolResult<'a>> {
+        let results = mem::take(&mut self.results);
+        let result = |(call, result): (&'a Call, Option<(String, bool)>)| {
+            let (text, is_error) = result.unwrap_or_else(|| (placeholder.to_owned(), true));
+            ToolResult { call, text, is_error }
+        };
+        self.turn.calls.iter().zip(results).map(result).collect()
+    }
+
+    fn finished(&mut self, place: usize, outcome: Outcome) {
+        let call = &self.turn.calls[place];
+        let output = outcome.unwrap_or_else(ToolOutput::error);
+        let is_error = output.is_error();
+        let error = is_error.then(|| output.content().to_owned());
+        if is_error {
+            // Why is for the model and the record: an error may quote arguments, or a secret of the tool's.
+            tracing::debug!(tool = call.name, id = call.id, "a tool call failed");
+        }
+        let duration = Instant::now().saturating_duration_since(self.started);
+        facts::record_call(self.interception, &self.turn.completion.id, call, error, Some(duration));
+        self.results[place] = Some((output.into_text(self.config.max_tool_result), is_error));
+    }
+}
+
+impl Drop for Calls<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let duration = Instant::now().saturating_duration_since(self.started);
+        for (call, result) in self.turn.calls.iter().zip(&self.results) {
+            if result.is_none() && !call.is_callers() {
+                let why = "cancelled: the caller left".to_owned();
+                let msg_id = &self.turn.completion.id;
+                facts::record_call(self.interception, msg_id, call, Some(why), Some(duration));
+            }
+        }
+    }
+}
+
+/// The call to run, if its tool exists and its arguments fit.
+fn checked(call: &Call) -> Result<(Registered, ToolCall), String> {
+    let Owner::Ours(tool) = &call.owner else {
+        return Err(format!("there is no tool named {}", call.name));
+    };
+    let arguments = tool.check(&call.arguments)?;
+    Ok((tool.clone(), tool.call(&*call.id, arguments)))
+}
+
+async fn invoke(tool: Registered, call: ToolCall, limit: Duration) -> Outcome {
+    match timeout(limit, tool.service().oneshot(call)).await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!(
+            "the tool did not answer within {} seconds",
+            limit.as_secs_f64()
+        )),
+    }
+}

@@ -1,0 +1,125 @@
+//! Reads turns that come as one JSON reply.
+
+use std::pin::pin;
+
+use http::header::{self, HeaderMap};
+use http::{Response, response};
+use tokio::time::{timeout, timeout_at};
+
+use super::answer::{Failure, prepare_head, refuse};
+use super::attempt::RoundWalk;
+use super::facts;
+use super::rounds::{Conversation, ReadTurn, drive};
+use crate::body::ResponseBody;
+use crate::body::collect::collect;
+use crate::dialect::Reply;
+use crate::dialect::turn::{Earlier, Fault, Turn};
+use crate::record::Outcome;
+use crate::rope::Rope;
+use crate::upstream::Upstream;
+
+/// Reads whole replies.
+#[derive(Default)]
+struct Whole {
+    earlier: Earlier,
+}
+
+pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) -> Response<ResponseBody<U::Body>> {
+    let mut reader = Whole {
+        earlier: Earlier {
+            reported_usage: conversation.provider.config.reported_usage,
+            ..Earlier::default()
+        },
+    };
+    let limit = conversation.provider.config.request_timeout;
+    let driven = timeout(limit, drive(&mut conversation, &mut reader))
+        .await
+        .unwrap_or_else(|_| Err(Failure::timeout()));
+    let Conversation {
+        provider, interception, ..
+    } = *conversation;
+    match driven {
+        Ok((mut parts, reply)) => {
+            prepare_head(&provider, &mut parts);
+            let intercepted = facts::intercepted(&interception);
+            parts.extensions.insert(intercepted);
+            let body = reply.seal(intercepted.id(), &reader.earlier);
+            facts::finish(interception, Outcome::Completed, parts.status, None);
+            Response::from_parts(parts, ResponseBody::full(body))
+        }
+        Err(failure) => refuse(&provider, interception, failure),
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.as_bytes().trim_ascii_start());
+    media_type
+        .and_then(|value| value.get(..17))
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Whether the provider encoded an answer although it was not asked to.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+// === impl Whole ===
+
+impl<U: Upstream> ReadTurn<U> for Whole {
+    type Answer = (response::Parts, Box<dyn Reply>);
+
+    async fn read(&mut self, conversation: &mut Conversation<U>) -> Result<(Turn, Self::Answer), Failure> {
+        let Conversation {
+            provider,
+            interception,
+            request,
+        } = conversation;
+        let body = request.encode();
+        let mut walk = RoundWalk::default();
+        loop {
+            let attempted = provider.attempt(&mut walk, &body, Some(&mut *interception)).await?;
+            if !attempted.status().is_success() {
+                return Err(provider.read_refusal(attempted).await);
+            }
+            let (response, deadline, lease) = attempted.into_parts();
+            let (parts, body) = response.into_parts();
+            if is_event_stream(&parts.headers) || is_encoded(&parts.headers) {
+                return Err(Failure::invalid("a stream or an encoded body in place of a JSON reply"));
+            }
+            let mut body = pin!(body);
+            let reading = collect(body.as_mut(), provider.config.max_response_body, |_| ());
+            let body = timeout_at(deadline, reading)
+                .await
+                .map_err(|_| Failure::timeout())?
+                .map_err(|error| Failure::unread(&error, &provider.credentials))?;
+            match request.read_reply(body) {
+                Ok((reply, turn)) => {
+                    provider.accept(lease);
+                    interception.first_token();
+                    if provider.round == 1 {
+                        facts::record_prompt(interception, &turn.completion.id, || request.prompt());
+                    }
+                    facts::record_usage(interception, &turn.completion);
+                    return Ok((turn, (parts, reply)));
+                }
+                Err(Fault::Shape(cause)) => return Err(Failure::invalid(cause)),
+                Err(Fault::Refused(error)) => provider.judge_in_band(&mut walk, lease, parts, error)?,
+            }
+        }
+    }
+
+    async fn wait<F>(&mut self, tools: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send,
+    {
+        tools.await
+    }
+
+    fn replay(&mut self, (_, reply): Self::Answer) -> Rope {
+        reply.replay(&mut self.earlier)
+    }
+}

@@ -1,0 +1,317 @@
+//! A streamed chat completion: each event is relayed with its own bytes but for the `id`, and folded as far as a next
+//! round and the records need it. Whatever belongs to an injected call is hidden, and so is whatever would show that
+//! there was more than one round.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::{error_event, in_band};
+use super::fold::Fold;
+use super::usage;
+use crate::dialect::offer::Offer;
+use crate::dialect::sse::Event;
+use crate::dialect::turn::{Completion, ErrorWords, Fault, Progress, Turn};
+use crate::dialect::usage::{Usage, UsageSum};
+use crate::dialect::writer::{EventWriter, on_one_line};
+use crate::dialect::{Relay, RelaySetup};
+use crate::json::{Kind, Member, Scanner, walk};
+use crate::rope::Rope;
+
+#[cfg(test)]
+mod tests;
+
+/// Relays one conversation's rounds to one caller.
+pub(super) struct ChatRelay {
+    /// The conversation's id as a JSON string.
+    id: Bytes,
+    wants_usage: bool,
+    /// Whether the caller is told the sum of all rounds' usage.
+    sums_usage: bool,
+    offer: Offer,
+    setup: RelaySetup,
+    /// Whether the caller has had its one role delta.
+    role_shown: bool,
+    /// The usage of the rounds before this one.
+    earlier: UsageSum,
+    scanner: Scanner,
+    fold: Fold,
+    writer: EventWriter,
+    usage_changed: bool,
+    /// Bytes of this round that were kept for the next one or for records.
+    held: usize,
+}
+
+/// How much of a delta the caller may see.
+enum Shown {
+    Whole,
+    /// Some of it, or all of it although the turn's end will be hidden.
+    Part,
+    Nothing,
+}
+
+// === impl ChatRelay ===
+
+impl ChatRelay {
+    pub(super) fn new(setup: RelaySetup, wants_usage: bool, sums_usage: bool, offer: Offer) -> Self {
+        Self {
+            id: Bytes::from(format!("\"{}\"", setup.id)),
+            wants_usage,
+            sums_usage,
+            offer,
+            setup,
+            role_shown: false,
+            earlier: UsageSum::default(),
+            scanner: Scanner::of_pieces(),
+            fold: Fold::default(),
+            writer: EventWriter::default(),
+            usage_changed: false,
+            held: 0,
+        }
+    }
+
+    fn done(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<Progress, Fault> {
+        if !self.fold.has_chunks {
+            return Err(Fault::Shape("the provider's stream is empty"));
+        }
+        if self.fold.is_ours() {
+            self.writer.hide();
+        } else {
+            self.writer.show(event, out);
+            if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
+                // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
+                out.extend_from_slice(b"\n");
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Folds one chunk and plans its edits; whether the caller may see it.
+    fn chunk(&mut self, data: &[u8]) -> Result<bool, Fault> {
+        if self.scanner.scan(data).is_err() {
+            return Err(Fault::Shape(
+                "the provider's stream has an event that is not a JSON object",
+            ));
+        }
+        if self
+            .scanner
+            .get("error")
+            .is_some_and(|member| member.kind() != Kind::Null)
+        {
+            return Err(Fault::Refused(in_band(Bytes::copy_from_slice(data))));
+        }
+        let is_new = self.fold.describe(data, |name| {
+            self.scanner.get(name).filter(|member| member.kind() == Kind::String)
+        });
+        // The model's name came after its usage: the usage is reported again, with the name.
+        self.usage_changed |= is_new && self.fold.usage.is_some();
+        if let Some(id) = self.scanner.get("id") {
+            self.writer.edit(id.value(), self.id.clone());
+        }
+        let usage = self
+            .scanner
+            .get("usage")
+            .filter(|member| member.kind() == Kind::Object)
+            .copied();
+        let choices = self
+            .scanner
+            .get("choices")
+            .filter(|member| member.kind() == Kind::Array)
+            .copied();
+        let visible = match choices {
+            Some(member) if !member.is_empty_container() => self.choices(data, &member)?,
+            _ if usage.is_some() => self.wants_usage && !self.fold.is_ours(),
+            _ => !self.fold.is_ours(),
+        };
+        if let Some(member) = usage {
+            let text = &data[member.value()];
+            if self.sums_usage
+                && let Some(sum) = self.earlier.with(text)
+            {
+                self.writer.edit(member.value(), sum);
+            }
+            self.fold.usage = Some(Usage::new(Bytes::copy_from_slice(text), usage::read));
+            self.usage_changed = true;
+        }
+        Ok(visible)
+    }
+
+    /// Folds the first choice. A request for several choices gets no tools of ours, and records take the first one's
+    /// calls.
+    fn choices(&mut self, data: &[u8], member: &Member) -> Result<bool, Fault> {
+        let Some(item) = walk::items(&data[member.value()]).next() else {
+            return Ok(true);
+        };
+        let start = member.value().start + item.start;
+        let choice = &data[start..member.value().start + item.end];
+        let (mut delta, mut finish_reason) = (None, None);
+        for (name, value) in walk::members(choice) {
+            let value = start + value.start..start + value.end;
+            if name == "delta" {
+                delta = Some(value);
+            } else if name == "finish_reason" {
+                finish_reason = Some(value).filter(|value| &data[value.clone()] != b"null");
+            } else if name == "index" && &data[value] != b"0" {
+                return Ok(true);
+            }
+        }
+        let reads_delta = self.setup.recorded || !self.offer.is_empty();
+        let shown = match delta.filter(|delta| reads_delta && data[delta.start] == b'{') {
+            Some(delta) => self.delta(data, delta, finish_reason.is_some())?,
+            None => Shown::Whole,
+        };
+        let ours = self.fold.is_ours();
+        if let Some(range) = finish_reason {
+            self.fold.has_finished = true;
+            if !ours {
+                return Ok(true);
+            }
+            self.writer.edit(range, "null");
+        }
+        Ok(match shown {
+            Shown::Whole => !ours,
+            Shown::Part => true,
+            Shown::Nothing => false,
+        })
+    }
+
+    /// Folds a delta, and removes the parts that the caller may not see. A delta that `finishes` the caller's turn is
+    /// shown even when nothing is left of it.
+    fn delta(&mut self, data: &[u8], range: Range<usize>, finishes: bool) -> Result<Shown, Fault> {
+        let delta = &data[range.clone()];
+        let (mut removed, mut shows, mut has_role, mut calls) = (false, false, false, None);
+        let hides_role = self.role_shown;
+        for (name, value) in walk::members(delta) {
+            let text = &delta[value];
+            if name == "role" {
+                removed |= hides_role;
+                has_role |= !hides_role;
+            } else if name == "tool_calls" && text.starts_with(b"[") {
+                self.hold(text)?;
+                calls = self.fold.push_calls(text, &self.offer)?;
+                removed |= calls.is_some();
+                shows |= calls.as_ref().is_none_or(|visible| !visible.is_empty());
+            } else {
+                if !self.offer.is_empty() {
+                    self.hold(text)?;
+                    self.fold.push_member(name, text);
+                }
+                shows |= text != b"null" && text != b"\"\"";
+            }
+        }
+        if self.offer.is_empty() {
+            return Ok(Shown::Whole);
+        }
+        // If the role was in a hidden chunk, the next visible chunk must carry it.
+        let owed = shows && !has_role && !self.role_shown && self.fold.has_role;
+        if has_role {
+            self.fold.has_role = true;
+        }
+        let ours = self.fold.is_ours();
+        let ends = finishes && !ours;
+        if (removed || ours) && !shows && !ends {
+            return Ok(Shown::Nothing);
+        }
+        self.role_shown |= has_role || owed;
+        if !removed && !owed {
+            return Ok(if ours { Shown::Part } else { Shown::Whole });
+        }
+        let mut text = Vec::from(if owed { &b"{\"role\":\"assistant\""[..] } else { b"{" });
+        for (entry, name, _) in walk::entries(delta) {
+            let visible = calls.as_deref().filter(|_| name == "tool_calls");
+            if (hides_role && name == "role") || visible.is_some_and(<[u8]>::is_empty) {
+                continue;
+            }
+            if text.len() > 1 {
+                text.push(b',');
+            }
+            match visible {
+                Some(visible) => text.extend_from_slice(&[b"\"tool_calls\":[", visible, b"]"].concat()),
+                None => text.extend_from_slice(&delta[entry]),
+            }
+        }
+        text.push(b'}');
+        on_one_line(&mut text);
+        self.writer.edit(range, text);
+        Ok(Shown::Part)
+    }
+
+    /// Counts bytes that the fold is about to keep: backpressure does not bound hidden ones.
+    fn hold(&mut self, text: &[u8]) -> Result<(), Fault> {
+        self.held = self.held.saturating_add(text.len());
+        if self.held > self.setup.max_held {
+            return Err(Fault::Shape("the provider's streamed turn is over the limit"));
+        }
+        Ok(())
+    }
+}
+
+impl Relay for ChatRelay {
+    fn begin_round(&mut self, begun: bool) {
+        self.fold = Fold::default();
+        self.held = 0;
+        self.writer.begin_round(begun);
+    }
+
+    fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<Progress, Fault> {
+        if event.is_tail() {
+            self.writer.tail(event, out);
+            return Ok(Progress::Aside);
+        }
+        self.writer.clear();
+        if !event.has_data() {
+            self.writer.show(event, out);
+            return Ok(Progress::Aside);
+        }
+        let data = event.data();
+        if data.trim_ascii() == b"[DONE]" {
+            return self.done(event, out);
+        }
+        if self.chunk(data)? {
+            self.writer.show(event, out);
+            Ok(Progress::Shown)
+        } else {
+            self.writer.hide();
+            Ok(Progress::Held)
+        }
+    }
+
+    /// Some providers leave out `[DONE]`: a model that gave its finish reason has finished.
+    fn end(&mut self, out: &mut BytesMut) -> bool {
+        if self.fold.has_finished && !self.fold.is_ours() {
+            out.extend_from_slice(b"data: [DONE]\n\n");
+        }
+        self.fold.has_finished
+    }
+
+    fn keep_alive(&mut self, out: &mut BytesMut) {
+        out.extend_from_slice(b": keep-alive\n\n");
+    }
+
+    fn fail(&mut self, error: ErrorWords<'_>, out: &mut BytesMut) {
+        out.extend_from_slice(&error_event(error));
+    }
+
+    fn msg_id(&self) -> &str {
+        self.fold.msg_id()
+    }
+
+    fn take_usage_changed(&mut self) -> bool {
+        std::mem::take(&mut self.usage_changed)
+    }
+
+    fn completion(&self) -> Completion {
+        self.fold.completion()
+    }
+
+    fn turn(&mut self) -> Turn {
+        self.fold.turn()
+    }
+
+    fn replay(&mut self) -> Rope {
+        if let Some(usage) = &self.fold.usage {
+            self.earlier.add(&usage.text);
+        }
+        self.fold.replay().into()
+    }
+}
