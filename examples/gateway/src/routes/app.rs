@@ -3,10 +3,10 @@
 //! 1. request id: before anything that logs;
 //! 2. trace: sees every answer, the ones of the layers below included;
 //! 3. panics: become an answer that the trace still sees;
-//! 4. body limit: a backstop for bytes on the wire, above the bridge's own limit for what it reads (32 MiB);
+//! 4. edge: one `Host`, uploads that neither stall nor swell, streams that proxies do not buffer;
 //! 5. routing: only what belongs to models is mounted, nothing else can reach a provider;
 //! 6. identity: leaves the `Actor` for the bridge;
-//! 7. decompression: the bridge reads JSON, so it wants plain bytes;
+//! 7. decompression: the bridge reads JSON, so it wants plain bytes; the edge bounds what comes of it;
 //! 8. the bridge, and below it one plain client.
 //!
 //! A rate limit or `ConcurrencyLimit` per caller belongs between 6 and 7: above the bridge, never below it, because one
@@ -22,7 +22,6 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Limited;
 use hyper::body::Incoming;
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::{
@@ -31,16 +30,15 @@ use tower_http::{
     decompression::RequestDecompressionLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
-    validate_request::ValidateRequestHeaderLayer,
 };
 use tower_llm_bridge::{BridgeLayer, RequestBody};
 use tracing::{Span, field, info, info_span, warn};
 
-use super::{identity, refusal};
+use super::{
+    edge::{self, EdgeLayer},
+    identity, refusal,
+};
 use crate::upstream::{Upstream, WithCauses};
-
-/// Bytes of a request body as they come over the wire.
-const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The whole application, ready for a server.
 pub fn app(
@@ -67,9 +65,8 @@ pub fn app(
         )
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(CatchPanicLayer::custom(refusal::panicked))
-        .layer(ValidateRequestHeaderLayer::custom(refusal::within(MAX_BODY)))
-        // Not tower-http's RequestBodyLimitLayer: that wraps answers as well, and a stream pays for each wrapping.
-        .map_request(|request: Request<Incoming>| request.map(|body| Body::new(Limited::new(body, MAX_BODY))))
+        // Not tower-http's layers for size and time-out: they wrap answers as well, and a stream pays for each wrapping.
+        .layer(EdgeLayer)
         .service(routes(bridge, upstream))
 }
 
@@ -83,7 +80,7 @@ fn routes(bridge: &BridgeLayer, upstream: Upstream<RequestBody<Body>>) -> Router
         .map_request(identity::identify)
         // An encoding that is not known here goes on, to the bridge's 415 in the provider's shape.
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-        .map_request(|request: Request<_>| request.map(Body::new))
+        .map_request(edge::bound_decoded)
         .service(bridge.clone());
     let models = ServiceBuilder::new().map_request(identity::identify).service(bridge);
 

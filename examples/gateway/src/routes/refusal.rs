@@ -3,10 +3,11 @@
 use std::any::Any;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use serde_json::json;
 use tracing::{error, warn};
 
+use super::edge::Fault;
 use crate::upstream::WithCauses;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -33,25 +34,15 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     invalid_request(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_supported"), &message)
 }
 
-/// Refuses a body whose declared length is over `limit`; `tower_http::limit` would do so in plain text.
-#[expect(
-    clippy::result_large_err,
-    reason = "the type that tower_http::validate_request asks for"
-)]
-pub(super) fn within<B>(limit: usize) -> impl Fn(&mut Request<B>) -> Result<(), Response> + Clone {
-    move |request| {
-        let declared = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        match declared {
-            Some(length) if limit < length => {
-                let message = format!("The request body has {length} bytes, at most {limit} are taken");
-                Err(invalid_request(StatusCode::PAYLOAD_TOO_LARGE, None, &message))
-            }
-            _ => Ok(()),
-        }
-    }
+/// For a request that broke a rule of the [edge](super::edge).
+pub(super) fn of_upload(fault: Fault) -> Response {
+    let (status, code) = match fault {
+        Fault::Host => (StatusCode::BAD_REQUEST, None),
+        Fault::TooLarge | Fault::TooDense => (StatusCode::PAYLOAD_TOO_LARGE, None),
+        Fault::Stalled => (StatusCode::REQUEST_TIMEOUT, Some("request_timeout")),
+    };
+    warn!(status = status.as_u16(), %fault, "a request is refused");
+    invalid_request(status, code, &fault.to_string())
 }
 
 /// For requests that the bridge passed on without reading: their failures come up as errors.

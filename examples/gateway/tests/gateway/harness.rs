@@ -169,6 +169,7 @@ impl Gateway {
             .expect("an answer");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
         let body = within(response.into_body().collect())
             .await
             .expect("a whole body")

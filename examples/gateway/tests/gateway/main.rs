@@ -35,7 +35,7 @@ async fn demo_fails_over_runs_its_tool_and_records() {
     assert!(content(&time).starts_with("The clock says 2"), "{time}");
     // `{"model":"demo","messages":[{"role":"user","content":"packed"}]}`
     let packed = include_bytes!("packed.json.gz");
-    let gzip = [("content-encoding", "gzip")];
+    let gzip = [("content-encoding", "X-GZip")];
     let (status, packed) = gateway
         .send(Method::POST, "/chat/completions", &gzip, bytes(&packed[..]))
         .await;

@@ -1,0 +1,314 @@
+//! What every request must keep to and every answer gets, whichever route it takes.
+//!
+//! - one `Host`; an upload that never stalls for long, is not too large, and does not unpack to a multiple of what it was;
+//! - `Content-Encoding` by one name; `X-Accel-Buffering: no` on streams, so that nginx relays events as they come.
+//!
+//! An upload that breaks a rule fails below, wherever it is read, with an answer that cannot know the reason. The reason is
+//! kept aside, and that answer replaced.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Version,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST},
+};
+use hyper::body::{Frame, SizeHint};
+use pin_project::pin_project;
+use tokio::time::{Sleep, sleep};
+use tower::{BoxError, Layer, Service};
+
+use super::refusal;
+
+/// Bytes of a request body as they come over the wire.
+pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
+/// How long an upload may bring nothing.
+const STALL: Duration = Duration::from_secs(30);
+/// How many bytes one byte of an upload may unpack to…
+const RATIO: u64 = 100;
+/// …from this size on. Below it there is nothing to win by a dense upload, and short repetitive texts are dense.
+const RATIO_FROM: u64 = 64 * 1024;
+
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Checks requests and completes answers.
+#[derive(Clone, Copy)]
+pub(super) struct EdgeLayer;
+
+#[derive(Clone)]
+pub(super) struct Edge<S> {
+    inner: S,
+}
+
+/// Why a request is refused here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Host,
+    TooLarge,
+    Stalled,
+    TooDense,
+}
+
+/// What is known of one upload, by both wrappers of its body and by its answer.
+#[derive(Default)]
+pub(super) struct Upload {
+    received: AtomicU64,
+    fault: OnceLock<Fault>,
+}
+
+/// A body as it comes over the wire.
+#[pin_project]
+struct Received<B> {
+    #[pin]
+    inner: B,
+    upload: Arc<Upload>,
+    /// Runs while the next frame is waited for.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+/// The same body, decompressed.
+#[pin_project]
+struct Decoded<B> {
+    #[pin]
+    inner: B,
+    upload: Arc<Upload>,
+    length: u64,
+}
+
+#[pin_project(project = Projected)]
+pub(super) enum ResponseFuture<F> {
+    Refused(Fault),
+    Asked {
+        #[pin]
+        inner: F,
+        upload: Arc<Upload>,
+    },
+}
+
+// === impl EdgeLayer ===
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, inner: S) -> Edge<S> {
+        Edge { inner }
+    }
+}
+
+// === impl Edge ===
+
+impl<S, B> Service<Request<B>> for Edge<S>
+where
+    S: Service<Request<Body>, Response = Response>,
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Err(fault) = check(&request) {
+            return ResponseFuture::Refused(fault);
+        }
+        let upload = Arc::<Upload>::default();
+        if name_encoding(request.headers_mut()) {
+            request.extensions_mut().insert(Arc::clone(&upload));
+        }
+        let request = request.map(|inner| {
+            Body::new(Received {
+                inner,
+                upload: Arc::clone(&upload),
+                stall: None,
+            })
+        });
+        ResponseFuture::Asked {
+            inner: self.inner.call(request),
+            upload,
+        }
+    }
+}
+
+fn check<B>(request: &Request<B>) -> Result<(), Fault> {
+    let headers = request.headers();
+    // RFC 9112 §3.2. What two servers read differently is how one request passes for another.
+    let hosts = headers.get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(Fault::Host);
+    }
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > MAX_BODY) {
+        return Err(Fault::TooLarge);
+    }
+    Ok(())
+}
+
+/// Gives a content coding its one name (RFC 9110 §8.4.1): letter case does not count, `x-gzip` is `gzip`, and `identity` is
+/// none. Whether there is one.
+fn name_encoding(headers: &mut HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_ENCODING) else {
+        return false;
+    };
+    let name = value.as_bytes().trim_ascii().to_ascii_lowercase();
+    let name = if name == b"x-gzip" { b"gzip".to_vec() } else { name };
+    if name == b"identity" && headers.get_all(CONTENT_ENCODING).iter().count() == 1 {
+        headers.remove(CONTENT_ENCODING);
+        return false;
+    }
+    if name != value.as_bytes()
+        && let Ok(name) = HeaderValue::from_bytes(&name)
+        && let Some(value) = headers.get_mut(CONTENT_ENCODING)
+    {
+        *value = name;
+    }
+    true
+}
+
+/// Bounds what the body of a request unpacks to; to be called below the layer that decompresses.
+pub(super) fn bound_decoded<B>(mut request: Request<B>) -> Request<Body>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let upload = request.extensions_mut().remove::<Arc<Upload>>();
+    request.map(|inner| match upload {
+        Some(upload) => Body::new(Decoded {
+            inner,
+            upload,
+            length: 0,
+        }),
+        None => Body::new(inner),
+    })
+}
+
+// === impl Upload ===
+
+impl Upload {
+    /// Keeps the first fault, and makes it the body's error.
+    fn fail<T>(&self, fault: Fault) -> Poll<Option<Result<T, BoxError>>> {
+        let _ = self.fault.set(fault);
+        Poll::Ready(Some(Err(fault.into())))
+    }
+}
+
+// === impl Received ===
+
+impl<B> hyper::body::Body for Received<B>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let Poll::Ready(frame) = this.inner.poll_frame(cx) else {
+            let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(STALL)));
+            ready!(stall.as_mut().poll(cx));
+            return this.upload.fail(Fault::Stalled);
+        };
+        *this.stall = None;
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => return Poll::Ready(None),
+        };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if this.upload.received.fetch_add(length, Ordering::Relaxed) + length > MAX_BODY {
+            return this.upload.fail(Fault::TooLarge);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+// === impl Decoded ===
+
+impl<B> hyper::body::Body for Decoded<B>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let frame = match ready!(this.inner.poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => return Poll::Ready(None),
+        };
+        *this.length += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let received = this.upload.received.load(Ordering::Relaxed);
+        if *this.length > RATIO_FROM && *this.length > received.saturating_mul(RATIO) {
+            return this.upload.fail(Fault::TooDense);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+{
+    type Output = Result<Response, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (inner, upload) = match self.project() {
+            Projected::Refused(fault) => return Poll::Ready(Ok(refusal::of_upload(*fault))),
+            Projected::Asked { inner, upload } => (inner, upload),
+        };
+        let mut response = ready!(inner.poll(cx))?;
+        if let Some(fault) = upload.fault.get() {
+            return Poll::Ready(Ok(refusal::of_upload(*fault)));
+        }
+        let headers = response.headers_mut();
+        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        if content_type.starts_with(b"text/event-stream") {
+            headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+// === impl Fault ===
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("A request needs exactly one Host header"),
+            Self::TooLarge => write!(f, "The request body is larger than {MAX_BODY} bytes"),
+            Self::Stalled => write!(f, "The request body brought nothing for {} s", STALL.as_secs()),
+            Self::TooDense => write!(f, "The request body unpacks to more than {RATIO} times its size"),
+        }
+    }
+}
+
+impl Error for Fault {}
+
+#[cfg(test)]
+mod tests;
