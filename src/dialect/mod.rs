@@ -10,6 +10,7 @@
 //! Objects and not type parameters: a virtual call costs 2 ns per event, and the pipeline is compiled once per service.
 
 mod chat_completions;
+mod messages;
 pub(crate) mod offer;
 pub(crate) mod sse;
 pub(crate) mod turn;
@@ -34,7 +35,8 @@ use crate::types::{CredentialHeader, Dialect, ReportedUsage};
 pub(crate) fn api(dialect: Dialect) -> &'static dyn Api {
     match dialect {
         Dialect::ChatCompletions => &chat_completions::ChatCompletions,
-        Dialect::Messages | Dialect::Responses => &chat_completions::ChatCompletions,
+        Dialect::Messages => &messages::Messages,
+        Dialect::Responses => &chat_completions::ChatCompletions,
     }
 }
 
