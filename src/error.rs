@@ -82,6 +82,8 @@ pub enum BridgeErrorKind {
     TooManyRounds,
     /// 426: the client asked for a websocket, which is not served.
     WebsocketUnsupported,
+    /// 503: all requests together hold as many bytes as they may.
+    Overloaded,
     /// 503: the record channel has no place, or nobody reads it any more.
     RecorderUnavailable,
 }
@@ -167,7 +169,7 @@ impl BridgeErrorKind {
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
-            Self::RecorderUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::RecorderUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -110,6 +110,12 @@ impl BridgeLayer {
         self.set(|config| config.max_request_body = bytes)
     }
 
+    /// How many bytes of request bodies all requests together may hold; a request that needs more is answered with 503.
+    /// Clones of a layer share the count. Default: 512 MiB.
+    pub fn max_held_bodies(self, bytes: usize) -> Self {
+        self.set(|config| config.hold_at_most(bytes))
+    }
+
     /// The largest reply that is read whole, in bytes; a larger one is answered with 502. Of a stream, it bounds what is
     /// kept of one turn to run tools and to record calls; text that is only relayed has no limit. Default: 32 MiB.
     pub fn max_response_body(self, bytes: usize) -> Self {
@@ -135,6 +141,12 @@ impl BridgeLayer {
     /// error event. Default: 1 h.
     pub fn request_timeout(self, timeout: Duration) -> Self {
         self.set(|config| config.request_timeout = timeout)
+    }
+
+    /// How long a caller may stop to read its stream. The time counts only once another request needs its place in the
+    /// recorder: then the stream is cancelled, and recorded so. Default: 60 s.
+    pub fn reader_patience(self, patience: Duration) -> Self {
+        self.set(|config| config.reader_patience = patience)
     }
 
     /// How long one tool call may take before the model is told that it failed. Default: 60 s.

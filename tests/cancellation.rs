@@ -142,6 +142,8 @@ fn scene() -> Scene {
     let (pool, provider) = (pool(2), Provider::answering(script));
     Scene {
         layer: BridgeLayer::new()
+            .base("/v1")
+            .expect("a path")
             .pool(pool.clone())
             .recorder(recorder)
             .tools(Tools::new([wait])),

@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("record", &["types"]),
     ("extensions", &["types", "redact"]),
     ("mcp", &["types", "tools", "redact"]),
-    ("body", &["rope"]),
+    ("body", &["rope", "types:Dialect"]),
     ("upstream", &["rope", "body:RequestBody"]),
     (
         "dialect",

@@ -45,7 +45,8 @@ fn script(seen: &Seen) -> Reply {
 }
 
 fn layer() -> BridgeLayer {
-    BridgeLayer::new().pool(pool(2)).tools(Tools::new([echo()]))
+    let layer = BridgeLayer::new().base("/v1").expect("a path");
+    layer.pool(pool(2)).tools(Tools::new([echo()]))
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
+use super::budget::Held;
 use crate::rope::Rope;
 
 /// From this many frames on, frames below this size are put together into segments of about that size: a body in pieces
@@ -23,20 +24,31 @@ const YIELD: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) enum CollectError<E> {
     TooLarge,
+    /// All requests together hold as much as they may.
+    OverBudget,
     Broken(E),
 }
 
-/// Reads `body` into a rope of the frames as they came, and shows their bytes to `look` while they are hot. Nothing is
-/// copied, but for the small frames of a body that has a great many.
-pub(crate) async fn collect<B>(
+/// Reads `body` into a rope of the frames as they came. Nothing is copied, but for the small frames of a body that has a
+/// great many.
+pub(crate) async fn collect<B>(body: Pin<&mut B>, limit: usize) -> Result<Rope, CollectError<B::Error>>
+where
+    B: Body<Data = Bytes>,
+{
+    read(Rope::default(), body, limit, None, |_| ()).await
+}
+
+/// The same for a body that a budget has to have room for, and whose bytes are shown to `look` while they are hot.
+pub(crate) async fn collect_held<B>(
     body: Pin<&mut B>,
     limit: usize,
+    held: &mut Held,
     look: impl FnMut(&[u8]),
 ) -> Result<Rope, CollectError<B::Error>>
 where
     B: Body<Data = Bytes>,
 {
-    read(Rope::default(), body, limit, look).await
+    read(Rope::default(), body, limit, Some(held), look).await
 }
 
 /// The same for a body of which the `first` bytes have been read.
@@ -51,13 +63,14 @@ where
     if first.len() > limit {
         return Err(CollectError::TooLarge);
     }
-    read(first.into(), body, limit, |_| ()).await
+    read(first.into(), body, limit, None, |_| ()).await
 }
 
 async fn read<B>(
     mut rope: Rope,
     mut body: Pin<&mut B>,
     limit: usize,
+    mut held: Option<&mut Held>,
     mut look: impl FnMut(&[u8]),
 ) -> Result<Rope, CollectError<B::Error>>
 where
@@ -78,6 +91,9 @@ where
         let Ok(data) = data else { continue };
         if data.len() > limit - rope.len() - gathered.len() {
             return Err(CollectError::TooLarge);
+        }
+        if held.as_mut().is_some_and(|held| !held.take(data.len())) {
+            return Err(CollectError::OverBudget);
         }
         for part in data.chunks(YIELD) {
             look(part);

@@ -1,6 +1,8 @@
 //! The two bodies that cross the bridge's borders, and the bounded reading of others.
 
+pub(crate) mod budget;
 pub(crate) mod collect;
+pub(crate) mod readers;
 mod request;
 mod response;
 

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
+use super::readers::{Readers, Stream};
 use crate::rope::Rope;
+use crate::types::Dialect;
 
 /// The body of a response above the bridge.
 ///
@@ -37,8 +39,16 @@ pub struct ResponseBody<B> {
 enum Kind<B> {
     Passthrough(#[pin] B),
     Full(Rope),
-    Driven { driver: Option<Driver>, outlet: Outlet },
+    Driven {
+        stream: Arc<Stream>,
+        outlet: Outlet,
+        cut: Cut,
+        dialect: Dialect,
+    },
 }
+
+/// Makes the last event of a stream whose place was taken back, so that it does not look like a clean end.
+pub(crate) type Cut = fn(Dialect) -> Bytes;
 
 /// The rest of a conversation; its output goes through the [`Sink`] that it holds.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -64,11 +74,13 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Full(body) }
     }
 
-    pub(crate) fn driven(driver: Driver, outlet: Outlet) -> Self {
+    pub(crate) fn driven(driver: Driver, outlet: Outlet, readers: &Readers, cut: Cut, dialect: Dialect) -> Self {
         Self {
             kind: Kind::Driven {
-                driver: Some(driver),
+                stream: readers.add(driver),
                 outlet,
+                cut,
+                dialect,
             },
         }
     }
@@ -92,17 +104,24 @@ where
         match self.project().kind.project() {
             KindProj::Passthrough(body) => body.poll_frame(cx),
             KindProj::Full(rope) => Poll::Ready(rope.pop_front().map(|bytes| Ok(Frame::data(bytes)))),
-            KindProj::Driven { driver, outlet } => {
+            KindProj::Driven {
+                stream,
+                outlet,
+                cut,
+                dialect,
+            } => {
+                let mut state = stream.ask();
                 if let Some(bytes) = outlet.take() {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                let Some(running) = driver else {
-                    return Poll::Ready(None);
+                let Some(running) = &mut state.driver else {
+                    let is_cut = std::mem::take(&mut state.is_cut);
+                    return Poll::Ready(is_cut.then(|| Ok(Frame::data(cut(*dialect)))));
                 };
                 let ended = running.as_mut().poll(cx).is_ready();
                 if ended {
                     // Releases the provider's connection now, not when the caller drops the body.
-                    *driver = None;
+                    state.driver = None;
                 }
                 match outlet.take() {
                     Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
@@ -117,7 +136,7 @@ where
         match &self.kind {
             Kind::Passthrough(body) => body.is_end_stream(),
             Kind::Full(rope) => rope.is_empty(),
-            Kind::Driven { driver, outlet } => driver.is_none() && outlet.is_empty(),
+            Kind::Driven { stream, outlet, .. } => stream.has_ended() && outlet.is_empty(),
         }
     }
 
@@ -186,7 +205,7 @@ impl Outlet {
 mod tests {
     use http_body_util::{BodyExt, Empty};
 
-    use super::{Bytes, ResponseBody, Sink};
+    use super::{Arc, Body, Bytes, ResponseBody, Sink};
 
     #[tokio::test]
     async fn a_driver_never_runs_ahead_of_the_reader() {
@@ -199,12 +218,42 @@ mod tests {
                 sink.send(Bytes::from_static(b"x")).await;
             }
         });
-        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet);
+        let readers = super::Readers::default();
+        let mut body =
+            ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, |_| Bytes::new(), super::Dialect::Messages);
         for expected in 1..=3 {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
             assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), expected);
         }
         assert!(body.frame().await.is_none());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stopped_loses_its_place_when_it_is_needed() {
+        let readers = super::Readers::default();
+        let (sink, alive) = (Sink::default(), Arc::new(()));
+        let (outlet, held) = (sink.outlet(), Arc::clone(&alive));
+        let driver = Box::pin(async move {
+            let _held = held;
+            loop {
+                sink.send(Bytes::from_static(b"x")).await;
+            }
+        });
+        let cut = |_| Bytes::from_static(b"cut");
+        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, super::Dialect::Messages);
+        let patience = std::time::Duration::from_secs(60);
+        for _ in 0..3 {
+            tokio::time::advance(patience / 2).await;
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+            assert_eq!(readers.end_stalled(patience), 0, "it reads");
+        }
+        tokio::time::advance(patience).await;
+        assert_eq!(readers.end_stalled(patience), 1);
+        assert_eq!(Arc::strong_count(&alive), 1, "all of its conversation is gone");
+        assert_eq!(readers.end_stalled(patience), 0);
+        assert!(!Body::is_end_stream(&body));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "cut");
         assert!(body.frame().await.is_none());
     }
 }

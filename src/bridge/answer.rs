@@ -62,7 +62,7 @@ impl Failure {
     #[cold]
     pub(crate) fn unread<E: std::fmt::Display>(error: &CollectError<E>, credentials: &Credentials) -> Self {
         match error {
-            CollectError::TooLarge => Self::invalid("the answer is over the limit"),
+            CollectError::TooLarge | CollectError::OverBudget => Self::invalid("the answer is over the limit"),
             CollectError::Broken(cause) => Self::upstream(cause, credentials),
         }
     }

@@ -80,7 +80,7 @@ impl<U: Upstream> Provider<U> {
             }
             let (parts, body) = response.into_parts();
             let mut body = pin!(body);
-            let body = match timeout(REFUSAL_TIME, collect(body.as_mut(), REFUSAL_BYTES, |_| ())).await {
+            let body = match timeout(REFUSAL_TIME, collect(body.as_mut(), REFUSAL_BYTES)).await {
                 Ok(Ok(rope)) => rope.bytes(0..rope.len()),
                 // Unreadable: the status has to do.
                 Ok(Err(_)) | Err(_) => bytes::Bytes::new(),
@@ -159,9 +159,11 @@ impl<U: Upstream> Provider<U> {
         let holds_key = self.credentials.key_finder();
         headers::clean_response(&mut refusal.parts.headers, &holds_key);
         refusal.parts.version = http::Version::default();
-        // The type goes into records.
+        // Names go into records.
         if let Some(names) = &mut refusal.names {
-            names.kind.take_if(|kind| holds_key(kind.as_bytes()));
+            for name in [&mut names.kind, &mut names.code, &mut names.detail] {
+                name.take_if(|name| holds_key(name.as_bytes()));
+            }
         }
         // A caller's own key is no secret to the caller, and its errors come through as they are.
         if let Credentials::Pool(..) = &self.credentials
@@ -178,7 +180,7 @@ impl<U: Upstream> Provider<U> {
         self.accept(lease);
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
-        match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body, |_| ())).await {
+        match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body)).await {
             Ok(Ok(rope)) => {
                 let body = rope.bytes(0..rope.len());
                 self.refused(self.refusal(parts, body)).into()

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::route::{Base, Pattern};
+use crate::body::budget::Budget;
+use crate::body::readers::Readers;
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::tools::ToolSource;
@@ -20,6 +22,9 @@ pub(crate) struct Config {
     pub(crate) record_thoughts: bool,
     pub(crate) provider: String,
     pub(crate) max_request_body: usize,
+    pub(crate) budget: Budget,
+    pub(crate) readers: Readers,
+    pub(crate) reader_patience: Duration,
     pub(crate) max_response_body: usize,
     pub(crate) max_appended: usize,
     pub(crate) max_model_name: usize,
@@ -37,6 +42,13 @@ pub(crate) struct Config {
     pub(crate) require_actor: bool,
 }
 
+impl Config {
+    /// Bounds the bytes of request bodies that are held.
+    pub(crate) fn hold_at_most(&mut self, bytes: usize) {
+        self.budget = Budget::new(bytes);
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -49,6 +61,9 @@ impl Default for Config {
             record_thoughts: false,
             provider: "openai".to_owned(),
             max_request_body: 32 << 20,
+            budget: Budget::new(512 << 20),
+            readers: Readers::default(),
+            reader_patience: Duration::from_secs(60),
             max_response_body: 32 << 20,
             max_appended: 32 << 20,
             max_model_name: 256,

@@ -15,7 +15,8 @@ use super::provider::{Credentials, Provider};
 use super::rounds::Conversation;
 use super::{facts, keyed, stream, whole};
 use crate::body::ResponseBody;
-use crate::body::collect::{CollectError, collect, discard};
+use crate::body::budget::Held;
+use crate::body::collect::{CollectError, collect_held, discard};
 use crate::dialect::turn::Invalid;
 use crate::dialect::{Api, OfferSettings, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
@@ -36,6 +37,7 @@ pub(crate) struct Admitted {
     pub(crate) actor: Option<Actor>,
     pub(crate) credentials: Credentials,
     tools: Tools,
+    held: Held,
 }
 
 /// Answers one model request.
@@ -67,7 +69,12 @@ where
     };
     let is_offered = request.offer(tools, settings);
     if purpose == Purpose::Count {
-        let Admitted { actor, credentials, .. } = admitted;
+        let Admitted {
+            actor,
+            credentials,
+            held: _held,
+            ..
+        } = admitted;
         let provider = Provider::new(config, api, upstream, credentials, head, actor.as_ref());
         return keyed::relay(provider, api, request.encode()).await;
     }
@@ -83,12 +90,18 @@ where
     span.record("stream", about.stream);
     span.record("interception_id", tracing::field::display(interception.id()));
     let is_stream = about.stream;
-    let Admitted { actor, credentials, .. } = admitted;
+    let Admitted {
+        actor,
+        credentials,
+        held,
+        ..
+    } = admitted;
     // Boxed: each async fn on the way would embed a copy.
     let conversation = Box::new(Conversation {
         provider: Provider::new(config, api, upstream, credentials, head, actor.as_ref()),
         interception,
         request,
+        _held: held,
     });
     if is_stream {
         stream::answer(conversation).await
@@ -142,9 +155,9 @@ where
     let mut waits = head.headers.contains_key(header::EXPECT);
     let admitted = async {
         check(&head.headers)?;
-        let admitted = Admitted::take(config, api, head)?;
+        let mut admitted = Admitted::take(config, api, head)?;
         waits &= body.size_hint().lower() > config.max_request_body as u64;
-        match collect(body.as_mut(), config.max_request_body, look).await {
+        match collect_held(body.as_mut(), config.max_request_body, &mut admitted.held, look).await {
             Ok(rope) => Ok((admitted, rope)),
             Err(CollectError::TooLarge) => Err(BridgeError::new(
                 BridgeErrorKind::RequestTooLarge,
@@ -153,6 +166,13 @@ where
                     config.max_request_body
                 ),
             )),
+            Err(CollectError::OverBudget) => {
+                tracing::warn!("a request was turned away: too many bytes of request bodies are held");
+                Err(BridgeError::new(
+                    BridgeErrorKind::Overloaded,
+                    "too many requests are held at present, please try again later",
+                ))
+            }
             Err(CollectError::Broken(cause)) if is_over_limit(&cause) => Err(BridgeError::new(
                 BridgeErrorKind::RequestTooLarge,
                 "the request body is larger than is allowed",
@@ -214,6 +234,12 @@ async fn begin(
         return Ok(Interception::unrecorded());
     };
     let started = || facts::started(config, api.dialect(), head, admitted, request.about());
+    if !recorder.has_place() {
+        let ended = config.readers.end_stalled(config.reader_patience);
+        if ended > 0 {
+            tracing::warn!(ended, "streams that nobody read lost their places to other requests");
+        }
+    }
     let actor = admitted.actor.as_ref().map(Actor::id);
     recorder.begin(actor, started).await.map_err(|unavailable| {
         let message = match unavailable {
@@ -253,6 +279,7 @@ impl Admitted {
             actor,
             credentials,
             tools: tools.unwrap_or_else(|| config.tools.current()),
+            held: config.budget.hold(),
         })
     }
 }

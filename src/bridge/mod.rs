@@ -13,6 +13,7 @@ mod headers;
 mod idle;
 mod intake;
 mod keyed;
+mod output;
 mod provider;
 mod rounds;
 mod route;

@@ -6,6 +6,7 @@ use super::answer::Failure;
 use super::facts;
 use super::provider::Provider;
 use super::tools::Calls;
+use crate::body::budget::Held;
 use crate::dialect::Request;
 use crate::dialect::turn::{ToolResult, Turn};
 use crate::error::BridgeErrorKind;
@@ -21,6 +22,7 @@ pub(crate) struct Conversation<U> {
     pub(crate) provider: Provider<U>,
     pub(crate) interception: Interception,
     pub(crate) request: Box<dyn Request>,
+    pub(crate) _held: Held,
 }
 
 /// How one round's answer is read.

@@ -9,8 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderValue};
+use bytes::Bytes;
 use http::{Response, StatusCode, response};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -20,19 +19,20 @@ use tracing::Instrument;
 use super::answer::{Failure, prepare_head};
 use super::attempt::RoundWalk;
 use super::facts;
-use super::idle::{Silence, Silent};
+use super::output::{Opening, Output};
 use super::provider::{Credentials, Provider};
 use super::rounds::{Conversation, ReadTurn, drive};
 use super::whole::is_encoded;
 use crate::body::collect::{collect_after, discard};
 use crate::body::{ResponseBody, Sink};
 use crate::dialect::sse::Decoder;
-use crate::dialect::turn::{Fault, Progress, Turn};
-use crate::dialect::{Relay, RelaySetup, Request};
-use crate::extensions::Intercepted;
+use crate::dialect::turn::{Fault, Turn};
+use crate::dialect::{self, RelaySetup};
+use crate::error::{BridgeError, BridgeErrorKind};
 use crate::pool::Lease;
-use crate::record::{Interception, Outcome};
+use crate::record::Outcome;
 use crate::rope::Rope;
+use crate::types::Dialect;
 use crate::upstream::Upstream;
 
 /// What a provider may still send after its last event before its connection is given up instead of reused.
@@ -42,30 +42,11 @@ const DRAIN_TIME: Duration = Duration::from_millis(250);
 /// How many bytes of comments may come before an answer.
 const MAX_COMMENTS: usize = 1 << 20;
 
-const TOO_LONG: Fault = Fault::Shape("the provider's stream has an event that is over the limit");
-
-/// Room for the events of many frames in one allocation, and the rest of it that makes a new one worth while.
-const OUT_CAPACITY: usize = 8 << 10;
-const OUT_LOW: usize = 1 << 10;
-
 /// Reads streams and relays them; holds the provider's body of the current round.
 struct Tee<B> {
     output: Output,
     /// The answer that was read to its last event.
     incoming: Option<Pin<Box<B>>>,
-}
-
-/// The caller's side.
-struct Output {
-    relay: Box<dyn Relay>,
-    sink: Sink,
-    out: BytesMut,
-    /// Gives the head away with the first output; none from then on.
-    commit: Option<oneshot::Sender<Result<response::Parts, (Failure, Intercepted)>>>,
-    /// The head of the current round's answer, cleaned; it counts until one is given away.
-    parts: Option<response::Parts>,
-    intercepted: Intercepted,
-    silence: Silence,
 }
 
 pub(crate) async fn answer<U: Upstream + 'static>(
@@ -75,6 +56,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(
     let outlet = sink.outlet();
     let (commit, mut head) = oneshot::channel();
     let api = conversation.provider.api;
+    let readers = conversation.provider.config.readers.clone();
     let id = conversation.interception.id();
     let intercepted = facts::intercepted(&conversation.interception);
     let relay = conversation.request.relay(RelaySetup {
@@ -83,15 +65,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(
         max_held: conversation.provider.config.max_response_body,
     });
     let reader = Tee {
-        output: Output {
-            relay,
-            sink,
-            out: BytesMut::with_capacity(OUT_CAPACITY),
-            commit: Some(commit),
-            parts: None,
-            intercepted,
-            silence: Silence::new(),
-        },
+        output: Output::new(relay, sink, commit, intercepted),
         incoming: None,
     };
     let mut driver = Box::pin(run(conversation, reader).instrument(tracing::Span::current()));
@@ -105,13 +79,25 @@ pub(crate) async fn answer<U: Upstream + 'static>(
     })
     .await;
     match head {
-        Ok(parts) => Response::from_parts(parts, ResponseBody::driven(driver, outlet)),
+        Ok(parts) => Response::from_parts(
+            parts,
+            ResponseBody::driven(driver, outlet, &readers, cut_event, api.dialect()),
+        ),
         Err((failure, intercepted)) => {
             let mut response = failure.into_response(api, Some(id));
             response.extensions_mut().insert(intercepted);
             response
         }
     }
+}
+
+/// The last event of a stream whose reader stopped to read.
+fn cut_event(dialect: Dialect) -> Bytes {
+    let error = BridgeError::new(
+        BridgeErrorKind::Overloaded,
+        "the stream was not read for too long, and its place was needed",
+    );
+    dialect::api(dialect).error_event(&error)
 }
 
 /// The whole conversation; its output goes through the reader's sink.
@@ -152,59 +138,6 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
     }
 }
 
-// === impl Output ===
-
-impl Output {
-    /// Hands over the bytes that are there for the caller, the head first.
-    async fn flush(&mut self) {
-        if self.out.is_empty() {
-            return;
-        }
-        let bytes = self.out.split().freeze();
-        self.hand_over(bytes).await;
-        if self.out.capacity() < OUT_LOW {
-            self.out.reserve(OUT_CAPACITY);
-        }
-    }
-
-    async fn hand_over(&mut self, bytes: Bytes) {
-        if let Some(commit) = self.commit.take() {
-            let mut parts = self.parts.take().unwrap_or_else(event_stream_head);
-            parts.extensions.insert(self.intercepted);
-            // The receiver waits for this; it can only be gone together with this future.
-            let _ = commit.send(Ok(parts));
-        }
-        self.sink.send(bytes).await;
-        self.silence.shown();
-    }
-
-    /// Waits for `work`, with keep-alives for the caller meanwhile. `Err` if the provider is silent for too long.
-    async fn during<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
-        let mut work = pin!(work);
-        loop {
-            let silent = match self.silence.or(work.as_mut()).await {
-                Ok(done) => return Ok(done),
-                Err(silent) => silent,
-            };
-            match silent {
-                Silent::Provider => return Err(Failure::timeout()),
-                Silent::Caller => self.keep_alive().await,
-            }
-        }
-    }
-}
-
-/// The head of a stream whose provider has not answered yet.
-fn event_stream_head() -> response::Parts {
-    let (mut parts, ()) = Response::new(()).into_parts();
-    let media_type = HeaderValue::from_static("text/event-stream");
-    parts.headers.insert(header::CONTENT_TYPE, media_type);
-    parts
-        .headers
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    parts
-}
-
 // === impl Tee ===
 
 impl<B> Tee<B>
@@ -217,92 +150,6 @@ where
             discard(body.as_mut(), DRAIN_BYTES, DRAIN_TIME).await;
         }
     }
-}
-
-impl Output {
-    /// Feeds the relay with the events that are in already.
-    fn relay_events(&mut self, decoder: &mut Decoder) -> Relayed {
-        let mut relayed = Relayed::default();
-        while relayed.fault.is_none() && !relayed.done {
-            let event = match decoder.next() {
-                Ok(Some(event)) => event,
-                Ok(None) => break,
-                Err(_) => {
-                    relayed.fault = Some(TOO_LONG);
-                    break;
-                }
-            };
-            match self.relay.event(&event, &mut self.out) {
-                Ok(Progress::Aside) => {}
-                Ok(Progress::Held) => relayed.answers = true,
-                Ok(Progress::Shown) => (relayed.answers, relayed.shows) = (true, true),
-                Ok(Progress::Done) => relayed.done = true,
-                Err(fault) => relayed.fault = Some(fault),
-            }
-        }
-        relayed
-    }
-
-    /// Handles the end of the provider's body, an unterminated final event first: the answer's end and errors count
-    /// there, a part of an answer does not. Whether the answer is complete.
-    fn relay_end(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
-        if let Some(rest) = decoder.finish() {
-            let whole = self.out.len();
-            match self.relay.event(&rest.event, &mut self.out) {
-                Ok(Progress::Done) => {
-                    if self.out.len() > whole {
-                        // An event here has to be one for the caller, too.
-                        self.out
-                            .extend_from_slice(if rest.line_ended { b"\n" } else { b"\n\n" });
-                    }
-                    return Ok(true);
-                }
-                Err(Fault::Refused(error)) => return Err(Fault::Refused(error)),
-                Ok(_) | Err(Fault::Shape(_)) => self.out.truncate(whole),
-            }
-        }
-        Ok(self.relay.end(&mut self.out))
-    }
-
-    /// Notes that the answer counts: its key has served, and its head is the caller's.
-    fn open<U: Upstream>(
-        &mut self,
-        provider: &Provider<U>,
-        interception: &mut Interception,
-        request: &dyn Request,
-        opening: &mut Option<(response::Parts, Option<Lease>)>,
-    ) {
-        let Some((parts, lease)) = opening.take() else { return };
-        provider.accept(lease);
-        if self.commit.is_some() {
-            self.parts = Some(parts);
-        }
-        if provider.round == 1 {
-            facts::record_prompt(interception, self.relay.msg_id(), || request.prompt());
-        }
-    }
-
-    async fn flush_opened(&mut self, is_opened: bool) {
-        if is_opened {
-            self.flush().await;
-        }
-    }
-
-    async fn keep_alive(&mut self) {
-        let mut bytes = BytesMut::new();
-        self.relay.keep_alive(&mut bytes);
-        self.hand_over(bytes.freeze()).await;
-        self.silence.shown();
-    }
-}
-
-/// What a run of events amounted to.
-#[derive(Debug, Default)]
-struct Relayed {
-    answers: bool,
-    shows: bool,
-    done: bool,
-    fault: Option<Fault>,
 }
 
 /// An attempt whose answer failed before the caller could see anything of it.
@@ -330,6 +177,7 @@ where
             provider,
             interception,
             request,
+            ..
         } = conversation;
         let output = &mut self.output;
         output.silence.stop_listening();
@@ -425,7 +273,7 @@ where
 
 /// A fault before the answer was opened lets the pool decide; after it, it ends the conversation.
 fn unopened<U: Upstream>(
-    opening: Option<(response::Parts, Option<Lease>)>,
+    opening: Option<Opening>,
     fault: Fault,
     provider: &Provider<U>,
 ) -> Result<Result<Turn, Unopened>, Failure> {

@@ -77,6 +77,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             provider,
             interception,
             request,
+            ..
         } = conversation;
         let body = request.encode();
         let mut walk = RoundWalk::default();
@@ -91,7 +92,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
                 return Err(Failure::invalid("a stream or an encoded body in place of a JSON reply"));
             }
             let mut body = pin!(body);
-            let reading = collect(body.as_mut(), provider.config.max_response_body, |_| ());
+            let reading = collect(body.as_mut(), provider.config.max_response_body);
             let body = timeout_at(deadline, reading)
                 .await
                 .map_err(|_| Failure::timeout())?
@@ -99,7 +100,6 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             match request.read_reply(body) {
                 Ok((reply, turn)) => {
                     provider.accept(lease);
-                    interception.first_token();
                     if provider.round == 1 {
                         facts::record_prompt(interception, &turn.completion.id, || request.prompt());
                     }

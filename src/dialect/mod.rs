@@ -102,6 +102,12 @@ pub(crate) trait Api: Sync {
     /// The body of an error of our own; `id` is the interception's, if there is one.
     fn error_body(&self, error: &BridgeError, id: Option<Uuid>) -> Bytes;
 
+    /// An error of our own as the last event of a stream whose relay is gone.
+    fn error_event(&self, error: &BridgeError) -> Bytes {
+        let body = self.error_body(error, None);
+        [b"event: error\ndata: ", &body[..], b"\n\n"].concat().into()
+    }
+
     /// The API's `type` for an error of our own, as [`error_body`](Self::error_body) has it.
     fn error_type(&self, kind: BridgeErrorKind) -> &'static str;
 

@@ -107,6 +107,11 @@ impl Recorder {
         self
     }
 
+    /// Whether a place is free.
+    pub(crate) fn has_place(&self) -> bool {
+        self.places.free() > 0
+    }
+
     /// Admits an interception of `actor` and records the result of `started`, once it is admitted.
     ///
     /// # Errors

@@ -419,11 +419,11 @@ async fn over_and_under_towers_own_layers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_below_that_fails_is_a_502_above() {
+async fn a_time_out_layer_below_is_a_504_above() {
     let slow = Provider::answering(|_| Reply::ok(completion("late")).after(Duration::from_secs(9)));
     let stack = layer().layer(ServiceBuilder::new().timeout(Duration::from_secs(1)).service(slow));
     let response = stack.oneshot(ask("hi")).await.unwrap();
-    assert_eq!(response.status(), 502);
+    assert_eq!(response.status(), 504);
 }
 
 /// Sends a request again once, if the provider is not well.

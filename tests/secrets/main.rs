@@ -57,7 +57,7 @@ impl Watched {
     fn new(layer: BridgeLayer, pool: KeyPool, provider: Provider) -> Self {
         let logs = Logs::capture();
         let (recorder, events) = Recorder::channel(8);
-        let layer = layer.recorder(recorder);
+        let layer = layer.base("/v1").expect("a path").recorder(recorder);
         // A layer below that logs the head of every request that carries a key.
         let trace = TraceLayer::new_for_http()
             .make_span_with(DefaultMakeSpan::new().level(Level::TRACE).include_headers(true))

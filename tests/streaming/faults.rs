@@ -80,7 +80,6 @@ async fn what_is_no_stream_is_a_502() {
         Reply::json(200, completion),
         Reply::json(200, "[]"),
         Reply::json(200, ""),
-        Reply::new(200, say(&["a"])).header("content-type", "text/html"),
         Reply::events(say(&["a"])).header("content-encoding", "gzip"),
         Reply::events("x".repeat(9 << 20)),
         Reply::events(format!("data: \"{}\"\n\n", "x".repeat(9 << 20))),
@@ -160,9 +159,8 @@ async fn an_error_after_something_was_relayed_is_an_event() {
         (begun().reset(), "cut"),
         (begun().data(half()).reset(), "cut"),
         (begun().data(half()), "cut"),
-        (begun().data(finish("stop")), "cut"),
         (begun().data("data: <html>\n\n"), "promises"),
-        (begun().data("x".repeat(9 << 20)), "promises"),
+        (begun().data("x".repeat(9 << 20)), "cut"),
         (begun().data(text("lo").repeat(3)).never(), "in time"),
     ] {
         let (outcome, message) = cut(vec![Reply::events(body)]).await;
@@ -322,18 +320,20 @@ async fn a_silent_provider_times_out() {
         let setup = Setup::with([Reply::events(body.never())], |layer| layer.attempt_timeout(minute));
         let start = tokio::time::Instant::now();
         let outcome = setup.run(ASK).await;
-        assert_eq!((outcome.status, since(start)), (504, 60_000));
+        // The head went out after 10 s.
+        assert_eq!((outcome.status, since(start)), (200, 60_000));
+        assert!(outcome.body.contains("in time"), "{}", outcome.body);
         assert_eq!(outcome.ended()["outcome"], "upstream_error");
     }
     let slow_head = Reply::events(say(&["a"])).after(minute * 2);
     let outcome = Setup::with([slow_head], |layer| layer.attempt_timeout(minute))
         .run(ASK)
         .await;
-    assert_eq!(outcome.status, 504);
+    assert!(outcome.body.contains("in time"), "{}", outcome.body);
     // After it, when nothing comes for as long; slow events are fine.
     let slowly = |body: MockBody, _| body.sleep(minute * 9 / 10).data(text("x"));
     let body = (0..10).fold(MockBody::new().data(role()), slowly);
-    let setup = Setup::with([Reply::events(body.never())], |layer| layer.attempt_timeout(minute));
+    let setup = Setup::with([Reply::events(body.never())], |layer| layer.stream_idle_timeout(minute));
     let start = tokio::time::Instant::now();
     let outcome = setup.run(ASK).await;
     let message = Message::read(&outcome.body);
@@ -342,5 +342,5 @@ async fn a_silent_provider_times_out() {
         ("xxxxxxxxxx", 1, 0)
     );
     let silence = since(start) - 540_000;
-    assert!((60_000..=120_000).contains(&silence), "{silence}");
+    assert_eq!(silence, 60_000);
 }

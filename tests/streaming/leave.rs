@@ -16,7 +16,7 @@ async fn leave(mut setup: Setup, response: Streamed) -> Vec<Value> {
     setup.settle().await;
     assert_eq!(setup.running(), 0, "a tool runs on");
     let (calls, pulled) = (setup.provider.calls(), setup.provider.pulled().frames());
-    advance(Duration::from_secs(3600)).await;
+    advance(Duration::from_secs(3000)).await;
     setup.settle().await;
     assert_eq!(
         (setup.provider.calls(), setup.provider.pulled().frames()),
@@ -201,7 +201,7 @@ async fn a_reader_that_stops_holds_the_provider_back() {
         );
     }
     let pulled = setup.provider.pulled().frames();
-    advance(Duration::from_secs(3600)).await;
+    advance(Duration::from_secs(3000)).await;
     setup.settle().await;
     assert_eq!(setup.provider.pulled().frames(), pulled);
     // An hour without a reader is not the provider's silence.
@@ -214,12 +214,12 @@ async fn a_reader_that_stops_holds_the_provider_back() {
 async fn a_reader_that_is_late_for_the_first_event_does_not_time_the_provider_out() {
     let body = MockBody::new().cut(say(&["a"]), Cut::At(role().len()));
     let setup = Setup::with([Reply::events(body)], |layer| {
-        layer.attempt_timeout(Duration::from_secs(60))
+        layer.stream_idle_timeout(Duration::from_secs(60))
     });
     let mut setup = setup;
     let mut response = setup.call(ASK).await;
     frame(&mut response).await.unwrap();
-    advance(Duration::from_secs(3600)).await;
+    advance(Duration::from_secs(3000)).await;
     let outcome = setup.finish(response).await;
     assert!(outcome.body.ends_with(DONE), "{}", outcome.body);
     assert_eq!(outcome.ended()["outcome"], "completed");

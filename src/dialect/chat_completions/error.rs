@@ -38,6 +38,7 @@ fn names(kind: BridgeErrorKind) -> (&'static str, Option<&'static str>) {
         | BridgeErrorKind::UpstreamInvalid
         | BridgeErrorKind::UpstreamTimeout
         | BridgeErrorKind::TooManyRounds
+        | BridgeErrorKind::Overloaded
         | BridgeErrorKind::RecorderUnavailable => ("api_error", Some("server_error")),
     }
 }

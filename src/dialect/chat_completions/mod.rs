@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use self::request::ChatRequest;
 use super::offer::object_schema;
-use super::turn::{ErrorNames, Invalid};
+use super::turn::{ErrorNames, ErrorWords, Invalid};
 use super::{Api, Paths, Purpose, Request, quote};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::json::Scanner;
@@ -64,6 +64,10 @@ impl Api for ChatCompletions {
 
     fn error_body(&self, error: &BridgeError, _: Option<Uuid>) -> Bytes {
         error::error_body(error)
+    }
+
+    fn error_event(&self, error: &BridgeError) -> Bytes {
+        error::error_event(ErrorWords::Bridge(error)).into()
     }
 
     fn error_type(&self, kind: BridgeErrorKind) -> &'static str {

@@ -37,7 +37,7 @@ pub(super) fn error_type(kind: BridgeErrorKind) -> &'static str {
         | BridgeErrorKind::UpstreamInvalid
         | BridgeErrorKind::TooManyRounds => "api_error",
         BridgeErrorKind::UpstreamTimeout => "timeout_error",
-        BridgeErrorKind::RecorderUnavailable => "overloaded_error",
+        BridgeErrorKind::Overloaded | BridgeErrorKind::RecorderUnavailable => "overloaded_error",
     }
 }
 

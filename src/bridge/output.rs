@@ -1,0 +1,196 @@
+//! The caller's side of a stream: the relay, the head that waits for it, and the bytes on their way.
+
+use std::future::Future;
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderValue};
+use http::{Response, response};
+use tokio::sync::oneshot;
+
+use super::answer::Failure;
+use super::facts;
+use super::idle::{Silence, Silent};
+use super::provider::Provider;
+use crate::body::Sink;
+use crate::dialect::sse::Decoder;
+use crate::dialect::turn::{Fault, Progress};
+use crate::dialect::{Relay, Request};
+use crate::extensions::Intercepted;
+use crate::pool::Lease;
+use crate::record::Interception;
+use crate::upstream::Upstream;
+
+const TOO_LONG: Fault = Fault::Shape("the provider's stream has an event that is over the limit");
+
+/// Room for the events of many frames in one allocation, and the rest of it that makes a new one worth while.
+const OUT_CAPACITY: usize = 8 << 10;
+const OUT_LOW: usize = 1 << 10;
+
+/// Gives the head away, or the failure that there is in its place.
+pub(super) type Commit = oneshot::Sender<Result<response::Parts, (Failure, Intercepted)>>;
+
+/// The head of an answer that has shown nothing yet, and the key that it was asked with.
+pub(super) type Opening = (response::Parts, Option<Lease>);
+
+/// The caller's side.
+pub(super) struct Output {
+    pub(super) relay: Box<dyn Relay>,
+    sink: Sink,
+    pub(super) out: BytesMut,
+    /// Gives the head away with the first output; none from then on.
+    pub(super) commit: Option<Commit>,
+    /// The head of the current round's answer, cleaned; it counts until one is given away.
+    parts: Option<response::Parts>,
+    pub(super) intercepted: Intercepted,
+    pub(super) silence: Silence,
+}
+
+/// What a run of events amounted to.
+#[derive(Debug, Default)]
+pub(super) struct Relayed {
+    pub(super) answers: bool,
+    pub(super) shows: bool,
+    pub(super) done: bool,
+    pub(super) fault: Option<Fault>,
+}
+
+// === impl Output ===
+
+impl Output {
+    pub(super) fn new(relay: Box<dyn Relay>, sink: Sink, commit: Commit, intercepted: Intercepted) -> Self {
+        Self {
+            relay,
+            sink,
+            out: BytesMut::with_capacity(OUT_CAPACITY),
+            commit: Some(commit),
+            parts: None,
+            intercepted,
+            silence: Silence::new(),
+        }
+    }
+
+    /// Hands over the bytes that are there for the caller, the head first.
+    pub(super) async fn flush(&mut self) {
+        if self.out.is_empty() {
+            return;
+        }
+        let bytes = self.out.split().freeze();
+        self.hand_over(bytes).await;
+        if self.out.capacity() < OUT_LOW {
+            self.out.reserve(OUT_CAPACITY);
+        }
+    }
+
+    async fn hand_over(&mut self, bytes: Bytes) {
+        if let Some(commit) = self.commit.take() {
+            let mut parts = self.parts.take().unwrap_or_else(event_stream_head);
+            parts.extensions.insert(self.intercepted);
+            // The receiver waits for this; it can only be gone together with this future.
+            let _ = commit.send(Ok(parts));
+        }
+        self.sink.send(bytes).await;
+        self.silence.shown();
+    }
+
+    /// Waits for `work`, with keep-alives for the caller meanwhile. `Err` if the provider is silent for too long.
+    pub(super) async fn during<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
+        let mut work = pin!(work);
+        loop {
+            let silent = match self.silence.or(work.as_mut()).await {
+                Ok(done) => return Ok(done),
+                Err(silent) => silent,
+            };
+            match silent {
+                Silent::Provider => return Err(Failure::timeout()),
+                Silent::Caller => self.keep_alive().await,
+            }
+        }
+    }
+
+    /// Feeds the relay with the events that are in already.
+    pub(super) fn relay_events(&mut self, decoder: &mut Decoder) -> Relayed {
+        let mut relayed = Relayed::default();
+        while relayed.fault.is_none() && !relayed.done {
+            let event = match decoder.next() {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(_) => {
+                    relayed.fault = Some(TOO_LONG);
+                    break;
+                }
+            };
+            match self.relay.event(&event, &mut self.out) {
+                Ok(Progress::Aside) => {}
+                Ok(Progress::Held) => relayed.answers = true,
+                Ok(Progress::Shown) => (relayed.answers, relayed.shows) = (true, true),
+                Ok(Progress::Done) => relayed.done = true,
+                Err(fault) => relayed.fault = Some(fault),
+            }
+        }
+        relayed
+    }
+
+    /// Handles the end of the provider's body, an unterminated final event first: the answer's end and errors count
+    /// there, a part of an answer does not. Whether the answer is complete.
+    pub(super) fn relay_end(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
+        if let Some(rest) = decoder.finish() {
+            let whole = self.out.len();
+            match self.relay.event(&rest.event, &mut self.out) {
+                Ok(Progress::Done) => {
+                    if self.out.len() > whole {
+                        // An event here has to be one for the caller, too.
+                        self.out
+                            .extend_from_slice(if rest.line_ended { b"\n" } else { b"\n\n" });
+                    }
+                    return Ok(true);
+                }
+                Err(Fault::Refused(error)) => return Err(Fault::Refused(error)),
+                Ok(_) | Err(Fault::Shape(_)) => self.out.truncate(whole),
+            }
+        }
+        Ok(self.relay.end(&mut self.out))
+    }
+
+    /// Notes that the answer counts: its key has served, and its head is the caller's.
+    pub(super) fn open<U: Upstream>(
+        &mut self,
+        provider: &Provider<U>,
+        interception: &mut Interception,
+        request: &dyn Request,
+        opening: &mut Option<Opening>,
+    ) {
+        let Some((parts, lease)) = opening.take() else { return };
+        provider.accept(lease);
+        if self.commit.is_some() {
+            self.parts = Some(parts);
+        }
+        if provider.round == 1 {
+            facts::record_prompt(interception, self.relay.msg_id(), || request.prompt());
+        }
+    }
+
+    pub(super) async fn flush_opened(&mut self, is_opened: bool) {
+        if is_opened {
+            self.flush().await;
+        }
+    }
+
+    pub(super) async fn keep_alive(&mut self) {
+        let mut bytes = BytesMut::new();
+        self.relay.keep_alive(&mut bytes);
+        self.hand_over(bytes.freeze()).await;
+        self.silence.shown();
+    }
+}
+
+/// The head of a stream whose provider has not answered yet.
+fn event_stream_head() -> response::Parts {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    let media_type = HeaderValue::from_static("text/event-stream");
+    parts.headers.insert(header::CONTENT_TYPE, media_type);
+    parts
+        .headers
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    parts
+}
