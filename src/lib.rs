@@ -93,6 +93,7 @@
 //! - `json-schema`: check a call's arguments against the whole JSON schema of its tool, not only its `required` list.
 //! - `mcp`: the tools of MCP servers, over HTTP and over the standard streams of child processes (see the module `mcp`).
 //! - `test-util`: a provider that answers by a script, for your own tests (see the module `test_util`).
+//! - `prices`: the providers' public prices, for the cost of each round (see [`record::price`]).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -234,7 +234,7 @@ async fn begin(
         return Ok(Interception::unrecorded());
     };
     let started = || facts::started(config, api.dialect(), head, admitted, request.about());
-    if !recorder.has_place() {
+    if recorder.free_places() == 0 {
         let ended = config.readers.end_stalled(config.reader_patience);
         if ended > 0 {
             tracing::warn!(ended, "streams that nobody read lost their places to other requests");

@@ -85,6 +85,11 @@ impl Amount {
     pub fn times(self, count: u64) -> Option<Self> {
         self.0.checked_mul(count.into()).map(Self)
     }
+
+    /// A millionth of it, for rates that are told per million. Exact for amounts with up to 12 digits behind the point.
+    pub(super) fn per_million(self) -> Self {
+        Self(self.0 / 1_000_000)
+    }
 }
 
 impl FromStr for Amount {

@@ -10,7 +10,9 @@ use http::StatusCode;
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
-use super::{Event, Fact, Injection, Outcome, cost::CostSum, events::Envelope, places::Place, text::TextLimits};
+use super::{
+    Event, Fact, Injection, Outcome, cost::CostSum, events::Envelope, places::Place, price::Priced, text::TextLimits,
+};
 use crate::types::{KeyHint, TokenUsage};
 
 /// One request on its way through the bridge.
@@ -37,6 +39,7 @@ struct Channel {
     sender: mpsc::UnboundedSender<Envelope>,
     place: Place,
     limits: TextLimits,
+    priced: Option<Priced>,
     sequence: u64,
 }
 
@@ -47,6 +50,7 @@ impl Interception {
         sender: mpsc::UnboundedSender<Envelope>,
         place: Place,
         limits: TextLimits,
+        priced: Option<Priced>,
         started: Fact,
     ) -> Self {
         debug_assert!(matches!(started, Fact::Started { .. }));
@@ -55,6 +59,7 @@ impl Interception {
             sender,
             place,
             limits,
+            priced,
             sequence: 0,
         });
         interception.emit(started);
@@ -88,11 +93,14 @@ impl Interception {
     }
 
     /// Records `fact`, which is neither `started` nor `ended`; tokens are summed up for `ended`.
-    pub(crate) fn emit(&mut self, fact: Fact) {
+    pub(crate) fn emit(&mut self, mut fact: Fact) {
         debug_assert!(
             !matches!(fact, Fact::Ended { .. }),
             "`finish` and `drop` record the end"
         );
+        if let Some(priced) = self.channel.as_ref().and_then(|channel| channel.priced.as_ref()) {
+            priced.fill(&mut fact);
+        }
         if let Fact::TokenUsage { usage, cost, .. } = &fact {
             self.usage += *usage;
             self.cost.add(cost.as_ref());

@@ -17,6 +17,8 @@
 //! | [a text](Recorder::max_text): prompt, arguments, error | 64 KiB | cut, with a note of its length |
 //! | [an id, a name, a client header](Recorder::max_id) | 1 KiB | cut, with a note of its length |
 //!
+//! [`price`] gives each round its cost.
+//!
 //! # Examples
 //!
 //! A consumer that outlives its database's failures: it keeps the event and tries again. It must not return on an error,
@@ -86,7 +88,10 @@ mod cost;
 mod event;
 mod events;
 mod interception;
+#[cfg(feature = "prices")]
+mod list_prices;
 mod places;
+pub mod price;
 mod recorder;
 mod text;
 

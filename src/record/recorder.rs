@@ -10,6 +10,7 @@ use super::{
     Events, Fact, Interception,
     events::Envelope,
     places::{Entry, Place, Places},
+    price::{Price, Pricing},
     text::TextLimits,
 };
 
@@ -26,6 +27,7 @@ pub struct Recorder {
     allow_unrecorded: bool,
     wait: Duration,
     limits: TextLimits,
+    pricing: Option<Pricing>,
 }
 
 /// Why an interception was not admitted.
@@ -53,6 +55,7 @@ impl Recorder {
             allow_unrecorded: false,
             wait: DEFAULT_WAIT,
             limits: TextLimits::default(),
+            pricing: None,
         };
         (recorder, events)
     }
@@ -107,9 +110,25 @@ impl Recorder {
         self
     }
 
-    /// Whether a place is free.
-    pub(crate) fn has_place(&self) -> bool {
-        self.places.free() > 0
+    /// Sets the hook that says what a round cost; without one, no event has a cost. See [`Price`] for an example.
+    ///
+    /// A model without a price is named in the log once, and its rounds have the cost `null`, never 0.
+    #[must_use]
+    pub fn price(mut self, price: impl Price) -> Self {
+        self.pricing = Some(Pricing::new(price));
+        self
+    }
+
+    /// How many interceptions could begin now; for a metric.
+    #[must_use]
+    pub fn free_places(&self) -> usize {
+        self.places.free()
+    }
+
+    /// Whether [`Events`] was dropped, so that nothing is recorded any more; for a check of readiness.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.places.is_closed()
     }
 
     /// Admits an interception of `actor` and records the result of `started`, once it is admitted.
@@ -124,7 +143,17 @@ impl Recorder {
         started: impl FnOnce() -> Fact,
     ) -> Result<Interception, Unavailable> {
         match self.place(actor).await {
-            Ok(place) => Ok(Interception::begin(self.sender.clone(), place, self.limits, started())),
+            Ok(place) => {
+                let started = started();
+                let priced = self.pricing.as_ref().and_then(|pricing| pricing.begin(&started));
+                Ok(Interception::begin(
+                    self.sender.clone(),
+                    place,
+                    self.limits,
+                    priced,
+                    started,
+                ))
+            }
             Err(Unavailable::Closed) if self.allow_unrecorded => Ok(Interception::unrecorded()),
             Err(unavailable) => Err(unavailable),
         }

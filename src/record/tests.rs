@@ -449,6 +449,40 @@ fn the_end_tells_the_price_of_all_rounds() {
     }
 }
 
+#[test]
+fn each_round_is_priced_once_and_a_hook_that_panics_prices_nothing() {
+    let (recorder, mut events) = Recorder::channel(8);
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = std::sync::Arc::clone(&asked);
+    let recorder = recorder.price(move |round: &price::Round<'_>| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!((round.provider, round.dialect), ("openai", Dialect::ChatCompletions));
+        assert_ne!(round.usage.input, 13, "on purpose");
+        let each: Amount = "0.5".parse().unwrap();
+        (round.usage.input < 100).then(|| Cost::new(each.times(round.usage.input).unwrap(), "USD"))
+    });
+    let mut costs = |rounds: &[u64]| -> Vec<Option<String>> {
+        let mut interception = begin(&recorder);
+        for input in rounds {
+            // What a later report replaces is not priced.
+            interception.hold(tokens(1));
+            interception.hold(tokens(*input));
+            interception.release();
+        }
+        interception.finish(Outcome::Completed, None, None);
+        let cost = |event: Event| match event.fact {
+            Fact::TokenUsage { cost, .. } | Fact::Ended { cost, .. } => Some(cost.map(|cost| cost.to_string())),
+            _ => None,
+        };
+        drain(&mut events).into_iter().filter_map(cost).collect()
+    };
+    let usd = |amount: &str| Some(format!("{amount} USD"));
+    assert_eq!(costs(&[3, 4]), [usd("1.5"), usd("2"), usd("3.5")]);
+    assert_eq!(costs(&[3, 100]), [usd("1.5"), None, None]);
+    assert_eq!(costs(&[13, 2]), [None, usd("1"), None]);
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 6);
+}
+
 #[tokio::test]
 async fn events_are_a_stream() {
     let (recorder, mut events) = Recorder::channel(1);
@@ -469,6 +503,7 @@ fn closed_is_said_at_once() {
         assert_ready!(task::spawn(recorder.begin(None, started)).poll()).unwrap_err(),
         Unavailable::Closed
     );
+    assert!(recorder.is_closed());
     let interception = begin(&recorder.allow_unrecorded());
     assert!(!interception.is_recorded());
 }
