@@ -94,6 +94,7 @@
 //! - `mcp`: the tools of MCP servers, over HTTP and over the standard streams of child processes (see the module `mcp`).
 //! - `test-util`: a provider that answers by a script, for your own tests (see the module `test_util`).
 //! - `prices`: the providers' public prices, for the cost of each round (see [`record::price`]).
+//! - `sqlite`, `postgres`: records in a database (see the module `record::sql`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -29,11 +29,16 @@ pub struct Events {
 pub(super) struct Envelope {
     /// Boxed, because a channel moves its items half a dozen times.
     event: Box<Event>,
+    receipt: Receipt,
+}
+
+/// Counts an event as queued until it is dropped.
+pub(super) struct Receipt {
     /// The memory of the event.
     bytes: usize,
     places: Arc<Places>,
     /// Travels with the last event of an interception.
-    place: Option<Place>,
+    _place: Option<Place>,
 }
 
 // === impl Events ===
@@ -68,6 +73,18 @@ impl Events {
     /// Within an asynchronous context.
     pub fn blocking_recv(&mut self) -> Option<Event> {
         self.receiver.blocking_recv().map(Envelope::open)
+    }
+
+    /// Like [`recv`](Self::recv), for a consumer that says by dropping the receipt that it has the event in safety.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) async fn recv_with_receipt(&mut self) -> Option<(Event, Receipt)> {
+        self.receiver.recv().await.map(Envelope::split)
+    }
+
+    /// Like [`try_recv`](Self::try_recv), with a receipt.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn try_recv_with_receipt(&mut self) -> Option<(Event, Receipt)> {
+        self.receiver.try_recv().ok().map(Envelope::split)
     }
 }
 
@@ -106,15 +123,27 @@ impl Envelope {
         places.count_queued(bytes);
         Self {
             event,
-            bytes,
-            places: Arc::clone(places),
-            place,
+            receipt: Receipt {
+                bytes,
+                places: Arc::clone(places),
+                _place: place,
+            },
         }
     }
 
     fn open(self) -> Event {
+        self.split().0
+    }
+
+    fn split(self) -> (Event, Receipt) {
+        (*self.event, self.receipt)
+    }
+}
+
+// === impl Receipt ===
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
         self.places.count_received(self.bytes);
-        drop(self.place);
-        *self.event
     }
 }

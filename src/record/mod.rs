@@ -17,7 +17,8 @@
 //! | [a text](Recorder::max_text): prompt, arguments, error | 64 KiB | cut, with a note of its length |
 //! | [an id, a name, a client header](Recorder::max_id) | 1 KiB | cut, with a note of its length |
 //!
-//! [`price`] gives each round its cost.
+//! [`price`] gives each round its cost. With the features `sqlite` and `postgres`, the module `sql` has consumers that
+//! store events in a database.
 //!
 //! # Examples
 //!
@@ -93,6 +94,9 @@ mod list_prices;
 mod places;
 pub mod price;
 mod recorder;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "sqlite"))))]
+pub mod sql;
 mod text;
 
 #[cfg(test)]

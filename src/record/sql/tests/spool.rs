@@ -1,0 +1,135 @@
+//! The backlog against a list of lines, in memory and in a file, and over restarts.
+
+use proptest::prelude::*;
+
+use super::{
+    super::backlog::{Backlog, Next},
+    *,
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<String>),
+    Read,
+    /// The process ends, and another one begins.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => prop::collection::vec("[a-z]{0,40}", 1..12).prop_map(Step::Append),
+        3 => Just(Step::Read),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn lines(lines: &[String]) -> Vec<u8> {
+    lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn lines_come_out_as_they_went_in(steps in prop::collection::vec(step(), 0..40), in_file in any::<bool>()) {
+        let folder = Folder::new();
+        let spool = folder.path("spool");
+        let settings = settings(in_file.then_some(&*spool));
+        let mut backlog = Backlog::open(&settings).unwrap();
+        let mut model: VecDeque<String> = VecDeque::new();
+        for step in steps {
+            match step {
+                Step::Append(new) => {
+                    prop_assert!(backlog.append(&lines(&new)));
+                    model.extend(new);
+                }
+                Step::Read if !model.is_empty() => {
+                    let Next::Lines(read) = backlog.next(7, Duration::ZERO).unwrap() else {
+                        panic!("something is there");
+                    };
+                    let count = read.iter().filter(|byte| **byte == b'\n').count();
+                    prop_assert!((1..=7).contains(&count));
+                    let expected: Vec<_> = model.drain(..count).collect();
+                    prop_assert_eq!(&read, &lines(&expected));
+                    backlog.forget(&read).unwrap();
+                }
+                Step::Restart if in_file => {
+                    drop(backlog);
+                    backlog = Backlog::open(&settings).unwrap();
+                    // Stored lines may come again, until the file was empty once.
+                    let all = std::fs::read(&spool).unwrap();
+                    prop_assert!(all.ends_with(&lines(model.make_contiguous())));
+                    model = String::from_utf8(all).unwrap().lines().map(str::to_owned).collect();
+                }
+                Step::Read | Step::Restart => {}
+            }
+        }
+        prop_assert_eq!(backlog.count().unwrap(), model.len() as u64);
+        backlog.close();
+        while let Next::Lines(read) = backlog.next(7, Duration::from_secs(60)).unwrap() {
+            let count = read.iter().filter(|byte| **byte == b'\n').count();
+            prop_assert_eq!(&read, &lines(&model.drain(..count).collect::<Vec<_>>()));
+            backlog.forget(&read).unwrap();
+        }
+        prop_assert!(model.is_empty());
+    }
+}
+
+#[test]
+fn a_line_that_was_cut_off_is_forgotten() {
+    let folder = Folder::new();
+    let spool = folder.path("spool");
+    let long = "x".repeat(200 << 10);
+    for (text, whole) in [
+        ("".to_owned(), ""),
+        ("{\"half".to_owned(), ""),
+        ("one\ntwo".to_owned(), "one\n"),
+        (format!("one\n{long}"), "one\n"),
+        ("one\ntwo\n".to_owned(), "one\ntwo\n"),
+    ] {
+        std::fs::write(&spool, text).unwrap();
+        drop(Backlog::open(&settings(Some(&spool))).unwrap());
+        assert_eq!(std::fs::read_to_string(&spool).unwrap(), whole);
+    }
+}
+
+#[test]
+fn a_line_longer_than_one_read_comes_whole() {
+    let folder = Folder::new();
+    for spool in [None, Some(folder.path("spool"))] {
+        let backlog = Backlog::open(&settings(spool.as_deref())).unwrap();
+        let long = ["x".repeat(3 << 20), "y".to_owned()];
+        assert!(backlog.append(&lines(&long)));
+        assert_eq!(backlog.next(1, Duration::ZERO).unwrap(), Next::Lines(lines(&long[..1])));
+    }
+}
+
+#[test]
+fn two_writers_do_not_share_a_spool() {
+    let folder = Folder::new();
+    let settings = settings(Some(&folder.path("spool")));
+    let first = Backlog::open(&settings).unwrap();
+    let second = Backlog::open(&settings).map(|_| ()).unwrap_err();
+    assert_eq!(second.kind(), SqlErrorKind::Spool);
+    drop(first);
+    assert!(Backlog::open(&settings).is_ok());
+}
+
+#[test]
+fn a_spool_that_cannot_be_opened_is_said() {
+    let folder = Folder::new();
+    let error = Backlog::open(&settings(Some(&folder.path("none").join("spool"))));
+    assert_eq!(error.map(|_| ()).unwrap_err().kind(), SqlErrorKind::Spool);
+}
+
+#[test]
+fn lines_that_are_no_events_are_set_aside() {
+    let folder = Folder::new();
+    let spool = folder.path("spool");
+    std::fs::write(&spool, "not json\n{}\n{\"event\":\"party\"}\n\u{FFFD}\n").unwrap();
+    let (recorder, events) = Recorder::channel(8);
+    emit(&recorder, "u", []);
+    drop(recorder);
+    let summary = run(settings(Some(&spool)), Scripted::default(), events).unwrap();
+    assert_eq!((summary.stored(), summary.set_aside()), (2, 4));
+}

@@ -1,0 +1,241 @@
+//! Writes the backlog to the database: in batches, again after a failure, and row by row around one that is refused.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Settings, SqlError, SqlErrorKind, Summary,
+    backlog::{Backlog, Next},
+    row::Row,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Of the file of refused rows, in bytes.
+const MAX_REJECTED: u64 = 64 << 20;
+
+/// Opens a database, again after each failure.
+pub(super) trait Connect: Send + 'static {
+    type Store: Store;
+
+    /// Opens the database and brings its tables up to date.
+    fn connect(&mut self) -> Result<Self::Store, StoreError>;
+}
+
+/// An open database.
+pub(super) trait Store {
+    /// Writes all rows in one transaction, or none.
+    fn store(&mut self, rows: &[Row]) -> Result<(), StoreError>;
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A transaction that did not happen.
+#[derive(Debug)]
+pub(super) enum StoreError {
+    /// The database is not usable now; the same rows may well be stored later.
+    Down(Cause),
+    /// The database refuses one of the rows, and will again.
+    Refused(Cause),
+    /// The tables are of a version that is not known here.
+    Version(i64),
+}
+
+pub(super) struct Writer<C: Connect> {
+    settings: Settings,
+    backlog: Arc<Backlog>,
+    connect: C,
+    store: Option<C::Store>,
+    summary: Summary,
+    /// When the last event had come and the database was down.
+    draining_since: Option<Instant>,
+}
+
+// === impl Writer ===
+
+impl<C: Connect> Writer<C> {
+    pub(super) fn new(settings: Settings, backlog: Arc<Backlog>, connect: C) -> Self {
+        Self {
+            settings,
+            backlog,
+            connect,
+            store: None,
+            summary: Summary::default(),
+            draining_since: None,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Summary, SqlError> {
+        let result = self.write_all();
+        self.backlog.abandon();
+        result
+    }
+
+    fn write_all(&mut self) -> Result<Summary, SqlError> {
+        let unreadable = |error| SqlError::spool("the spool cannot be read", error);
+        loop {
+            let next = self
+                .backlog
+                .next(self.settings.batch, self.settings.batch_wait)
+                .map_err(unreadable)?;
+            let Next::Lines(lines) = next else {
+                return Ok(self.summary);
+            };
+            let rows = self.rows(&lines);
+            if !self.write(&rows)? {
+                return self.give_up();
+            }
+            self.backlog.forget(&lines).map_err(unreadable)?;
+        }
+    }
+
+    fn rows(&mut self, lines: &[u8]) -> Vec<Row> {
+        let text = String::from_utf8_lossy(lines);
+        let mut rows = Vec::new();
+        for line in text.lines() {
+            match Row::read(line) {
+                Some(row) => rows.push(row),
+                None => self.set_aside(line, &"not an event that this version knows"),
+            }
+        }
+        rows
+    }
+
+    /// Stores `rows`, however often it has to try. Returns false if the database was down for too long after the end.
+    fn write(&mut self, rows: &[Row]) -> Result<bool, SqlError> {
+        if rows.is_empty() {
+            return Ok(true);
+        }
+        match self.try_until_answered(rows)? {
+            Some(Ok(())) => self.count(rows),
+            Some(Err(_)) if rows.len() > 1 => {
+                // One of them is refused: the others are not to wait for it.
+                let (first, second) = rows.split_at(rows.len() / 2);
+                return Ok(self.write(first)? && self.write(second)?);
+            }
+            Some(Err(error)) => {
+                if let [row] = rows {
+                    self.set_aside(&row.line, &error);
+                }
+            }
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The database's answer: stored, or refused. `None` if it was down for too long after the end.
+    fn try_until_answered(&mut self, rows: &[Row]) -> Result<Option<Result<(), Cause>>, SqlError> {
+        let (mut pause, mut failures, mut reported) = (FIRST_PAUSE, 0_u32, None::<Instant>);
+        loop {
+            let error = match self.try_once(rows) {
+                Ok(()) => {
+                    if failures > 0 {
+                        tracing::info!(failures, "records are stored again, none is lost");
+                    }
+                    self.draining_since = None;
+                    return Ok(Some(Ok(())));
+                }
+                Err(StoreError::Refused(error)) => return Ok(Some(Err(error))),
+                Err(error @ StoreError::Version(_)) => return Err(error.into()),
+                Err(StoreError::Down(error)) => error,
+            };
+            self.store = None;
+            if reported.is_none_or(|reported| reported.elapsed() > Duration::from_secs(60)) {
+                tracing::error!(%error, "the record database is down; records are kept and tried again");
+                reported = Some(Instant::now());
+            }
+            failures = failures.saturating_add(1);
+            if self.backlog.is_closed() {
+                let since = *self.draining_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= self.settings.drain {
+                    return Ok(None);
+                }
+            }
+            self.backlog.pause(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn try_once(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+        let store = match &mut self.store {
+            Some(store) => store,
+            none => none.insert(self.connect.connect()?),
+        };
+        store.store(rows)
+    }
+
+    fn count(&mut self, rows: &[Row]) {
+        let mended = rows.iter().filter(|row| row.is_mended).count() as u64;
+        if mended > 0 {
+            tracing::warn!(
+                mended,
+                "records held a NUL or a count over 63 bits, which the database does not: changed"
+            );
+        }
+        self.summary.mended += mended;
+        self.summary.stored += rows.len() as u64;
+    }
+
+    fn set_aside(&mut self, line: &str, why: &dyn std::fmt::Display) {
+        self.summary.set_aside += 1;
+        let kept = self.rejected_path().is_some_and(|path| {
+            let appended = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .and_then(|mut file| {
+                    if file.metadata()?.len() > MAX_REJECTED {
+                        return Err(std::io::ErrorKind::QuotaExceeded.into());
+                    }
+                    file.write_all(format!("{line}\n").as_bytes())
+                });
+            appended.is_ok()
+        });
+        tracing::error!(%why, kept, "a record is set aside, because the database does not take it");
+    }
+
+    /// `<spool>.rejected`.
+    fn rejected_path(&self) -> Option<PathBuf> {
+        let mut path = self.settings.spool.clone()?.into_os_string();
+        path.push(".rejected");
+        Some(path.into())
+    }
+
+    fn give_up(&mut self) -> Result<Summary, SqlError> {
+        let left = self
+            .backlog
+            .count()
+            .map_err(|error| SqlError::spool("the spool cannot be read", error))?;
+        if self.settings.spool.is_some() {
+            tracing::error!(
+                left,
+                "the record database is down; the spool keeps the rest for the next start"
+            );
+            self.summary.left_in_spool = left;
+            return Ok(self.summary);
+        }
+        let message = format!("{left} records are lost: the database is down, and there is no spool");
+        Err(SqlError::new(SqlErrorKind::Lost, message))
+    }
+}
+
+// === impl StoreError ===
+
+impl From<StoreError> for SqlError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Down(error) | StoreError::Refused(error) => {
+                Self::new(SqlErrorKind::Database, "the record database cannot be opened").with(error)
+            }
+            StoreError::Version(version) => Self::new(
+                SqlErrorKind::Version,
+                format!("the tables are of version {version}, newer than this program's"),
+            ),
+        }
+    }
+}
