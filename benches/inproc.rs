@@ -50,6 +50,7 @@ use std::future::Ready;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
@@ -212,14 +213,46 @@ fn at_once<F: Future>(future: F) -> F::Output {
 /// wakes up.
 #[divan::bench(args = [1, 16, 1000], threads = [1, 2, 4, 16], sample_size = 1000)]
 fn key_lease_and_report(bencher: Bencher<'_, '_>, keys: usize) {
-    let secrets = (0..keys).map(|number| format!("sk-{number:020}"));
-    let pool = pool::KeyPool::from_secrets(secrets).unwrap_or_else(|error| panic!("{error}"));
+    let pool = key_pool(keys, false);
+    bench_leases(bencher, &pool, pool::Caller::default());
+}
+
+/// The same with keys of equal rank, chosen by conversation.
+#[divan::bench(args = [2, 16, 1000], sample_size = 1000)]
+fn key_lease_among_equals(bencher: Bencher<'_, '_>, keys: usize) {
+    let pool = key_pool(keys, true);
+    bench_leases(bencher, &pool, pool::Caller::new(Some("alice"), Some("session")));
+}
+
+/// The same while the model rests in the first key's domain.
+#[divan::bench(args = [2, 16, 1000], sample_size = 1000)]
+fn key_lease_with_a_rest(bencher: Bencher<'_, '_>, keys: usize) {
+    let pool = key_pool(keys, false);
+    let (mut walk, now) = (pool::Walk::default(), Instant::now());
+    if let Some(mut lease) = pool.lease(&mut walk, MODEL, now) {
+        let rest = pool::Report::CoolDown(Duration::from_secs(3_600));
+        pool.report(&mut walk, &mut lease, MODEL, rest, now);
+    }
+    bench_leases(bencher, &pool, pool::Caller::default());
+}
+
+const MODEL: pool::Purpose<'_> = pool::Purpose::Model("gpt-4o");
+
+fn key_pool(keys: usize, equal: bool) -> pool::KeyPool {
+    let key = |number| {
+        let key = pool::ApiKey::new(format!("sk-{number:020}")).unwrap_or_else(|error| panic!("{error}"));
+        if equal { key.rank(0) } else { key }
+    };
+    pool::KeyPool::new((0..keys).map(key)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn bench_leases(bencher: Bencher<'_, '_>, pool: &pool::KeyPool, caller: pool::Caller) {
     let now = Instant::now();
     bencher.bench(|| {
-        let mut walk = pool::Walk::default();
-        let mut lease = pool.lease(&mut walk, black_box(now));
+        let mut walk = pool::Walk::new(caller);
+        let mut lease = pool.lease(&mut walk, MODEL, black_box(now));
         if let Some(lease) = &mut lease {
-            pool.report(lease, pool::Report::Relayed, now);
+            pool.report(&mut walk, lease, MODEL, pool::Report::Served, now);
         }
         lease
     });

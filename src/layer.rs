@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tower::Layer;
 
-use crate::bridge::{Base, Config, PathError, Pattern};
+use crate::bridge::{Base, Config, ForwardedHeader, HeaderPatternError, PathError, Pattern};
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::service::Bridge;
@@ -206,6 +206,36 @@ impl BridgeLayer {
     pub fn base(self, path: &str) -> Result<Self, PathError> {
         let base = Base::parse(path)?;
         Ok(self.set(|config| config.bases.push(base)))
+    }
+
+    /// More headers of callers that may reach the provider beside a key of the pool: names, or beginnings of names with a
+    /// `*` behind. May be called several times.
+    ///
+    /// By default a list of harmless ones passes, since any other could act on the operator's account. A caller with its
+    /// own key sends what it likes. Credentials, cookies and headers about the connection never pass.
+    ///
+    /// # Errors
+    ///
+    /// When a text is not the name of a header.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_llm_bridge::BridgeLayer;
+    ///
+    /// let layer = BridgeLayer::new().forward_headers(["x-team", "x-acme-*"])?;
+    /// assert!(BridgeLayer::new().forward_headers(["no header"]).is_err());
+    /// # drop(layer);
+    /// # Ok::<(), tower_llm_bridge::HeaderPatternError>(())
+    /// ```
+    pub fn forward_headers<I>(self, names: I) -> Result<Self, HeaderPatternError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let parsed = names.into_iter().map(|name| ForwardedHeader::parse(name.as_ref()));
+        let names = parsed.collect::<Result<Vec<_>, _>>()?;
+        Ok(self.set(|config| config.forward_headers.extend(names)))
     }
 
     /// The dialects that are intercepted. Default: all.

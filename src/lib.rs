@@ -132,7 +132,7 @@ mod upstream;
 
 pub use base_uri::{BaseUri, BaseUriError, BaseUriErrorKind, SetBaseUri};
 pub use body::{RequestBody, ResponseBody};
-pub use bridge::PathError;
+pub use bridge::{HeaderPatternError, PathError};
 pub use error::{BridgeError, BridgeErrorKind};
 pub use error_body::error_body;
 pub use extensions::{Actor, Credential, Intercepted, UpstreamAttempt};

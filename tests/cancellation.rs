@@ -236,7 +236,7 @@ async fn a_caller_of_a_listed_path_may_leave_at_any_point_too() {
         let (done, events) = scene.leave_after(left, request).await;
         assert!(events.is_empty());
         if done {
-            assert!(left > 8, "there is more to wait for than {left}");
+            assert!(left > 4, "there is more to wait for than {left}");
             break;
         }
     }
@@ -273,12 +273,7 @@ async fn a_probe_of_revoked_keys_that_is_cancelled_revokes_and_restores_nothing(
     tokio::time::advance(Duration::from_secs(61)).await;
     assert!(timeout(Duration::from_secs(1), send(&stack, ask("hi"))).await.is_err());
     assert!(pool.snapshot().iter().all(|key| key.state == KeyState::Revoked));
-    assert_eq!(
-        send(&stack, ask("hi")).await.status,
-        502,
-        "the minute's probe is used up"
-    );
-    tokio::time::advance(Duration::from_secs(60)).await;
+    // A caller that leaves does not use up the minute's probe for the others.
     assert_eq!(send(&stack, ask("hi")).await.status, 200);
 }
 
@@ -309,6 +304,7 @@ impl Service<Request<tower_llm_bridge::RequestBody<MockBody>>> for Panicking {
 async fn a_panic_below_leaves_one_end_that_says_so_and_its_credit() {
     let (recorder, mut events) = Recorder::channel(1);
     let layer = BridgeLayer::new().pool(pool(1)).recorder(recorder);
+    let layer = layer.forward_headers(["x-panic"]).unwrap();
     let provider = Provider::queue([Reply::panics(), completion("hello").into()]);
     let in_call = {
         let mut request = ask("hi");

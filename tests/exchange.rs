@@ -241,16 +241,14 @@ async fn a_listed_path_gets_a_key_and_the_same_failover() {
     }
     assert_eq!(provider.last().attempt(), Some((1, 3)));
 
-    let provider = Provider::queue([Reply::error(401, "invalid_api_key")]);
-    let answer = send(
-        &bridge(&BridgeLayer::new().pool(pool), &provider),
-        get("/v1/models/gpt-4o"),
-    )
-    .await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.header("retry-after")),
-        (429, Some("60"))
-    );
+    // The second key rests for such paths alone; once all do, the provider is not called.
+    let provider = Provider::queue([Reply::rate_limited(Some("9")), Reply::rate_limited(Some("9"))]);
+    let stack = bridge(&BridgeLayer::new().pool(pool), &provider);
+    for _ in 0..2 {
+        let answer = send(&stack, get("/v1/models/gpt-4o")).await;
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, Some("9")));
+        assert_eq!(provider.calls(), 2);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,18 +8,21 @@ use http::StatusCode;
 use serde_json::json;
 use support::*;
 use tokio::time::{Instant, advance};
-use tower_llm_bridge::pool::{ApiKey, KeyPool, KeyState, Verdict, VerdictTable};
+use tower_llm_bridge::pool::{ApiKey, KeyPool, KeySnapshot, KeyState, Verdict, VerdictTable};
 use tower_llm_bridge::tools::Tools;
 
 fn layer(pool: &KeyPool) -> BridgeLayer {
     BridgeLayer::new().pool(pool.clone())
 }
 
-/// What the pool says of its keys: state, and whole milliseconds left.
+/// What the pool says of its keys for the one model of these tests: state, and whole milliseconds left.
 fn states(pool: &KeyPool) -> Vec<(KeyState, u128)> {
     let left = |left: Option<Duration>| left.map_or(0, |left| left.as_millis());
-    let keys = pool.snapshot().into_iter();
-    keys.map(|key| (key.state, left(key.time_left))).collect()
+    let state = |key: KeySnapshot| match (key.state, key.rests.first()) {
+        (KeyState::Usable, Some(rest)) => (KeyState::CoolingDown, rest.time_left.as_millis()),
+        _ => (key.state, left(key.time_left)),
+    };
+    pool.snapshot().into_iter().map(state).collect()
 }
 
 const USABLE: (KeyState, u128) = (KeyState::Usable, 0);
@@ -36,9 +39,10 @@ async fn every_refusal_of_a_key_has_its_verdict_and_sends_the_request_to_the_nex
     let minute = cooling(60_000);
     let table = [
         (Reply::error(401, "invalid_api_key"), REVOKED),
-        (Reply::new(401, "<html>go away</html>"), REVOKED),
-        (Reply::error(403, "account_suspended"), REVOKED),
-        (Reply::new(403, MockBody::new()), REVOKED),
+        (Reply::new(401, "<html>go away</html>"), USABLE),
+        (Reply::error(403, "account_deactivated"), REVOKED),
+        (Reply::error(403, "something_new"), USABLE),
+        (Reply::new(403, MockBody::new()), USABLE),
         (Reply::error(403, "model_not_found"), USABLE),
         (Reply::error(403, "unsupported_country_region_territory"), USABLE),
         (Reply::error(403, "content_policy_violation"), USABLE),
@@ -166,7 +170,7 @@ async fn revoked_keys_are_the_operators_to_mend_and_nobody_is_called() {
     let pool = pool(2);
     let provider = Provider::queue([
         Reply::error(401, "invalid_api_key"),
-        Reply::error(403, "account_suspended"),
+        Reply::error(403, "account_deactivated"),
     ]);
     let stack = bridge(&layer(&pool), &provider);
     for _ in 0..3 {
@@ -238,7 +242,7 @@ async fn a_forbidden_model_never_takes_the_pool_down() {
         assert_eq!(provider.keys(), [KEYS[0], KEYS[1]]);
     }
     assert_eq!(states(&pool), [USABLE, USABLE]);
-    assert_eq!(pool.snapshot()[0].counters.forbidden, 100);
+    assert_eq!(pool.snapshot()[0].counters.next_key, 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,7 +297,7 @@ async fn of_two_429s_at_once_one_is_a_transition_and_the_longer_counts() {
         let key = &pool.snapshot()[0];
         assert_eq!(states(&pool), [cooling(10_000)]);
         assert_eq!((key.counters.attempts, key.counters.cooled_down), (2, 2));
-        assert_eq!(logs.text().matches("key cools down").count(), 1, "{}", logs.text());
+        assert_eq!(logs.text().matches("model cools down").count(), 1, "{}", logs.text());
     }
 }
 
@@ -352,12 +356,13 @@ async fn a_refusal_that_is_too_long_to_read_is_judged_by_its_status() {
     let long = || MockBody::new().endless(word.clone());
     let slow = || MockBody::new().data(r#"{"error":"#).never();
     for (status, body, expected, seconds) in [
-        (401, long(), REVOKED, 0),
-        (403, long(), REVOKED, 0),
+        (401, long(), USABLE, 0),
+        (403, long(), USABLE, 0),
+        (402, long(), cooling(3_600_000), 0),
         (429, long(), cooling(60_000), 0),
-        (401, slow(), REVOKED, 5),
+        (401, slow(), USABLE, 5),
         (429, slow(), cooling(60_000), 5),
-        (401, MockBody::new().error("cut"), REVOKED, 0),
+        (401, MockBody::new().error("cut"), USABLE, 0),
     ] {
         let (pool, start) = (pool(2), Instant::now());
         let provider = Provider::queue([Reply::new(status, body), completion("hello").into()]);
@@ -401,7 +406,7 @@ async fn no_key_is_ever_told() {
     let provider = Provider::queue([Reply::fails("cannot send Bearer sk-callers-0123456789abcdef")]);
     shown += &format!("{:?}", send(&bridge(&layer, &provider), request).await);
     shown += &lines(&mut events).join("\n");
-    assert!(logs.text().contains("key revoked"), "the log is captured");
+    assert!(logs.text().contains("model cools down"), "the log is captured");
     assert!(shown.contains("sk-f...cdef"), "hints are shown");
     for key in KEYS.into_iter().chain(["sk-callers-0123456789abcdef"]) {
         assert!(!shown.contains(key), "{key} in {shown}");

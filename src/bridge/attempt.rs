@@ -1,5 +1,6 @@
 //! One round's walk through the keys: lease, send, judge, report. Only an answer about a key leads to another attempt.
 
+use std::mem;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use super::provider::{Credentials, Provider};
 use crate::body::collect::collect;
 use crate::dialect::turn::{ErrorNames, InBandError};
 use crate::error::{BridgeError, BridgeErrorKind};
-use crate::pool::{Exhausted, Lease, Refused, Report, Verdict, Walk};
+use crate::pool::{Caller, Exhausted, Lease, Purpose, Refused, Report, Verdict, Walk};
 use crate::record::Interception;
 use crate::rope::Rope;
 use crate::upstream::Upstream;
@@ -23,12 +24,11 @@ const REFUSAL_BYTES: usize = 256 << 10;
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
 /// One round's attempts so far.
-#[derive(Default)]
 pub(crate) struct RoundWalk {
     walk: Walk,
     attempts: u32,
-    /// The first refusal that was about the request and not the key: the answer, if no key can do better.
-    forbidden: Option<Box<Refusal>>,
+    /// The first refusal that was about the request and not the key: the answer, if no key does better.
+    first_refusal: Option<Box<Refusal>>,
 }
 
 /// An answer that is not about the key.
@@ -50,12 +50,17 @@ impl<U: Upstream> Provider<U> {
         mut interception: Option<&mut Interception>,
     ) -> Result<Attempted<U::Body>, Failure> {
         loop {
-            let lease = match &self.credentials {
+            let purpose = self.target.purpose();
+            let mut lease = match &self.credentials {
                 Credentials::Caller(_) => None,
-                Credentials::Pool(pool, _) => match pool.lease(&mut walk.walk, Instant::now()) {
-                    Some(lease) => Some(lease),
-                    None => return Err(walk.exhausted(pool.exhausted(Instant::now()))),
-                },
+                Credentials::Pool(pool, sent) => {
+                    let again = sent.as_ref().filter(|_| mem::take(&mut self.sends_again));
+                    let again = again.and_then(|sent| pool.lease_again(&mut walk.walk, sent));
+                    match again.or_else(|| pool.lease(&mut walk.walk, purpose, Instant::now())) {
+                        Some(lease) => Some(lease),
+                        None => return Err(walk.exhausted(pool.exhausted(purpose, Instant::now()))),
+                    }
+                }
             };
             walk.attempts += 1;
             let (request, hint) = self.request(body, lease.as_ref(), walk.attempts);
@@ -71,6 +76,10 @@ impl<U: Upstream> Provider<U> {
                 .map_err(|_| Failure::timeout())?
                 .map_err(|error| Failure::upstream(&error.0, &self.credentials))?;
             span.record("http.response.status_code", response.status().as_u16());
+            if let (Some(lease), Credentials::Pool(pool, _)) = (&mut lease, &self.credentials) {
+                let purpose = self.target.purpose();
+                pool.observe(lease, purpose, response.headers(), Instant::now(), SystemTime::now);
+            }
             if lease.is_none() || !self.config.verdicts.concerns(response.status()) {
                 return Ok(Attempted {
                     response,
@@ -104,17 +113,20 @@ impl<U: Upstream> Provider<U> {
             is_api_error: names.is_some(),
         });
         let report = verdict.report(&refusal.parts.headers, SystemTime::now());
-        pool.report(&mut lease, report, Instant::now());
+        let purpose = self.target.purpose();
+        pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
+        let is_keyed = !matches!(purpose, Purpose::Model(_));
         match verdict {
-            Verdict::Relay => Err(self.refused(refusal).into()),
-            Verdict::NextKey | Verdict::Suspect => {
-                if walk.forbidden.is_none() {
-                    walk.forbidden = Some(self.refused(refusal));
-                }
-                Ok(())
-            }
-            _ => Ok(()),
+            Verdict::Relay => return Err(self.refused(refusal).into()),
+            // On paths without rounds no refusal speaks against a key, so each is an answer.
+            Verdict::NextKey | Verdict::Suspect => {}
+            _ if is_keyed => {}
+            _ => return Ok(()),
         }
+        if walk.first_refusal.is_none() {
+            walk.first_refusal = Some(self.refused(refusal));
+        }
+        Ok(())
     }
 
     /// The same for an error that came inside a success.
@@ -148,9 +160,14 @@ impl<U: Upstream> Provider<U> {
     }
 
     /// The attempt's key has served.
-    pub(crate) fn accept(&self, lease: Option<Lease>) {
+    pub(crate) fn accept(&self, walk: &mut RoundWalk, lease: Option<Lease>) {
+        self.report(walk, lease, Report::Served);
+    }
+
+    fn report(&self, walk: &mut RoundWalk, lease: Option<Lease>, report: Report) {
         if let (Some(mut lease), Credentials::Pool(pool, _)) = (lease, &self.credentials) {
-            pool.report(&mut lease, Report::Relayed, Instant::now());
+            let purpose = self.target.purpose();
+            pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
         }
     }
 
@@ -175,9 +192,9 @@ impl<U: Upstream> Provider<U> {
     }
 
     /// Reads an error of the provider that is not about the key, to its end.
-    pub(crate) async fn read_refusal(&mut self, attempted: Attempted<U::Body>) -> Failure {
+    pub(crate) async fn read_refusal(&mut self, walk: &mut RoundWalk, attempted: Attempted<U::Body>) -> Failure {
         let (response, deadline, lease) = attempted.into_parts();
-        self.accept(lease);
+        self.report(walk, lease, Report::Relayed);
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
         match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body)).await {
@@ -206,8 +223,16 @@ fn attempt_span(key_attempt: u32, round: u32, lease: Option<&Lease>) -> tracing:
 // === impl RoundWalk ===
 
 impl RoundWalk {
+    pub(crate) fn new(caller: Caller) -> Self {
+        Self {
+            walk: Walk::new(caller),
+            attempts: 0,
+            first_refusal: None,
+        }
+    }
+
     fn exhausted(&mut self, exhausted: Exhausted) -> Failure {
-        if let Some(refusal) = self.forbidden.take() {
+        if let Some(refusal) = self.first_refusal.take() {
             return Failure::Provider(refusal);
         }
         match exhausted {

@@ -1,7 +1,10 @@
 //! The operator's settings, shared by all clones of one bridge.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::additions::RefusedAdditions;
+use super::headers::ForwardedHeader;
 use super::route::{Base, Pattern};
 use crate::body::budget::Budget;
 use crate::body::readers::Readers;
@@ -38,8 +41,11 @@ pub(crate) struct Config {
     pub(crate) parallel_tool_calls: bool,
     pub(crate) reported_usage: Option<ReportedUsage>,
     pub(crate) keyed_paths: Vec<Pattern>,
+    pub(crate) forward_headers: Vec<ForwardedHeader>,
     pub(crate) actor_headers: bool,
     pub(crate) require_actor: bool,
+    /// Not a setting: shared by all clones, like the rest.
+    pub(crate) refused_additions: Arc<RefusedAdditions>,
 }
 
 impl Config {
@@ -80,8 +86,10 @@ impl Default for Config {
                 .iter()
                 .filter_map(|text| Pattern::parse(text).ok())
                 .collect(),
+            forward_headers: Vec::new(),
             actor_headers: false,
             require_actor: false,
+            refused_additions: Arc::default(),
         }
     }
 }

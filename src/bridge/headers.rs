@@ -43,12 +43,74 @@ fn is_private_request(name: &str) -> bool {
         || name.starts_with(ACTOR_PREFIX)
 }
 
-/// What the caller must not see of the provider's account.
+/// Headers of the provider that are about its account, or about its connection with us.
 fn is_private_response(name: &str) -> bool {
-    matches!(name, "set-cookie" | "openai-organization")
+    matches!(
+        name,
+        "set-cookie"
+            | "alt-svc"
+            | "openai-organization"
+            | "openai-project"
+            | "anthropic-organization-id"
+            | "anthropic-workspace-id"
+    )
 }
 
-/// Cleans the caller's headers for the provider.
+/// Headers that may go out beside a key of the pool. Any other one could act on the operator's account: choose an
+/// organisation, change the method, be a second credential.
+fn is_harmless(name: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["x-stainless-", "x-claude-code-", "x-codex-"];
+    matches!(
+        name,
+        "accept"
+            | "content-type"
+            // Describes the content of a keyed path, which goes out as it came.
+            | "content-encoding"
+            | "user-agent"
+            | "x-request-id"
+            | "x-client-request-id"
+            | "traceparent"
+            | "tracestate"
+            | "anthropic-version"
+            | "anthropic-beta"
+            | "anthropic-dangerous-direct-browser-access"
+            | "openai-beta"
+            | "x-app"
+            | "originator"
+            | "session-id"
+            | "session_id"
+            | "thread-id"
+            | "x-session-id"
+            | "x-session-affinity"
+            | "x-initiator"
+            | "x-interaction-id"
+            | "x-title"
+            | "http-referer"
+    ) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A header that the operator lets through beside a key of the pool: a name, or the beginning of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForwardedHeader {
+    name: String,
+    /// Whether more may follow.
+    open: bool,
+}
+
+/// A text that [`BridgeLayer::forward_headers`](crate::BridgeLayer::forward_headers) does not understand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderPatternError {
+    text: String,
+}
+
+/// Cleans the caller's headers for a provider that gets a key of the pool.
+pub(crate) fn keep_allowed(headers: &mut HeaderMap, forwarded: &[ForwardedHeader]) {
+    remove(headers, |name, _| {
+        is_private_request(name) || !(is_harmless(name) || forwarded.iter().any(|header| header.matches(name)))
+    });
+}
+
+/// Cleans the caller's headers for a provider that gets the caller's own key.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
     remove(headers, |name, _| is_private_request(name));
 }
@@ -86,6 +148,45 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str, &[u8]) -> bool) {
         headers.remove(name);
     }
 }
+
+// === impl ForwardedHeader ===
+
+impl ForwardedHeader {
+    /// Reads a name, or the beginning of one with a `*` behind it.
+    pub(crate) fn parse(text: &str) -> Result<Self, HeaderPatternError> {
+        let (name, open) = match text.strip_suffix('*') {
+            Some(beginning) => (beginning, true),
+            None => (text, false),
+        };
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => Ok(Self {
+                name: name.as_str().to_owned(),
+                open,
+            }),
+            Err(_) => Err(HeaderPatternError { text: text.to_owned() }),
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        if self.open {
+            name.starts_with(&self.name)
+        } else {
+            name == self.name
+        }
+    }
+}
+
+impl std::fmt::Display for HeaderPatternError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "not the name of a header, or the beginning of one and a *: {:?}",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for HeaderPatternError {}
 
 #[cfg(test)]
 mod tests {
@@ -131,6 +232,63 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_pool_key_only_the_list_passes() {
+        let mut headers = map(&[
+            ("accept", "*/*"),
+            ("content-type", "application/json"),
+            ("user-agent", "x"),
+            ("traceparent", "00"),
+            ("anthropic-beta", "b"),
+            ("x-stainless-lang", "rust"),
+            ("x-claude-code-session-id", "s"),
+            ("x-codex-window", "1"),
+            ("session_id", "s"),
+            ("x-team", "search"),
+            ("x-acme-trace", "1"),
+            // A2, C2, C9 and their kind.
+            ("openai-organization", "org-of-the-caller"),
+            ("openai-project", "p"),
+            ("anthropic-workspace-id", "w"),
+            ("origin", "https://example.org"),
+            ("referer", "https://example.org"),
+            ("x-http-method-override", "DELETE"),
+            ("x-original-url", "/v1/files"),
+            ("x-real-ip", "1.2.3.4"),
+            ("cf-connecting-ip", "1.2.3.4"),
+            ("idempotency-key", "k"),
+            ("x-goog-api-key", "k"),
+            ("anything-new", "x"),
+            ("connection", "x-app"),
+            ("x-app", "cli"),
+            ("authorization", "Bearer x"),
+        ]);
+        let forwarded = ["X-Team", "x-acme-*", "authorization", "*"]
+            .iter()
+            .filter_map(|text| ForwardedHeader::parse(text).ok());
+        keep_allowed(&mut headers, &forwarded.collect::<Vec<_>>());
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        let expected = [
+            "accept",
+            "anthropic-beta",
+            "content-type",
+            "session_id",
+            "traceparent",
+            "user-agent",
+            "x-acme-trace",
+            "x-claude-code-session-id",
+            "x-codex-window",
+            "x-stainless-lang",
+            "x-team",
+        ];
+        assert_eq!(left, expected);
+        for bad in ["", "*", "a b", "ü", "a*b"] {
+            let parsed = ForwardedHeader::parse(bad);
+            assert_eq!(parsed.is_ok(), bad == "a*b", "`*` is a letter of a name: {bad:?}");
+        }
+    }
+
+    #[test]
     fn the_actor_is_told_as_headers() {
         let mut headers = HeaderMap::new();
         add_actor(
@@ -151,7 +309,11 @@ mod tests {
         let mut headers = map(&[
             ("connection", "close"),
             ("set-cookie", "a=b"),
+            ("alt-svc", "h3=\":443\""),
             ("openai-organization", "org"),
+            ("openai-project", "p"),
+            ("anthropic-organization-id", "org"),
+            ("anthropic-workspace-id", "w"),
             ("x-debug", "key=sk-secret"),
             ("x-request-id", "req-1"),
             ("content-type", "application/json"),

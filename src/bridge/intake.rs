@@ -10,8 +10,9 @@ use http::{Response, request};
 use hyper::body::Body;
 
 use super::answer::bridge_response;
+use super::client::Client;
 use super::config::Config;
-use super::provider::{Credentials, Provider};
+use super::provider::{Credentials, Provider, Target};
 use super::rounds::Conversation;
 use super::{facts, keyed, stream, whole};
 use crate::body::ResponseBody;
@@ -68,6 +69,7 @@ where
         reported_usage: config.reported_usage,
     };
     let is_offered = request.offer(tools, settings);
+    let is_refused = config.refused_additions.withdraw_known(&mut *request);
     if purpose == Purpose::Count {
         let Admitted {
             actor,
@@ -75,14 +77,17 @@ where
             held: _held,
             ..
         } = admitted;
-        let provider = Provider::new(config, api, upstream, credentials, head, actor.as_ref());
+        let aim = (Target::Count, None);
+        let provider = Provider::new(config, api, upstream, credentials, head, actor.as_ref(), aim);
         return keyed::relay(provider, api, request.encode()).await;
     }
     let mut interception = match begin(&config, api, &head, &admitted, &*request).await {
         Ok(interception) => interception,
         Err(error) => return bridge_response(api, error, None),
     };
-    if is_offered {
+    if is_refused {
+        interception.set_injection(Injection::Refused);
+    } else if is_offered {
         interception.set_injection(Injection::Offered);
     }
     let (span, about) = (tracing::Span::current(), request.about());
@@ -96,9 +101,18 @@ where
         held,
         ..
     } = admitted;
+    let about = request.about();
+    let session = credentials.spread_by(|| {
+        let client = Client::recognise(&head.headers);
+        client
+            .session_id
+            .or_else(|| about.session.clone())
+            .or_else(|| about.cache_key.clone())
+    });
+    let aim = (Target::Model(about.model.clone()), session.as_deref());
     // Boxed: each async fn on the way would embed a copy.
     let conversation = Box::new(Conversation {
-        provider: Provider::new(config, api, upstream, credentials, head, actor.as_ref()),
+        provider: Provider::new(config, api, upstream, credentials, head, actor.as_ref(), aim),
         interception,
         request,
         _held: held,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, request};
+use http::{Method, Response, request};
 use hyper::body::Body;
 
 use super::answer::bridge_response;
@@ -11,7 +11,7 @@ use super::attempt::RoundWalk;
 use super::config::Config;
 use super::headers;
 use super::intake::admit;
-use super::provider::Provider;
+use super::provider::{Provider, Target};
 use crate::body::ResponseBody;
 use crate::dialect::{self, Api};
 use crate::rope::Rope;
@@ -31,6 +31,9 @@ where
     // Failover has to send the body again, so it is held.
     match admit(&config, api, &mut head, body, |_| Ok(()), |_| ()).await {
         Ok((admitted, body)) => {
+            // A provider that does not expect content there may take it for the next request.
+            let has_content = !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE);
+            let body = if has_content { body } else { Rope::default() };
             let provider = Provider::new(
                 config,
                 api,
@@ -38,6 +41,7 @@ where
                 admitted.credentials,
                 head,
                 admitted.actor.as_ref(),
+                (Target::Keyed, None),
             );
             relay(provider, api, body).await
         }
@@ -51,14 +55,16 @@ pub(super) async fn relay<U: Upstream>(
     api: &dyn Api,
     body: Rope,
 ) -> Response<ResponseBody<U::Body>> {
-    match provider.attempt(&mut RoundWalk::default(), &body, None).await {
+    let mut walk = RoundWalk::new(provider.caller);
+    match provider.attempt(&mut walk, &body, None).await {
         // Providers may echo the key in error bodies, so those are read and redacted.
-        Ok(attempted) if !attempted.status().is_success() => {
-            provider.read_refusal(attempted).await.into_response(api, None)
-        }
+        Ok(attempted) if !attempted.status().is_success() => provider
+            .read_refusal(&mut walk, attempted)
+            .await
+            .into_response(api, None),
         Ok(attempted) => {
             let (response, _, lease) = attempted.into_parts();
-            provider.accept(lease);
+            provider.accept(&mut walk, lease);
             let (mut parts, body) = response.into_parts();
             // The body is the provider's own, so its length stays true, for `HEAD` too.
             headers::clean_response(&mut parts.headers, provider.credentials.key_finder());

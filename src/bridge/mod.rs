@@ -4,6 +4,7 @@
 //! Order of acquisition: the caller's body, then the recorder's credit, then the inner service's readiness. Nobody waits
 //! for an earlier one while holding a later one, so scarce credits and scarce slots cannot block each other.
 
+mod additions;
 mod answer;
 mod attempt;
 mod client;
@@ -30,6 +31,8 @@ use hyper::body::Body;
 use tracing::Instrument;
 
 pub(crate) use self::config::Config;
+pub(crate) use self::headers::ForwardedHeader;
+pub use self::headers::HeaderPatternError;
 pub use self::route::PathError;
 pub(crate) use self::route::{Base, Pattern, Route, route};
 use crate::body::ResponseBody;

@@ -9,6 +9,7 @@ use http::{Response, response};
 use tokio::sync::oneshot;
 
 use super::answer::Failure;
+use super::attempt::RoundWalk;
 use super::facts;
 use super::idle::{Silence, Silent};
 use super::provider::Provider;
@@ -44,6 +45,8 @@ pub(super) struct Output {
     parts: Option<response::Parts>,
     pub(super) intercepted: Intercepted,
     pub(super) silence: Silence,
+    /// Whether the caller may have seen a part of an answer.
+    has_opened: bool,
 }
 
 /// What a run of events amounted to.
@@ -67,7 +70,12 @@ impl Output {
             parts: None,
             intercepted,
             silence: Silence::new(),
+            has_opened: false,
         }
+    }
+
+    pub(super) fn has_opened(&self) -> bool {
+        self.has_opened
     }
 
     /// Hands over the bytes that are there for the caller, the head first.
@@ -158,10 +166,12 @@ impl Output {
         provider: &Provider<U>,
         interception: &mut Interception,
         request: &dyn Request,
+        walk: &mut RoundWalk,
         opening: &mut Option<Opening>,
     ) {
         let Some((parts, lease)) = opening.take() else { return };
-        provider.accept(lease);
+        self.has_opened = true;
+        provider.accept(walk, lease);
         if self.commit.is_some() {
             self.parts = Some(parts);
         }

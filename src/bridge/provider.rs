@@ -10,7 +10,7 @@ use super::config::Config;
 use super::headers;
 use crate::dialect::Api;
 use crate::extensions::{Actor, Credential, UpstreamAttempt};
-use crate::pool::{KeyPool, Lease, SentKey};
+use crate::pool::{Caller, KeyPool, Lease, Purpose, SentKey};
 use crate::redact;
 use crate::rope::Rope;
 use crate::types::{CredentialHeader, CredentialKind, KeyHint};
@@ -25,6 +25,20 @@ pub(crate) struct Provider<U> {
     head: Box<request::Parts>,
     /// From 1.
     pub(crate) round: u32,
+    pub(crate) target: Target,
+    pub(crate) caller: Caller,
+    /// The next attempt takes the key that was sent last.
+    pub(crate) sends_again: bool,
+}
+
+/// What the request wants of a key.
+pub(crate) enum Target {
+    /// An answer of this model.
+    Model(String),
+    /// A path that gets a key and nothing else.
+    Keyed,
+    /// A count of tokens.
+    Count,
 }
 
 /// Whose keys are used.
@@ -50,6 +64,14 @@ impl Credentials {
             (None, None) => {
                 Credential::from_headers(headers, usual).map(|credential| Self::Caller(Box::new(credential)))
             }
+        }
+    }
+
+    /// The conversation, if the choice of a key depends on it.
+    pub(crate) fn spread_by(&self, conversation: impl FnOnce() -> Option<String>) -> Option<String> {
+        match self {
+            Self::Pool(pool, _) if pool.has_equals() => conversation(),
+            _ => None,
         }
     }
 
@@ -98,6 +120,18 @@ impl Credentials {
     }
 }
 
+// === impl Target ===
+
+impl Target {
+    pub(crate) fn purpose(&self) -> Purpose<'_> {
+        match self {
+            Self::Model(model) => Purpose::Model(model),
+            Self::Keyed => Purpose::Keyed,
+            Self::Count => Purpose::Counting,
+        }
+    }
+}
+
 // === impl Provider ===
 
 impl<U> Provider<U> {
@@ -108,8 +142,17 @@ impl<U> Provider<U> {
         credentials: Credentials,
         mut head: Box<request::Parts>,
         actor: Option<&Actor>,
+        (target, session): (Target, Option<&str>),
     ) -> Self {
-        headers::clean_request(&mut head.headers);
+        let id = actor.map(Actor::id);
+        let caller = match &credentials {
+            Credentials::Pool(..) => Caller::new(id, session),
+            Credentials::Caller(_) => Caller::default(),
+        };
+        match &credentials {
+            Credentials::Pool(..) => headers::keep_allowed(&mut head.headers, &config.forward_headers),
+            Credentials::Caller(_) => headers::clean_request(&mut head.headers),
+        }
         if let Some(actor) = actor.filter(|_| config.actor_headers) {
             headers::add_actor(&mut head.headers, actor);
         }
@@ -120,6 +163,9 @@ impl<U> Provider<U> {
             credentials,
             head,
             round: 1,
+            target,
+            caller,
+            sends_again: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use super::additions;
 use super::answer::Failure;
 use super::facts;
 use super::provider::Provider;
@@ -10,7 +11,7 @@ use crate::body::budget::Held;
 use crate::dialect::Request;
 use crate::dialect::turn::{ToolResult, Turn};
 use crate::error::BridgeErrorKind;
-use crate::record::Interception;
+use crate::record::{Injection, Interception};
 use crate::rope::Rope;
 use crate::upstream::Upstream;
 
@@ -35,6 +36,9 @@ pub(crate) trait ReadTurn<U: Upstream>: Send {
         &mut self,
         conversation: &mut Conversation<U>,
     ) -> impl Future<Output = Result<(Turn, Self::Answer), Failure>> + Send;
+
+    /// Whether the caller may have seen a part of an answer.
+    fn has_shown(&self) -> bool;
 
     /// Waits for the tools of a turn.
     fn wait<F>(&mut self, tools: F) -> impl Future<Output = F::Output> + Send
@@ -78,7 +82,13 @@ where
         conversation.provider.round = rounds.number();
         // Counted from its start, so that a round that fails is counted too.
         conversation.interception.round();
-        let (turn, answer) = reader.read(conversation).await?;
+        let (turn, answer) = match reader.read(conversation).await {
+            Ok(read) => read,
+            Err(failure) if rounds.done == 0 && !reader.has_shown() => {
+                read_without_additions(conversation, reader, failure).await?
+            }
+            Err(failure) => return Err(failure),
+        };
         facts::record_thoughts(&conversation.provider.config, &mut conversation.interception, &turn);
         facts::record_calls(&mut conversation.interception, &turn);
         match rounds.advance(turn.is_ours) {
@@ -109,6 +119,33 @@ where
             }
         }
     }
+}
+
+/// Sends the caller's own request with the same key, if the provider refused the first round for what we added.
+async fn read_without_additions<U, R>(
+    conversation: &mut Conversation<U>,
+    reader: &mut R,
+    failure: Failure,
+) -> Result<(Turn, R::Answer), Failure>
+where
+    U: Upstream,
+    R: ReadTurn<U>,
+{
+    let refused = match &failure {
+        Failure::Provider(refusal) => additions::refused(&*conversation.request, refusal),
+        Failure::Bridge(_) => Vec::new(),
+    };
+    if refused.is_empty() {
+        return Err(failure);
+    }
+    let all = conversation.request.additions();
+    conversation.request.withdraw(&all);
+    conversation.provider.sends_again = true;
+    conversation.interception.set_injection(Injection::Refused);
+    let read = reader.read(conversation).await?;
+    let config = &conversation.provider.config;
+    config.refused_additions.remember(&*conversation.request, &refused);
+    Ok(read)
 }
 
 // === impl Rounds ===

@@ -185,7 +185,7 @@ where
         let attempted = output.during(attempt).await??;
         output.intercepted = facts::intercepted(interception);
         if !attempted.status().is_success() {
-            return Err(output.during(provider.read_refusal(attempted)).await?);
+            return Err(output.during(provider.read_refusal(walk, attempted)).await?);
         }
         let (response, deadline, lease) = attempted.into_parts();
         let (mut parts, body) = response.into_parts();
@@ -238,7 +238,7 @@ where
                 facts::hold_usage(interception, &output.relay.completion());
             }
             if relayed.shows {
-                output.open(provider, interception, &**request, &mut opening);
+                output.open(provider, interception, &**request, walk, &mut opening);
                 interception.first_token();
             }
             answers |= relayed.answers;
@@ -262,7 +262,7 @@ where
                 .during(read_frame(body.as_mut(), &provider.credentials))
                 .await??;
         }
-        output.open(provider, interception, &**request, &mut opening);
+        output.open(provider, interception, &**request, walk, &mut opening);
         self.incoming = Some(body);
         // The rest of the output waits for the rounds' verdict: it may be the conversation's end.
         let turn = self.output.relay.turn();
@@ -315,7 +315,7 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
 
     async fn read(&mut self, conversation: &mut Conversation<U>) -> Result<(Turn, ()), Failure> {
         let body = conversation.request.encode();
-        let mut walk = RoundWalk::default();
+        let mut walk = RoundWalk::new(conversation.provider.caller);
         loop {
             let Unopened { parts, lease, fault } = match self.attempt(conversation, &mut walk, &body).await? {
                 Ok(turn) => return Ok((turn, ())),
@@ -328,6 +328,10 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
                 Fault::Refused(error) => conversation.provider.judge_in_band(&mut walk, lease, parts, error)?,
             }
         }
+    }
+
+    fn has_shown(&self) -> bool {
+        self.output.has_opened()
     }
 
     async fn wait<F>(&mut self, tools: F) -> F::Output

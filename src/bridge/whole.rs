@@ -80,11 +80,11 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             ..
         } = conversation;
         let body = request.encode();
-        let mut walk = RoundWalk::default();
+        let mut walk = RoundWalk::new(provider.caller);
         loop {
             let attempted = provider.attempt(&mut walk, &body, Some(&mut *interception)).await?;
             if !attempted.status().is_success() {
-                return Err(provider.read_refusal(attempted).await);
+                return Err(provider.read_refusal(&mut walk, attempted).await);
             }
             let (response, deadline, lease) = attempted.into_parts();
             let (parts, body) = response.into_parts();
@@ -99,7 +99,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
                 .map_err(|error| Failure::unread(&error, &provider.credentials))?;
             match request.read_reply(body) {
                 Ok((reply, turn)) => {
-                    provider.accept(lease);
+                    provider.accept(&mut walk, lease);
                     if provider.round == 1 {
                         facts::record_prompt(interception, &turn.completion.id, || request.prompt());
                     }
@@ -110,6 +110,10 @@ impl<U: Upstream> ReadTurn<U> for Whole {
                 Err(Fault::Refused(error)) => provider.judge_in_band(&mut walk, lease, parts, error)?,
             }
         }
+    }
+
+    fn has_shown(&self) -> bool {
+        false
     }
 
     async fn wait<F>(&mut self, tools: F) -> F::Output

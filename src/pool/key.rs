@@ -13,8 +13,11 @@ use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use super::{
-    KeyPoolError,
-    word::{Stamp, Word},
+    KeyCounters, KeyPoolError, choice,
+    domain::Domain,
+    suspicion::Suspicion,
+    walk::Purpose,
+    word::{KeyFate, Stamp, Word},
 };
 use crate::{
     redact::Secret,
@@ -57,17 +60,30 @@ pub(super) struct SecretKey {
 /// Wipes the buffer of header values with the last of them.
 struct Buffer(Zeroizing<Vec<u8>>);
 
-/// A key's secret and state. Its word is read by every request and written only when the state changes.
+/// A key's secret and its own state. What rests of its domain is the [`Domain`]'s.
 pub(super) struct Key {
     /// Tells keys apart across [`replace`](super::KeyPool::replace), where positions change.
     pub(super) id: KeyId,
+    /// Whether it is revoked, or cools down because it is suspected. Read by every request and written only when that
+    /// changes.
     pub(super) word: Word,
+    pub(super) suspicion: Suspicion,
+    /// Until which millisecond keyed paths leave it alone, and counts of tokens. 0 is not at all.
+    keyed_rest: AtomicU64,
+    counting_rest: AtomicU64,
     pub(super) hint: KeyHint,
     secret: SecretKey,
+    pub(super) counters: Counters,
+}
+
+/// The outcomes of attempts, as [`KeyCounters`] shows them.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
     pub(super) accepted: AtomicU64,
     pub(super) cooled_down: AtomicU64,
     pub(super) revoked: AtomicU64,
-    pub(super) forbidden: AtomicU64,
+    pub(super) next_key: AtomicU64,
+    pub(super) suspected: AtomicU64,
     pub(super) unanswered: AtomicU64,
 }
 
@@ -75,9 +91,13 @@ pub(super) struct Key {
 pub(super) struct KeyId(u64);
 
 /// A key in a list of keys: the settings of that list, and the state that survives a new list.
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: Arc<Key>,
+    pub(super) domain: Arc<Domain>,
     pub(super) rank: u32,
+    /// See [`choice::seed`].
+    pub(super) seed: u64,
     sent_as: CredentialHeader,
 }
 
@@ -195,14 +215,44 @@ impl Key {
         Arc::new(Self {
             id: KeyId(NEXT.fetch_add(1, Ordering::Relaxed)),
             word: Word::default(),
+            suspicion: Suspicion::default(),
+            keyed_rest: AtomicU64::new(0),
+            counting_rest: AtomicU64::new(0),
             hint,
             secret,
-            accepted: AtomicU64::new(0),
-            cooled_down: AtomicU64::new(0),
-            revoked: AtomicU64::new(0),
-            forbidden: AtomicU64::new(0),
-            unanswered: AtomicU64::new(0),
+            counters: Counters::default(),
         })
+    }
+
+    /// Until which millisecond it rests for a purpose that has limits of its own.
+    pub(super) fn rest_of(&self, purpose: Purpose<'_>) -> u64 {
+        self.rest_word(purpose).map_or(0, |rest| rest.load(Ordering::Acquire))
+    }
+
+    /// Rests for such a purpose. A deadline is never shortened. Returns whether it served the purpose until now.
+    pub(super) fn rest_for(&self, purpose: Purpose<'_>, deadline: u64, now: u64) -> bool {
+        let before = self
+            .rest_word(purpose)
+            .map(|rest| rest.fetch_max(deadline, Ordering::AcqRel));
+        before.is_some_and(|before| before <= now)
+    }
+
+    fn rest_word(&self, purpose: Purpose<'_>) -> Option<&AtomicU64> {
+        match purpose {
+            Purpose::Model(_) => None,
+            Purpose::Keyed => Some(&self.keyed_rest),
+            Purpose::Counting => Some(&self.counting_rest),
+        }
+    }
+
+    /// Forgets what it is suspected of, and ends a rest that came of it.
+    #[cold]
+    pub(super) fn forget_suspicion(&self) {
+        self.suspicion.forget();
+        let stamp = self.word.load();
+        if matches!(stamp.fate(|| 0), KeyFate::Cooling(_)) {
+            self.clear_expired(stamp);
+        }
     }
 
     /// Notes that its cool-down is over.
@@ -221,6 +271,22 @@ impl Key {
         }
         restored
     }
+
+    /// Makes it usable for everything. Whether it was not.
+    pub(super) fn restore_all(&self, now: u64) -> bool {
+        self.suspicion.forget();
+        let rests = [&self.keyed_rest, &self.counting_rest].map(|rest| rest.swap(0, Ordering::AcqRel));
+        let rested = rests.into_iter().any(|deadline| deadline > now);
+        loop {
+            let stamp = self.word.load();
+            if matches!(stamp.fate(|| now), KeyFate::Usable | KeyFate::Rested) {
+                return rested;
+            }
+            if self.restore(stamp) {
+                return true;
+            }
+        }
+    }
 }
 
 impl Secret for Arc<Key> {
@@ -237,7 +303,7 @@ impl Secret for Arc<Key> {
 
 impl Entry {
     /// The entry of `key`, which stands at `position`; `staying` is the same key in the list before.
-    pub(super) fn new(key: ApiKey, position: usize, staying: Option<&Arc<Key>>) -> Arc<Self> {
+    pub(super) fn new(key: ApiKey, position: usize, domain: Arc<Domain>, staying: Option<&Arc<Key>>) -> Arc<Self> {
         let ApiKey {
             secret,
             hint,
@@ -246,10 +312,18 @@ impl Entry {
             sent_as,
         } = key;
         Arc::new(Self {
+            seed: choice::seed(secret.key()),
+            domain,
             rank: rank.unwrap_or(u32::try_from(position).unwrap_or(u32::MAX)),
             sent_as,
             key: staying.map_or_else(|| Key::new(secret, hint), Arc::clone),
         })
+    }
+
+    /// The same key in another domain.
+    pub(super) fn with_domain(&self, domain: Arc<Domain>) -> Arc<Self> {
+        let same = self.clone();
+        Arc::new(Self { domain, ..same })
     }
 
     /// The header that carries the key, marked sensitive and without a copy of the secret. `usual` is the header of a
@@ -261,6 +335,36 @@ impl Entry {
             Some(name) => (name.clone(), secret.bare.clone()),
             None => (AUTHORIZATION, secret.bearer.clone()),
         }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entry").field(&self.key.hint).finish()
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    pub(super) fn read(&self) -> KeyCounters {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut counters = KeyCounters {
+            attempts: 0,
+            accepted: load(&self.accepted),
+            cooled_down: load(&self.cooled_down),
+            revoked: load(&self.revoked),
+            next_key: load(&self.next_key),
+            suspected: load(&self.suspected),
+            unanswered: load(&self.unanswered),
+        };
+        counters.attempts = counters.accepted
+            + counters.cooled_down
+            + counters.revoked
+            + counters.next_key
+            + counters.suspected
+            + counters.unanswered;
+        counters
     }
 }
 
@@ -281,7 +385,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pool::KeyPoolErrorKind;
+    use crate::pool::{KeyPoolErrorKind, domain::DomainName};
+
+    fn entry(key: ApiKey) -> Arc<Entry> {
+        Entry::new(key, 0, Domain::new(DomainName::Own("k".into())), None)
+    }
 
     #[test]
     fn only_visible_ascii_is_a_key() {
@@ -309,7 +417,7 @@ mod tests {
 
     #[test]
     fn header_values_share_the_secret_s_only_buffer() {
-        let key = Entry::new(ApiKey::new("sk-0123456789abcdefghij").unwrap(), 0, None);
+        let key = entry(ApiKey::new("sk-0123456789abcdefghij").unwrap());
         let (name, bearer) = key.header(&CredentialHeader::bearer());
         let x_api_key = CredentialHeader::header(HeaderName::from_static("x-api-key"));
         let (other_name, bare) = key.header(&x_api_key);
@@ -323,10 +431,9 @@ mod tests {
     #[test]
     fn a_key_says_how_it_is_sent() {
         let azure = CredentialHeader::header(HeaderName::from_static("api-key"));
-        let key = Entry::new(ApiKey::new("sk-0123").unwrap().sent_as(azure), 0, None);
+        let key = entry(ApiKey::new("sk-0123").unwrap().sent_as(azure));
         assert_eq!(key.header(&CredentialHeader::bearer()).0.as_str(), "api-key");
-        let key = ApiKey::new("sk-0123").unwrap().sent_as(CredentialHeader::bearer());
-        let key = Entry::new(key, 0, None);
+        let key = entry(ApiKey::new("sk-0123").unwrap().sent_as(CredentialHeader::bearer()));
         let x_api_key = CredentialHeader::header(HeaderName::from_static("x-api-key"));
         assert_eq!(key.header(&x_api_key).0, AUTHORIZATION);
     }

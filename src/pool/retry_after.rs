@@ -1,8 +1,10 @@
-//! How long a provider asks us to leave a key alone, in each of the forms that providers use.
+//! How long a cool-down lasts: as long as the provider asks for, in each of the forms that providers use.
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, header::RETRY_AFTER};
+
+use super::headroom;
 
 /// For a 429 that does not say.
 pub(super) const DEFAULT: Duration = Duration::from_secs(60);
@@ -13,7 +15,8 @@ pub(super) const CAP: Duration = Duration::from_secs(60 * 60);
 /// Set by OpenAI and Azure; their SDKs prefer it to the whole seconds of `retry-after`.
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// The cool-down that `headers` ask for: `retry-after-ms`, else `retry-after`, else [`DEFAULT`]; [`CAP`] at most.
+/// The cool-down that `headers` ask for: `retry-after-ms`, else `retry-after`, else the latest reset of an empty bucket,
+/// else [`DEFAULT`]; [`CAP`] at most.
 pub(super) fn cool_down(headers: &HeaderMap, now: SystemTime) -> Duration {
     let first = |name: &HeaderName, parse: &dyn Fn(&str) -> Option<Duration>| {
         let mut values = headers.get_all(name).iter();
@@ -21,6 +24,7 @@ pub(super) fn cool_down(headers: &HeaderMap, now: SystemTime) -> Duration {
     };
     first(&RETRY_AFTER_MS, &|text| decimal(text, 1_000.0))
         .or_else(|| first(&RETRY_AFTER, &|text| decimal(text, 1.0).or_else(|| date(text, now))))
+        .or_else(|| headroom::empty_for(headers, || now))
         .unwrap_or(DEFAULT)
 }
 
@@ -134,6 +138,17 @@ mod tests {
             let headers: [(_, &[u8]); 2] = [("retry-after-ms", value.as_bytes()), ("retry-after", b"7")];
             assert_eq!(seconds(&headers), expected, "{value:?}");
         }
+    }
+
+    #[test]
+    fn the_reset_of_an_empty_bucket_comes_last() {
+        let bucket: [(_, &[u8]); 2] = [
+            ("x-ratelimit-remaining-tokens", b"0"),
+            ("x-ratelimit-reset-tokens", b"1m1s"),
+        ];
+        assert_eq!(seconds(&bucket), 61.0);
+        assert_eq!(seconds(&[bucket[0], bucket[1], ("retry-after", b"7")]), 7.0);
+        assert_eq!(seconds(&[("x-ratelimit-remaining-tokens", b"1"), bucket[1]]), 60.0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What an operator sees of a pool.
+//! The public view of a pool, for operators' pages and metrics: plain data without secrets.
 
 use std::time::Duration;
 
@@ -19,10 +19,12 @@ use crate::types::KeyHint;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum KeyState {
-    /// They do.
+    /// They do. Single models may rest all the same.
     Usable,
-    /// Not until its time is over.
+    /// Not until its domain's time is over.
     CoolingDown,
+    /// Only when no other key serves them, until its time is over: other keys did what this one refused.
+    Suspected,
     /// Not until it is restored.
     Revoked,
 }
@@ -34,13 +36,15 @@ pub enum KeyState {
 /// # Examples
 ///
 /// ```
-/// use tower_llm_bridge::pool::{KeyPool, KeyState};
+/// use tower_llm_bridge::pool::{ApiKey, KeyPool, KeyState};
 ///
-/// let pool = KeyPool::from_secrets(["sk-0123456789abcdefghij"])?;
+/// let pool = KeyPool::new([ApiKey::new("sk-0123456789abcdefghij")?.domain("research")])?;
 /// let key = &pool.snapshot()[0];
-/// assert_eq!(key.hint.as_str(), "sk-0...ghij");
+/// assert_eq!(key.hint, "sk-0...ghij");
+/// assert_eq!(key.domain.as_deref(), Some("research"));
 /// assert_eq!(key.state, KeyState::Usable);
 /// assert_eq!(key.time_left, None);
+/// assert!(key.rests.is_empty());
 /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,13 +52,33 @@ pub enum KeyState {
 pub struct KeySnapshot {
     /// The key, masked; two keys may look alike.
     pub hint: KeyHint,
+    /// The domain that was declared, or learnt from the provider's answers; `None` while it is unknown.
+    pub domain: Option<String>,
     /// Whether requests get it.
     pub state: KeyState,
-    /// How long it still cools down, if it does.
+    /// How long it stays in that state, if that ends by itself.
     #[serde(rename = "time_left_ms", serialize_with = "millis")]
     pub time_left: Option<Duration>,
-    /// What became of the requests that got it.
+    /// The models of its domain that rest, in the order of their names.
+    pub rests: Vec<ModelRest>,
+    /// The outcomes of its attempts.
     pub counters: KeyCounters,
+}
+
+/// A model that rests in a key's domain. Keys of one domain show the same.
+///
+/// It serialises with `time_left_ms`, in whole milliseconds, for `time_left`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ModelRest {
+    /// The model, as callers name it.
+    pub model: String,
+    /// Whether requests get the key all the same if no other one serves them: the provider said that the limit is used
+    /// up, and refused nothing yet.
+    pub last_resort: bool,
+    /// Until the rest is over.
+    #[serde(rename = "time_left_ms", serialize_with = "whole_millis")]
+    pub time_left: Duration,
 }
 
 /// How many provider calls were made with a key, and what came of them. A call counts when its outcome is known: one
@@ -80,13 +104,21 @@ pub struct KeyCounters {
     pub cooled_down: u64,
     /// Answers that called the key invalid.
     pub revoked: u64,
-    /// Answers that refused the request and not the key.
-    pub forbidden: u64,
+    /// Answers that refused the request and not the key, so that the next key was tried.
+    pub next_key: u64,
+    /// Answers that refused for a reason that no rule knows.
+    pub suspected: u64,
     /// Calls that were cancelled, cut, or timed out before their answer said anything.
     pub unanswered: u64,
 }
 
 fn millis<S: Serializer>(left: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    let millis = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-    millis.serialize(serializer)
+    match left {
+        Some(left) => whole_millis(left, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn whole_millis<S: Serializer>(left: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
 }

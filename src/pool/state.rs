@@ -14,39 +14,45 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::{
-    ApiKey, KeyCounters, KeyPoolError, KeySnapshot, KeyState, Report,
-    key::{Entry, Key, SentKey},
-    set::{KeySet, Walk},
+    ApiKey, KeyPoolError, KeySnapshot, KeyState, ModelRest, Purpose, Walk,
+    choice::Order,
+    key::{Entry, SentKey},
+    set::KeySet,
+    walk::Probe,
     word::{Clock, KeyFate, Stamp},
 };
 use crate::types::{CredentialHeader, KeyHint};
 
-/// How long after the last revocation one request may try the keys of a pool that has no other, and how long after that
-/// one the next.
-const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long after the last revocation one request may try the keys of a pool whose keys are all revoked, and how long
+/// after that one the next.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Provider keys in order of preference. Clones share their state; see the [module docs](crate::pool).
 #[derive(Clone)]
 pub struct KeyPool {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     sent_as: CredentialHeader,
 }
 
-struct Inner {
-    keys: ArcSwap<KeySet>,
-    clock: Clock,
+pub(super) struct Inner {
+    pub(super) keys: ArcSwap<KeySet>,
+    pub(super) clock: Clock,
     /// From which millisecond a pool whose keys are all revoked may be probed.
-    next_probe: AtomicU64,
-    /// Held while a set is derived from the one before; requests never take it.
-    publishing: Mutex<()>,
+    pub(super) next_probe: Arc<AtomicU64>,
+    /// Counts requests without a conversation, so that they take turns.
+    turns: AtomicU64,
+    /// Held while a set is derived from the one before.
+    pub(super) publishing: Mutex<()>,
 }
 
 /// A key for one attempt. Dropped without a report, it counts as unanswered.
 pub(crate) struct Lease {
-    entry: Arc<Entry>,
+    pub(super) entry: Arc<Entry>,
     /// The key's state when it was leased. If it was revoked, the lease is a probe.
-    stamp: Stamp,
-    answered: bool,
+    pub(super) stamp: Stamp,
+    /// Of the key's domain, when it was leased.
+    pub(super) generation: u64,
+    pub(super) answered: bool,
 }
 
 /// Why no key can be leased.
@@ -80,12 +86,13 @@ impl KeyPool {
     /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
     /// ```
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Result<Self, KeyPoolError> {
-        let keys = KeySet::new(keys.into_iter().collect(), None)?;
+        let keys = KeySet::new(keys.into_iter().collect(), None, 0)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 keys: ArcSwap::from_pointee(keys),
                 clock: Clock::new(Instant::now()),
-                next_probe: AtomicU64::new(0),
+                next_probe: Arc::default(),
+                turns: AtomicU64::new(0),
                 publishing: Mutex::new(()),
             }),
             sent_as: CredentialHeader::default(),
@@ -135,8 +142,8 @@ impl KeyPool {
         self
     }
 
-    /// Replaces the keys while requests run. A key that stays keeps its state and its counters, and is still reached by
-    /// the requests that use it now; a request that uses one that goes may finish with it.
+    /// Replaces the keys while requests run. A key that stays keeps its state, its domain and its counters, and is still
+    /// reached by the requests that use it now. A request that uses a key that goes may finish with it.
     ///
     /// # Errors
     ///
@@ -156,12 +163,14 @@ impl KeyPool {
         let keys = keys.into_iter().collect();
         // It guards no data, so a panic under it left nothing half changed.
         let _publishing = self.inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = KeySet::new(keys, Some(&self.inner.keys.load()))?;
+        let now = self.inner.clock.millis(Instant::now());
+        let next = KeySet::new(keys, Some(&self.inner.keys.load()), now)?;
         self.inner.keys.store(Arc::new(next));
         Ok(())
     }
 
-    /// Makes the keys with this hint usable again, revoked or cooling. Returns how many were not usable.
+    /// Makes the keys with this hint usable again for every model, whether revoked, suspected or resting, and so their
+    /// domains. Returns how many of them were not usable.
     ///
     /// The hint is text, as an operator's endpoint gets it, or the [`KeyHint`] of a snapshot.
     ///
@@ -177,10 +186,10 @@ impl KeyPool {
     /// ```
     pub fn restore(&self, hint: impl AsRef<str>) -> usize {
         let hint = hint.as_ref();
-        self.restore_if(|key| key.hint == *hint)
+        self.restore_if(|entry| entry.key.hint == *hint)
     }
 
-    /// Makes every key usable again, revoked or cooling. Returns how many were not usable.
+    /// Makes every key usable again for every model. Returns how many were not usable.
     ///
     /// # Examples
     ///
@@ -218,58 +227,84 @@ impl KeyPool {
             .collect()
     }
 
-    /// The first usable key that `walk` has not tried. If there is none, [`exhausted`](Self::exhausted) says why.
+    /// The best key for `purpose` that `walk` has not tried. If there is none, [`exhausted`](Self::exhausted) says why.
     #[inline]
-    pub(crate) fn lease(&self, walk: &mut Walk, now: Instant) -> Option<Lease> {
+    pub(crate) fn lease(&self, walk: &mut Walk, purpose: Purpose<'_>, now: Instant) -> Option<Lease> {
         let keys = self.inner.keys.load();
+        let order = walk.order(|| {
+            if keys.has_equals() {
+                self.inner.turns.fetch_add(1, Ordering::Relaxed)
+            } else {
+                0
+            }
+        });
         // Nearly every walk ends where it begins.
-        if let Some(first) = keys.entries.first()
+        if let Some(first) = keys.first(order)
             && walk.is_new()
         {
             let stamp = first.key.word.load();
-            if stamp.is_usable() {
+            let serves = match purpose {
+                Purpose::Model(_) => !first.domain.has_rests(),
+                Purpose::Keyed | Purpose::Counting => first.key.rest_of(purpose) == 0,
+            };
+            if stamp.is_usable() && serves {
                 return Some(Lease::new(first, stamp, walk));
             }
         }
-        self.search(&keys, walk, now)
+        self.search(&keys, walk, order, purpose, now)
+    }
+
+    /// The key of an earlier attempt once more, as far as it still is in the pool.
+    pub(crate) fn lease_again(&self, walk: &mut Walk, sent: &SentKey) -> Option<Lease> {
+        let keys = self.inner.keys.load();
+        let entry = keys.current(&sent.0)?;
+        Some(Lease::new(entry, entry.key.word.load(), walk))
+    }
+
+    /// Whether keys of equal rank exist, so that it makes a difference which conversation a request belongs to.
+    pub(crate) fn has_equals(&self) -> bool {
+        self.inner.keys.load().has_equals()
     }
 
     #[inline(never)]
-    fn search(&self, keys: &KeySet, walk: &mut Walk, now: Instant) -> Option<Lease> {
-        let found = if walk.probing {
-            None
-        } else {
-            keys.first_usable(walk, &self.inner.clock, now)
-        };
+    fn search(
+        &self,
+        keys: &KeySet,
+        walk: &mut Walk,
+        order: Order,
+        purpose: Purpose<'_>,
+        now: Instant,
+    ) -> Option<Lease> {
+        let found = keys.best(walk, order, purpose, self.inner.clock.millis(now));
         let (entry, stamp) = match found {
             Some(found) => found,
-            None => self.probe(keys, walk, now)?,
+            None => self.probe(keys, walk, purpose, now)?,
         };
         Some(Lease::new(entry, stamp, walk))
     }
 
     /// The next key of a walk that may try revoked ones. A walk becomes one if every key is revoked and a probe is due.
     #[cold]
-    fn probe<'a>(&self, keys: &'a KeySet, walk: &mut Walk, now: Instant) -> Option<(&'a Arc<Entry>, Stamp)> {
-        let clock = &self.inner.clock;
-        let next = keys.first_untried(walk, clock, now)?;
-        if !walk.probing {
-            // Only now is it known that the keys are revoked, so only now is it known when they may be probed.
-            let due = keys
-                .all_revoked()
-                .then(|| self.inner.next_probe.load(Ordering::Acquire))?;
-            let after = clock.deadline(now, PROBE_INTERVAL);
-            if clock.millis(now) < due
-                || self
-                    .inner
-                    .next_probe
-                    .compare_exchange(due, after, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_err()
-            {
+    fn probe<'a>(
+        &self,
+        keys: &'a KeySet,
+        walk: &mut Walk,
+        purpose: Purpose<'_>,
+        now: Instant,
+    ) -> Option<(&'a Arc<Entry>, Stamp)> {
+        let next = keys.first_revoked(walk)?;
+        if walk.probe.is_none() {
+            // A refusal of a keyed path proves nothing about a key, so such a request would waste the turn.
+            if !matches!(purpose, Purpose::Model(_)) || !keys.all_revoked() {
                 return None;
             }
-            walk.probing = true;
+            let clock = &self.inner.clock;
+            let after = clock.deadline(now, PROBE_INTERVAL);
+            walk.probe = Some(Probe::take(&self.inner.next_probe, clock.millis(now), after)?);
             tracing::info!("every key is revoked: one request tries them");
+        }
+        if let Some(probe) = &mut walk.probe {
+            probe.undecided += 1;
         }
         Some(next)
     }
@@ -280,68 +315,12 @@ impl KeyPool {
         lease.entry.header(self.sent_as.or(usual))
     }
 
-    /// Takes in what an attempt's answer says about its key.
-    #[inline]
-    pub(crate) fn report(&self, lease: &mut Lease, report: Report, now: Instant) {
-        lease.answered = true;
-        let key = lease.key();
-        match report {
-            Report::Relayed => {
-                key.accepted.fetch_add(1, Ordering::Relaxed);
-                if lease.stamp.is_revoked() {
-                    key.restore(lease.stamp);
-                }
-            }
-            Report::CoolDown(rest) => self.cool_down(lease, rest, now),
-            Report::Revoked => self.revoke(lease, now),
-            Report::NextKey => {
-                key.forbidden.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-
-    #[cold]
-    fn cool_down(&self, lease: &Lease, rest: Duration, now: Instant) {
-        let (key, clock) = (lease.key(), &self.inner.clock);
-        key.cooled_down.fetch_add(1, Ordering::Relaxed);
-        let deadline = clock.deadline(now, rest);
-        if deadline <= clock.millis(now) {
-            return;
-        }
-        let before = key.word.raise_to(lease.stamp.cooling(deadline));
-        // Of several answers that come together, the first changes the state; the others only move its end.
-        if before.is_some_and(|stamp| !matches!(stamp.fate(|| clock.millis(now)), KeyFate::Cooling(_))) {
-            tracing::warn!(credential_hint = %key.hint, seconds = rest.as_secs_f64(), "key cools down");
-        }
-    }
-
-    #[cold]
-    fn revoke(&self, lease: &Lease, now: Instant) {
-        let key = lease.key();
-        key.revoked.fetch_add(1, Ordering::Relaxed);
-        let revoked = lease.stamp.revoked();
-        if key.word.load() >= revoked {
-            return;
-        }
-        // Before the key: a request that sees the last key revoked must see when a probe is due.
-        self.inner
-            .next_probe
-            .fetch_max(self.inner.clock.deadline(now, PROBE_INTERVAL), Ordering::AcqRel);
-        if key.word.raise_to(revoked).is_some() {
-            tracing::warn!(credential_hint = %key.hint, "key revoked");
-        }
-    }
-
-    /// Why a walk ended without a key.
-    pub(crate) fn exhausted(&self, now: Instant) -> Exhausted {
+    /// Why a walk for `purpose` ended without a key.
+    pub(crate) fn exhausted(&self, purpose: Purpose<'_>, now: Instant) -> Exhausted {
         let clock = &self.inner.clock;
-        let left = |entry: &Arc<Entry>| match entry.key.word.load().fate(|| clock.millis(now)) {
-            KeyFate::Usable | KeyFate::Rested => Some(Duration::ZERO),
-            KeyFate::Cooling(deadline) => Some(clock.left(now, deadline)),
-            KeyFate::Revoked => None,
-        };
-        match self.inner.keys.load().entries.iter().filter_map(left).min() {
-            Some(left) => {
+        match self.inner.keys.load().first_back(purpose, clock.millis(now)) {
+            Some(back) => {
+                let left = clock.left(now, back);
                 let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
                 Exhausted::CoolingDown {
                     retry_after: Duration::from_secs(seconds.max(1)),
@@ -362,50 +341,47 @@ impl KeyPool {
         move |text| keys.occur_in(text)
     }
 
-    fn restore_if(&self, wanted: impl Fn(&Key) -> bool) -> usize {
+    fn restore_if(&self, wanted: impl Fn(&Entry) -> bool) -> usize {
         let now = self.inner.clock.millis(Instant::now());
-        let mut restored = 0;
-        for Entry { key, .. } in self.inner.keys.load().entries.iter().map(Arc::as_ref) {
-            while wanted(key) {
-                let stamp = key.word.load();
-                if matches!(stamp.fate(|| now), KeyFate::Usable | KeyFate::Rested) {
-                    break;
-                }
-                if key.restore(stamp) {
-                    restored += 1;
-                    break;
-                }
-            }
+        let keys = self.inner.keys.load();
+        let wanted: Vec<_> = keys.entries.iter().filter(|entry| wanted(entry)).collect();
+        let restore = |entry: &&Arc<Entry>| {
+            let (all_models, models) = entry.domain.inspect(now);
+            // Not in the condition below: it has an effect.
+            let restored = entry.key.restore_all(now);
+            restored || all_models.is_some() || !models.is_empty()
+        };
+        let restored = wanted.iter().filter(|entry| restore(entry)).count();
+        for entry in wanted {
+            entry.domain.restore();
         }
         restored
     }
 
     fn inspect(&self, entry: &Entry, now: Instant) -> KeySnapshot {
-        let (key, clock) = (&entry.key, &self.inner.clock);
-        let (state, time_left) = match key.word.load().fate(|| clock.millis(now)) {
-            KeyFate::Usable | KeyFate::Rested => (KeyState::Usable, None),
-            KeyFate::Cooling(deadline) => (KeyState::CoolingDown, Some(clock.left(now, deadline))),
-            KeyFate::Revoked => (KeyState::Revoked, None),
+        let clock = &self.inner.clock;
+        let millis = clock.millis(now);
+        let (all_models, models) = entry.domain.inspect(millis);
+        let (state, until) = match (entry.key.word.load().fate(|| millis), all_models) {
+            (KeyFate::Revoked, _) => (KeyState::Revoked, None),
+            (_, Some(deadline)) => (KeyState::CoolingDown, Some(deadline)),
+            (KeyFate::Cooling(deadline), None) => (KeyState::Suspected, Some(deadline)),
+            (KeyFate::Usable | KeyFate::Rested, None) => (KeyState::Usable, None),
         };
-        let accepted = key.accepted.load(Ordering::Relaxed);
-        let cooled_down = key.cooled_down.load(Ordering::Relaxed);
-        let revoked = key.revoked.load(Ordering::Relaxed);
-        let forbidden = key.forbidden.load(Ordering::Relaxed);
-        let unanswered = key.unanswered.load(Ordering::Relaxed);
-        let attempts = accepted + cooled_down + revoked + forbidden + unanswered;
-        let counters = KeyCounters {
-            attempts,
-            accepted,
-            cooled_down,
-            revoked,
-            forbidden,
-            unanswered,
-        };
+        let rests = models.into_iter().filter_map(|rest| {
+            Some(ModelRest {
+                model: String::from(&*rest.model),
+                last_resort: rest.cooling.is_none(),
+                time_left: clock.left(now, rest.cooling.or(rest.last_resort)?),
+            })
+        });
         KeySnapshot {
-            hint: key.hint.clone(),
+            hint: entry.key.hint.clone(),
+            domain: entry.domain.name.public(),
             state,
-            time_left,
-            counters,
+            time_left: until.map(|deadline| clock.left(now, deadline)),
+            rests: rests.collect(),
+            counters: entry.key.counters.read(),
         }
     }
 }
@@ -430,22 +406,19 @@ impl Lease {
         Self {
             entry: Arc::clone(entry),
             stamp,
+            generation: entry.domain.generation(),
             answered: false,
         }
     }
 
     /// The masked key.
     pub(crate) fn hint(&self) -> &KeyHint {
-        &self.key().hint
+        &self.entry.key.hint
     }
 
     /// The key, to find and mask it in texts of the provider.
     pub(crate) fn sent_key(&self) -> SentKey {
         SentKey(Arc::clone(&self.entry))
-    }
-
-    fn key(&self) -> &Key {
-        &self.entry.key
     }
 }
 
@@ -453,7 +426,7 @@ impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
         if !self.answered {
-            self.key().unanswered.fetch_add(1, Ordering::Relaxed);
+            self.entry.key.counters.unanswered.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -10,23 +10,27 @@ use http::{HeaderMap, StatusCode};
 use super::retry_after;
 
 /// What an answer means for the key and for the request.
+///
+/// Limits belong to a domain and a model, and not to a key: see the [module docs](crate::pool).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The answer goes to the caller, whatever its status, and says nothing about the key.
+    /// The answer goes to the caller, whatever its status, and nothing rests.
     Relay,
-    /// The key cools down for as long as the answer asks (`retry-after-ms`, else `retry-after`, else 60 s; 1 h at
-    /// most); the request goes to the next key.
+    /// The model rests in the key's domain for as long as the answer asks: `retry-after-ms`, else `retry-after`, else
+    /// the latest reset of a bucket that has nothing left, else 60 s; 1 h at most. The request goes to the next key.
     CoolDown,
-    /// The key cools down for this long, whatever the answer asks; the request goes to the next key.
+    /// All models rest in the key's domain for this long, whatever the answer asks; the request goes to the next key.
     CoolDownFor(Duration),
     /// The key is dead until it is restored; the request goes to the next key.
     Revoke,
     /// The answer is about the request: nothing rests, and the request goes to the next key. If none does better, the
     /// first such answer goes back verbatim.
     NextKey,
-    /// The answer is not understood: nothing rests yet, and the request goes to the next key. If none does better, the
-    /// first such answer goes back verbatim.
+    /// The answer is not understood: nothing rests yet, and the request goes to the next key. If that one serves the
+    /// request, the key is suspected. Suspected by requests of two different [actors](crate::Actor) within 10 minutes,
+    /// it is left to requests that no other key serves, for 60 s, doubled each time up to 1 h, until its next success.
+    /// If no key does better, the first such answer goes back verbatim.
     Suspect,
 }
 
@@ -56,20 +60,23 @@ pub struct When {
 /// An ordered list of rules. The first rule that matches an answer gives its [`Verdict`]; an answer that no rule
 /// matches is [relayed](Verdict::Relay).
 ///
-/// The [default](VerdictTable::default) is
+/// The [default](VerdictTable::default) is, for OpenAI's and Anthropic's APIs and those that copy them:
 ///
-/// | status | `error.code` or `error.type` | verdict |
-/// |---|---|---|
-/// | 429 | `insufficient_quota` | [`CoolDownFor`](Verdict::CoolDownFor) 1 h: money does not come back in a second |
-/// | 429 | any | [`CoolDown`](Verdict::CoolDown) |
-/// | 401 | any | [`Revoke`](Verdict::Revoke) |
-/// | 403 | `model_not_found`, `model_permission_blocked_org`, `model_permission_blocked_project` | [`NextKey`](Verdict::NextKey): this key may not use the model, others may |
-/// | 403 | `unsupported_country_region_territory`, `request_forbidden` | [`NextKey`](Verdict::NextKey): our address is refused |
-/// | 403 | `content_policy_violation`, `content_filter`, `moderation_blocked`, `cyber_policy`, `bio_policy` | [`NextKey`](Verdict::NextKey): the caller's words are refused |
-/// | 403 | any other | [`Revoke`](Verdict::Revoke) |
+/// | answer | verdict |
+/// |---|---|
+/// | 402; 429 with `insufficient_quota`, `billing_hard_limit_reached`, `*_spend_limit_reached` | [`CoolDownFor`](Verdict::CoolDownFor) 1 h: money does not come back in a second |
+/// | 429, message begins with "Request too large" | [`NextKey`](Verdict::NextKey): no wait makes it smaller |
+/// | 429 | [`CoolDown`](Verdict::CoolDown) |
+/// | 401 with `authentication_error`, message begins with "CORS" | [`NextKey`](Verdict::NextKey): the caller's `Origin` is refused |
+/// | 401, 403 with `invalid_api_key`, `account_deactivated`, `key_expired`, `organization_on_hold`; 401 with `authentication_error` | [`Revoke`](Verdict::Revoke) |
+/// | 401, 403 about the model, the region, the words, the caller's organisation header or the key's scopes, and `permission_error` | [`NextKey`](Verdict::NextKey) |
+/// | 401, 403 whose body is not the API's error, such as a firewall's page | [`NextKey`](Verdict::NextKey) |
+/// | 401, 403 | [`Suspect`](Verdict::Suspect) |
 ///
-/// The codes are those of [OpenAI's API](https://platform.openai.com/docs/guides/error-codes) and of the providers
-/// that speak it.
+/// Paths that get a key and nothing else, and counts of tokens, never go beyond [`NextKey`](Verdict::NextKey); a 429
+/// there rests that key for such requests alone.
+///
+/// Sources: <https://platform.openai.com/docs/guides/error-codes>, <https://docs.claude.com/en/api/errors>.
 ///
 /// # Examples
 ///
@@ -112,14 +119,20 @@ pub(crate) struct Refused<'a> {
 /// What the pool is told about an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The answer goes to the caller.
+    /// A success.
+    Served,
+    /// Any other answer that goes to the caller.
     Relayed,
-    /// The key rests this long.
+    /// The model, or the purpose, rests this long.
     CoolDown(Duration),
+    /// The domain rests this long.
+    CoolDownDomain(Duration),
     /// The key is dead.
     Revoked,
-    /// The key is untouched; another one may do better.
+    /// Another key may do better.
     NextKey,
+    /// Another key may do better. If it does, this one is suspected.
+    Suspect,
 }
 
 // === impl Verdict ===
@@ -131,9 +144,10 @@ impl Verdict {
         match self {
             Self::Relay => Report::Relayed,
             Self::CoolDown => Report::CoolDown(retry_after::cool_down(headers, now)),
-            Self::CoolDownFor(rest) => Report::CoolDown(rest),
+            Self::CoolDownFor(rest) => Report::CoolDownDomain(rest),
             Self::Revoke => Report::Revoked,
-            Self::NextKey | Self::Suspect => Report::NextKey,
+            Self::NextKey => Report::NextKey,
+            Self::Suspect => Report::Suspect,
         }
     }
 }
@@ -253,165 +267,58 @@ impl VerdictTable {
 /// The table of the type's documentation.
 impl Default for VerdictTable {
     fn default() -> Self {
-        const FORBIDDEN: [&str; 10] = [
-            "model_not_found",
-            "model_permission_blocked_org",
-            "model_permission_blocked_project",
-            "unsupported_country_region_territory",
-            "request_forbidden",
-            "content_policy_violation",
-            "content_filter",
-            "moderation_blocked",
-            "cyber_policy",
-            "bio_policy",
-        ];
         const HOUR: Duration = Duration::from_secs(60 * 60);
-        let quota = When::status(StatusCode::TOO_MANY_REQUESTS).code("insufficient_quota");
-        Self::empty()
-            .rule(quota, Verdict::CoolDownFor(HOUR))
+        let money = When::status(StatusCode::TOO_MANY_REQUESTS).codes(NO_MONEY);
+        let too_large = When::status(StatusCode::TOO_MANY_REQUESTS).message_begins("Request too large");
+        let anthropic = When::status(StatusCode::UNAUTHORIZED).code("authentication_error");
+        let mut table = Self::empty()
+            .rule(StatusCode::PAYMENT_REQUIRED, Verdict::CoolDownFor(HOUR))
+            .rule(money, Verdict::CoolDownFor(HOUR))
+            .rule(too_large, Verdict::NextKey)
             .rule(StatusCode::TOO_MANY_REQUESTS, Verdict::CoolDown)
-            .rule(StatusCode::UNAUTHORIZED, Verdict::Revoke)
-            .rule(When::status(StatusCode::FORBIDDEN).codes(FORBIDDEN), Verdict::NextKey)
-            .rule(StatusCode::FORBIDDEN, Verdict::Revoke)
+            .rule(anthropic.clone().message_begins("CORS"), Verdict::NextKey)
+            .rule(anthropic, Verdict::Revoke);
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            let restricted = When::status(status).message_begins("You have insufficient permissions");
+            table = table
+                .rule(When::status(status).codes(DEAD_KEY), Verdict::Revoke)
+                .rule(When::status(status).codes(ABOUT_THE_REQUEST), Verdict::NextKey)
+                .rule(restricted, Verdict::NextKey)
+                .rule(When::status(status).not_the_apis_error(), Verdict::NextKey)
+                .rule(status, Verdict::Suspect);
+        }
+        table
     }
 }
+
+const NO_MONEY: [&str; 3] = [
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "*_spend_limit_reached",
+];
+
+const DEAD_KEY: [&str; 4] = [
+    "invalid_api_key",
+    "account_deactivated",
+    "key_expired",
+    "organization_on_hold",
+];
+
+const ABOUT_THE_REQUEST: [&str; 13] = [
+    "model_not_found",
+    "model_permission_blocked_org",
+    "model_permission_blocked_project",
+    "unsupported_country_region_territory",
+    "request_forbidden",
+    "content_policy_violation",
+    "content_filter",
+    "moderation_blocked",
+    "cyber_policy",
+    "bio_policy",
+    "mismatched_organization",
+    "mismatched_project",
+    "permission_error",
+];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Verdict = Verdict::CoolDownFor(Duration::from_secs(3_600));
-
-    fn judge(table: &VerdictTable, status: StatusCode, codes: &[&str]) -> Verdict {
-        table.judge(&Refused {
-            status,
-            codes,
-            message: "",
-            is_api_error: true,
-        })
-    }
-
-    fn status(code: u16) -> StatusCode {
-        StatusCode::from_u16(code).unwrap()
-    }
-
-    #[test]
-    fn the_default_table_row_by_row() {
-        let table = VerdictTable::default();
-        for code in [
-            200, 201, 204, 301, 400, 402, 404, 408, 409, 413, 422, 500, 502, 503, 529,
-        ] {
-            assert_eq!(
-                judge(&table, status(code), &["insufficient_quota", "model_not_found"]),
-                Verdict::Relay,
-                "{code}"
-            );
-            assert!(!table.concerns(status(code)), "{code}");
-        }
-        let rows: [(u16, &[&str], Verdict); 9] = [
-            (429, &[], Verdict::CoolDown),
-            (429, &["rate_limit_exceeded", "requests"], Verdict::CoolDown),
-            (429, &["model_not_found"], Verdict::CoolDown),
-            (429, &["insufficient_quota"], HOUR),
-            (429, &["billing", "insufficient_quota"], HOUR),
-            (401, &[], Verdict::Revoke),
-            (401, &["model_not_found"], Verdict::Revoke),
-            (403, &[], Verdict::Revoke),
-            (403, &["invalid_request_error", "account_deactivated"], Verdict::Revoke),
-        ];
-        for (code, codes, verdict) in rows {
-            assert_eq!(judge(&table, status(code), codes), verdict, "{code} {codes:?}");
-        }
-        for code in [
-            "model_not_found",
-            "model_permission_blocked_org",
-            "model_permission_blocked_project",
-            "unsupported_country_region_territory",
-            "request_forbidden",
-            "content_policy_violation",
-            "content_filter",
-            "moderation_blocked",
-            "cyber_policy",
-            "bio_policy",
-        ] {
-            assert_eq!(
-                judge(&table, status(403), &["invalid_request_error", code]),
-                Verdict::NextKey,
-                "{code}"
-            );
-        }
-        for code in [401, 403, 429] {
-            assert!(table.concerns(status(code)), "{code}");
-        }
-    }
-
-    #[test]
-    fn the_first_rule_that_matches_decides() {
-        let table = VerdictTable::empty()
-            .rule(When::status(status(403)).code("a".to_owned()), Verdict::NextKey)
-            .rule(status(403), Verdict::CoolDown)
-            .rule(When::status(status(403)).code("b"), Verdict::Relay)
-            .rule(status(500), Verdict::Revoke)
-            .rule(When::status(status(500)).code("a"), Verdict::Relay)
-            .rule(When::status(status(418)).code("a"), Verdict::Revoke);
-        assert_eq!(judge(&table, status(403), &["b", "a"]), Verdict::NextKey);
-        assert_eq!(judge(&table, status(403), &["b"]), Verdict::CoolDown);
-        assert_eq!(judge(&table, status(500), &["a"]), Verdict::Revoke);
-        assert_eq!(judge(&table, status(418), &["b"]), Verdict::Relay);
-        assert!(!VerdictTable::empty().concerns(status(429)));
-        assert_eq!(judge(&VerdictTable::empty(), status(401), &[]), Verdict::Relay);
-    }
-
-    #[test]
-    fn only_a_plain_cool_down_asks_the_headers() {
-        let mut headers = HeaderMap::new();
-        headers.insert("retry-after", http::HeaderValue::from_static("5"));
-        let now = SystemTime::UNIX_EPOCH;
-        let five = Duration::from_secs(5);
-        for (verdict, report) in [
-            (Verdict::Relay, Report::Relayed),
-            (Verdict::CoolDown, Report::CoolDown(five)),
-            (HOUR, Report::CoolDown(Duration::from_secs(3_600))),
-            (Verdict::Revoke, Report::Revoked),
-            (Verdict::NextKey, Report::NextKey),
-        ] {
-            assert_eq!(verdict.report(&headers, now), report);
-        }
-    }
-
-    #[test]
-    fn preferred_rules_come_before_the_default_in_their_order() {
-        let table = VerdictTable::default()
-            .prefer(When::status(status(429)).code("later"), Verdict::Relay)
-            .prefer(status(429), Verdict::NextKey)
-            .prefer(status(429), Verdict::Revoke)
-            .rule(status(429), Verdict::Revoke);
-        assert_eq!(judge(&table, status(429), &["later"]), Verdict::Relay);
-        assert_eq!(judge(&table, status(429), &[]), Verdict::NextKey);
-        assert_eq!(judge(&table, status(401), &[]), Verdict::Revoke);
-    }
-
-    #[test]
-    fn every_condition_of_a_rule_must_hold() {
-        let refused = Refused {
-            status: status(403),
-            codes: &["contract_spend_limit_reached"],
-            message: "Request too large for gpt",
-            is_api_error: true,
-        };
-        let when = || When::status(status(403));
-        assert!(when().matches(&refused));
-        assert!(when().code("x").code("*_spend_limit_reached").matches(&refused));
-        assert!(!when().code("spend_limit_reached").matches(&refused));
-        assert!(when().message_begins("Request too large").matches(&refused));
-        assert!(!when().message_begins("too large").matches(&refused));
-        assert!(!when().message_begins("Request").code("x").matches(&refused));
-        assert!(!when().not_the_apis_error().matches(&refused));
-        let page = Refused {
-            is_api_error: false,
-            ..refused
-        };
-        assert!(when().not_the_apis_error().matches(&page));
-        assert!(!When::status(status(401)).matches(&refused));
-    }
-}
+mod tests;

@@ -5,16 +5,24 @@ use std::{
     thread,
 };
 
+use http::HeaderMap;
 use tokio::time::advance;
 
 use super::*;
 use crate::{
     logs::{Logs, listen},
-    pool::{KeyPoolErrorKind, Verdict},
+    pool::{Caller, KeyCounters, KeyPoolErrorKind, Report, Verdict},
 };
 
+mod blame;
+mod domains;
+mod fairness;
 mod model;
+mod order;
 mod probe;
+
+/// The model of most tests.
+const MODEL: Purpose<'_> = Purpose::Model("m");
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -30,7 +38,7 @@ fn three() -> KeyPool {
 }
 
 fn lease(pool: &KeyPool, walk: &mut Walk) -> Option<Lease> {
-    pool.lease(walk, Instant::now())
+    pool.lease(walk, MODEL, Instant::now())
 }
 
 fn fresh(pool: &KeyPool) -> Option<Lease> {
@@ -38,15 +46,28 @@ fn fresh(pool: &KeyPool) -> Option<Lease> {
 }
 
 fn report(pool: &KeyPool, mut lease: Lease, said: Report) {
-    pool.report(&mut lease, said, Instant::now());
+    pool.report(&mut Walk::default(), &mut lease, MODEL, said, Instant::now());
 }
 
 fn name(lease: Option<&Lease>) -> Option<&str> {
     lease.map(|lease| &lease.hint().as_str()[..1])
 }
 
+/// How [`MODEL`] finds a key, and how long it stays so.
+fn state(key: &KeySnapshot) -> (KeyState, Option<Duration>) {
+    let rest = key.rests.iter().find(|rest| rest.model == "m" && !rest.last_resort);
+    match (key.state, rest) {
+        (KeyState::Revoked, _) | (_, None) => (key.state, key.time_left),
+        (_, Some(rest)) => (KeyState::CoolingDown, Some(rest.time_left)),
+    }
+}
+
 fn states(pool: &KeyPool) -> Vec<KeyState> {
-    pool.snapshot().iter().map(|key| key.state).collect()
+    pool.snapshot().iter().map(|key| state(key).0).collect()
+}
+
+fn time_left(pool: &KeyPool) -> Option<Duration> {
+    state(&pool.snapshot()[0]).1
 }
 
 /// Revokes every key, each by a request of its own.
@@ -57,7 +78,7 @@ fn revoke_all(pool: &KeyPool) {
 }
 
 fn retry_after(pool: &KeyPool) -> Option<u64> {
-    match pool.exhausted(Instant::now()) {
+    match pool.exhausted(MODEL, Instant::now()) {
         Exhausted::CoolingDown { retry_after } => Some(retry_after.as_secs()),
         Exhausted::Revoked => None,
     }
@@ -112,9 +133,9 @@ async fn a_deadline_is_never_shortened() {
     let (first, second, third) = (fresh(&pool).unwrap(), fresh(&pool).unwrap(), fresh(&pool).unwrap());
     report(&pool, first, Report::CoolDown(MINUTE));
     report(&pool, second, Report::CoolDown(SECOND));
-    assert_eq!(pool.snapshot()[0].time_left, Some(MINUTE));
+    assert_eq!(time_left(&pool), Some(MINUTE));
     report(&pool, third, Report::CoolDown(2 * MINUTE));
-    assert_eq!(pool.snapshot()[0].time_left, Some(2 * MINUTE));
+    assert_eq!(time_left(&pool), Some(2 * MINUTE));
     assert_eq!(pool.snapshot()[0].counters.cooled_down, 3);
 }
 
@@ -152,7 +173,7 @@ async fn a_late_success_revives_nothing() {
 async fn one_millisecond_on_the_only_key_ends_the_walk() {
     let pool = pool(&["key"]);
     let mut walk = Walk::default();
-    let mut headers = http::HeaderMap::new();
+    let mut headers = HeaderMap::new();
     headers.insert("retry-after-ms", HeaderValue::from_static("1"));
     let said = Verdict::CoolDown.report(&headers, std::time::SystemTime::UNIX_EPOCH);
     report(&pool, lease(&pool, &mut walk).unwrap(), said);
@@ -218,8 +239,8 @@ fn concurrent_429s_make_one_transition_and_one_line() {
         });
         let log = logs.text();
         assert_eq!(log.lines().count(), 1, "{log}");
-        assert!(log.contains("WARN") && log.contains("key cools down credential_hint=..."));
-        let left = pool.snapshot()[0].time_left.unwrap();
+        assert!(log.contains("WARN") && log.contains("model cools down credential_hint=..."));
+        let left = time_left(&pool).unwrap();
         assert!(left > 62 * SECOND && left <= 63 * SECOND, "the longest of them");
     }
 }
@@ -234,10 +255,7 @@ async fn every_transition_is_one_line() {
         let lines: Vec<&str> = log.lines().collect();
         assert_eq!(lines.len(), expected.len(), "{lines:?}");
         for (line, expected) in lines.iter().zip(&expected) {
-            assert!(
-                line.contains(expected) && line.contains("credential_hint=aaaa...6789"),
-                "{line}"
-            );
+            assert!(line.contains(expected) && line.contains("aaaa...6789"), "{line}");
             assert!(line.contains("tower_llm_bridge::pool"), "{line}");
         }
     };
@@ -254,7 +272,7 @@ async fn every_transition_is_one_line() {
     report(&pool, first, Report::CoolDown(2 * SECOND));
     advance(2 * SECOND).await;
     assert!(fresh(&pool).is_some() && fresh(&pool).is_some());
-    logged("key usable again");
+    logged("model usable again");
     report(&pool, second, Report::Revoked);
     logged("key revoked");
     report(&pool, third, Report::Revoked);
@@ -274,7 +292,7 @@ async fn a_report_from_before_the_restore_has_no_effect() {
     assert_eq!(states(&pool), [KeyState::Usable]);
     report(&pool, current, Report::CoolDown(SECOND));
     report(&pool, latest, Report::Revoked);
-    assert_eq!(pool.snapshot()[0].time_left, Some(SECOND));
+    assert_eq!(time_left(&pool), Some(SECOND));
     assert_eq!(pool.restore_all(), 1, "cooling keys come back too");
     assert_eq!(pool.restore_all(), 0);
     assert_eq!(states(&pool), [KeyState::Usable]);
@@ -347,16 +365,17 @@ async fn keys_are_replaced_in_the_middle_of_a_walk() {
 #[tokio::test(start_paused = true)]
 async fn snapshots_count_every_outcome() {
     let pool = pool(&["aaaaa-key-0123456789"]);
-    let leases = [(); 6].map(|()| fresh(&pool).unwrap());
-    let [accepted, cooled, forbidden, revoked, dropped, under_way] = leases;
-    report(&pool, accepted, Report::Relayed);
+    let leases = [(); 7].map(|()| fresh(&pool).unwrap());
+    let [accepted, cooled, next, suspect, revoked, dropped, under_way] = leases;
+    report(&pool, accepted, Report::Served);
     report(&pool, cooled, Report::CoolDown(Duration::from_millis(1_500)));
-    report(&pool, forbidden, Report::NextKey);
+    report(&pool, next, Report::NextKey);
+    report(&pool, suspect, Report::Suspect);
     drop(dropped);
-    let expected = r#"[{"hint":"aaaa...6789","state":"cooling_down","time_left_ms":1500,"counters":{"attempts":4,"accepted":1,"cooled_down":1,"revoked":0,"forbidden":1,"unanswered":1}}]"#;
+    let expected = r#"[{"hint":"aaaa...6789","domain":null,"state":"usable","time_left_ms":null,"rests":[{"model":"m","last_resort":false,"time_left_ms":1500}],"counters":{"attempts":5,"accepted":1,"cooled_down":1,"revoked":0,"next_key":1,"suspected":1,"unanswered":1}}]"#;
     assert_eq!(serde_json::to_string(&pool.snapshot()).unwrap(), expected);
     report(&pool, revoked, Report::Revoked);
-    let expected = r#"[{"hint":"aaaa...6789","state":"revoked","time_left_ms":null,"counters":{"attempts":5,"accepted":1,"cooled_down":1,"revoked":1,"forbidden":1,"unanswered":1}}]"#;
+    let expected = r#"[{"hint":"aaaa...6789","domain":null,"state":"revoked","time_left_ms":null,"rests":[{"model":"m","last_resort":false,"time_left_ms":1500}],"counters":{"attempts":6,"accepted":1,"cooled_down":1,"revoked":1,"next_key":1,"suspected":1,"unanswered":1}}]"#;
     assert_eq!(serde_json::to_string(&pool.snapshot()).unwrap(), expected);
     drop(under_way);
 }

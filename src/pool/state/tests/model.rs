@@ -1,49 +1,62 @@
 //! Any sequence of what can happen to a pool, against a model that is too simple to be wrong.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use super::*;
 
-const SECRETS: [&str; 7] = [
-    "key-one",
-    "key-two",
-    "key-three",
-    "key-four",
-    "key-five",
-    "key-six",
-    "key-seven",
-];
+const SECRETS: [&str; 6] = ["key-one", "key-two", "key-three", "key-four", "key-five", "key-six"];
 const WALKS: usize = 3;
+const MODELS: [&str; 2] = ["big", "small"];
+const DOMAINS: [Option<&str>; 3] = [None, Some("d1"), Some("d2")];
+const ORGANISATIONS: [&str; 2] = ["org-1", "org-2"];
+const ACTORS: [&str; 3] = ["alice", "bob", "carol"];
 /// How long a report may ask for, and a step may take, in milliseconds.
-const TIMES: [u64; 6] = [0, 1, 20, 1_000, 59_999, 60_000];
+const TIMES: [u64; 7] = [0, 1, 20, 1_000, 59_999, 60_000, 600_000];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Begin(usize),
-    Lease(usize),
+    Begin(usize, Option<&'static str>),
+    Lease(usize, &'static str),
     Report(prop::sample::Index, Report),
+    Observe(prop::sample::Index, Option<&'static str>, u64),
     Drop(prop::sample::Index),
-    Replace(Vec<&'static str>),
+    Replace(Vec<&'static str>, Vec<Option<&'static str>>),
     Restore(&'static str),
     RestoreAll,
     Pass(u64),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Usable,
-    CoolingUntil(u64),
-    Revoked,
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    Own,
+    Declared(&'static str),
+    Learnt(&'static str),
 }
+
+#[derive(Debug)]
+struct ModelDomain {
+    name: Name,
+    generation: u64,
+    all_models: u64,
+    cooling: BTreeMap<&'static str, u64>,
+    last_resort: BTreeMap<&'static str, u64>,
+}
+
+type SharedDomain = Rc<RefCell<ModelDomain>>;
 
 #[derive(Debug)]
 struct ModelKey {
     secret: &'static str,
     generation: u64,
-    state: State,
+    revoked: bool,
+    suspected_until: u64,
+    suspected_by: Option<(&'static str, u64)>,
+    suspect_rests: u32,
+    domain: SharedDomain,
     counters: KeyCounters,
 }
 
@@ -51,14 +64,22 @@ type Shared = Rc<RefCell<ModelKey>>;
 
 #[derive(Default)]
 struct ModelWalk {
+    actor: Option<&'static str>,
     tried: Vec<Shared>,
-    probing: bool,
+    suspects: Vec<Shared>,
+    /// When the next probe was due before this walk took its turn, and how many keys it has not heard of.
+    probe: Option<(u64, usize)>,
 }
 
 struct ModelLease {
     key: Shared,
     generation: u64,
+    domain: SharedDomain,
+    domain_generation: u64,
     probing: bool,
+    model: &'static str,
+    walk: usize,
+    walk_number: u64,
 }
 
 struct Model {
@@ -67,91 +88,224 @@ struct Model {
     keys: Vec<Shared>,
 }
 
+fn domain(name: Name) -> SharedDomain {
+    Rc::new(RefCell::new(ModelDomain {
+        name,
+        generation: 0,
+        all_models: 0,
+        cooling: BTreeMap::new(),
+        last_resort: BTreeMap::new(),
+    }))
+}
+
+fn raise(map: &mut BTreeMap<&'static str, u64>, model: &'static str, deadline: u64) {
+    let known = map.entry(model).or_default();
+    *known = deadline.max(*known);
+}
+
+impl ModelDomain {
+    fn absorb(&mut self, other: &Self) {
+        self.all_models = self.all_models.max(other.all_models);
+        for (model, deadline) in &other.cooling {
+            raise(&mut self.cooling, model, *deadline);
+        }
+        for (model, deadline) in &other.last_resort {
+            raise(&mut self.last_resort, model, *deadline);
+        }
+    }
+
+    fn rests_until(&self, model: &str) -> u64 {
+        self.all_models
+            .max(self.cooling.get(model).copied().unwrap_or_default())
+    }
+}
+
 impl ModelKey {
-    fn new(secret: &'static str) -> Shared {
-        let counters = KeyCounters::default();
+    fn new(secret: &'static str, domain: SharedDomain) -> Shared {
         Rc::new(RefCell::new(Self {
             secret,
             generation: 0,
-            state: State::Usable,
-            counters,
+            revoked: false,
+            suspected_until: 0,
+            suspected_by: None,
+            suspect_rests: 0,
+            domain,
+            counters: KeyCounters::default(),
         }))
     }
 
-    fn state(&self, now: u64) -> State {
-        match self.state {
-            State::CoolingUntil(end) if end <= now => State::Usable,
-            state => state,
+    /// 0 to 2 for keys that may be tried, the lesser first.
+    fn class(&self, model: &str, now: u64) -> Option<u8> {
+        let domain = self.domain.borrow();
+        if self.revoked || domain.rests_until(model) > now {
+            return None;
         }
-    }
-
-    fn restore(&mut self, now: u64) -> usize {
-        if self.state(now) == State::Usable {
-            return 0;
+        if self.suspected_until > now {
+            return Some(2);
         }
-        self.state = State::Usable;
-        self.generation += 1;
-        1
+        let is_empty = domain.last_resort.get(model).is_some_and(|deadline| *deadline > now);
+        Some(is_empty.into())
     }
 }
 
 impl Model {
-    fn lease(&mut self, walk: &mut ModelWalk) -> Option<ModelLease> {
+    fn new() -> Self {
+        Self {
+            now: 0,
+            next_probe: 0,
+            keys: SECRETS.map(|secret| ModelKey::new(secret, domain(Name::Own))).into(),
+        }
+    }
+
+    fn lease(&mut self, walk: &mut ModelWalk, model: &'static str, (at, number): (usize, u64)) -> Option<ModelLease> {
         let now = self.now;
-        let state = |key: &Shared| key.borrow().state(now);
         let untried = |key: &&Shared| !walk.tried.iter().any(|tried| Rc::ptr_eq(tried, key));
-        let usable = |key: &&Shared| state(key) == State::Usable;
-        let may_try = |key: &&Shared| !matches!(state(key), State::CoolingUntil(_));
-        let mut found = None;
-        if !walk.probing {
-            found = self.keys.iter().filter(untried).find(usable);
-            let all_revoked = self.keys.iter().all(|key| state(key) == State::Revoked);
-            if found.is_none() && all_revoked && now >= self.next_probe && self.keys.iter().any(|key| untried(&key)) {
+        let candidates = self.keys.iter().filter(untried);
+        let classed = candidates.filter_map(|key| Some((key.borrow().class(model, now)?, key)));
+        let mut found = classed.min_by_key(|(class, _)| *class).map(|(_, key)| Rc::clone(key));
+        if found.is_none() {
+            let next = self.keys.iter().filter(untried).find(|key| key.borrow().revoked);
+            let all_revoked = self.keys.iter().all(|key| key.borrow().revoked);
+            if next.is_some() && walk.probe.is_none() && all_revoked && now >= self.next_probe {
                 self.next_probe = now + 60_000;
-                walk.probing = true;
+                walk.probe = Some((self.next_probe, 0));
+            }
+            if let Some((_, undecided)) = walk.probe.as_mut().filter(|_| next.is_some()) {
+                *undecided += 1;
+                found = next.map(Rc::clone);
             }
         }
-        if walk.probing {
-            found = self.keys.iter().filter(untried).find(may_try);
-        }
-        let key = Rc::clone(found?);
+        let key = found?;
         walk.tried.push(Rc::clone(&key));
-        let (generation, probing) = (key.borrow().generation, key.borrow().state == State::Revoked);
+        let borrowed = key.borrow();
+        let domain = Rc::clone(&borrowed.domain);
+        let domain_generation = domain.borrow().generation;
+        let (generation, probing) = (borrowed.generation, borrowed.revoked);
+        drop(borrowed);
         Some(ModelLease {
             key,
             generation,
+            domain,
+            domain_generation,
             probing,
+            model,
+            walk: at,
+            walk_number: number,
         })
     }
 
-    fn report(&mut self, lease: &ModelLease, said: Report) {
+    fn end(&mut self, walk: ModelWalk) {
+        if let Some((after, undecided)) = walk.probe
+            && undecided > 0
+            && self.next_probe == after
+        {
+            self.next_probe = 0;
+        }
+    }
+
+    /// The domain that a report is about; `None` if it was restored since.
+    fn domain_of(&self, lease: &ModelLease) -> Option<SharedDomain> {
+        let is_listed = self.keys.iter().any(|key| Rc::ptr_eq(key, &lease.key));
+        let current = Rc::clone(&lease.key.borrow().domain);
+        if is_listed && !Rc::ptr_eq(&current, &lease.domain) {
+            return Some(current);
+        }
+        let is_current = lease.domain.borrow().generation == lease.domain_generation;
+        is_current.then(|| Rc::clone(&lease.domain))
+    }
+
+    fn report(&mut self, lease: &ModelLease, walk: &mut ModelWalk, said: Report) {
+        let now = self.now;
+        let domain = self.domain_of(lease);
         let mut key = lease.key.borrow_mut();
         let current = key.generation == lease.generation;
         key.counters.attempts += 1;
         match said {
-            Report::Relayed => {
+            Report::Served | Report::Relayed => {
                 key.counters.accepted += 1;
-                if current && lease.probing && key.state == State::Revoked {
-                    key.restore(self.now);
+                if current && lease.probing && key.revoked {
+                    key.revoked = false;
+                    key.generation += 1;
+                }
+                if said == Report::Served {
+                    key.suspected_by = None;
+                    key.suspect_rests = 0;
+                    key.suspected_until = 0;
+                    drop(key);
+                    self.suspect(walk);
                 }
             }
-            Report::CoolDown(rest) => {
+            Report::CoolDown(rest) | Report::CoolDownDomain(rest) => {
                 key.counters.cooled_down += 1;
-                let end = self.now + u64::try_from(rest.as_millis()).unwrap();
-                match key.state {
-                    State::Usable if current => key.state = State::CoolingUntil(end),
-                    State::CoolingUntil(before) if current => key.state = State::CoolingUntil(before.max(end)),
-                    _ => {}
+                let end = now + u64::try_from(rest.as_millis()).unwrap();
+                if let Some(domain) = domain {
+                    let mut domain = domain.borrow_mut();
+                    match said {
+                        Report::CoolDown(_) => raise(&mut domain.cooling, lease.model, end),
+                        _ => domain.all_models = domain.all_models.max(end),
+                    }
                 }
             }
             Report::Revoked => {
                 key.counters.revoked += 1;
-                if current && key.state != State::Revoked {
-                    key.state = State::Revoked;
-                    self.next_probe = self.next_probe.max(self.now + 60_000);
+                if lease.probing
+                    && let Some((_, undecided)) = &mut walk.probe
+                {
+                    *undecided = undecided.saturating_sub(1);
+                }
+                if current && !key.revoked {
+                    key.revoked = true;
+                    key.suspected_until = 0;
+                    self.next_probe = self.next_probe.max(now + 60_000);
                 }
             }
-            Report::NextKey => key.counters.forbidden += 1,
+            Report::NextKey => key.counters.next_key += 1,
+            Report::Suspect => {
+                key.counters.suspected += 1;
+                if walk.actor.is_some() {
+                    walk.suspects.push(Rc::clone(&lease.key));
+                }
+            }
+        }
+    }
+
+    fn suspect(&self, walk: &mut ModelWalk) {
+        let now = self.now;
+        for key in walk.suspects.drain(..) {
+            let mut key = key.borrow_mut();
+            let actor = walk.actor.unwrap();
+            if key.revoked || key.suspected_until > now {
+                continue;
+            }
+            match key.suspected_by {
+                Some((before, at)) if before != actor && now - at <= 600_000 => {
+                    key.suspected_until = now + (60_000 << key.suspect_rests).min(3_600_000);
+                    key.suspect_rests = (key.suspect_rests + 1).min(10);
+                    key.suspected_by = None;
+                }
+                _ => key.suspected_by = Some((actor, now)),
+            }
+        }
+    }
+
+    fn observe(&mut self, lease: &ModelLease, organisation: Option<&'static str>, empty: u64) {
+        let is_listed = self.keys.iter().any(|key| Rc::ptr_eq(key, &lease.key));
+        // A lease from before its key came to be unnamed teaches nothing.
+        let is_own = [&lease.domain, &lease.key.borrow().domain]
+            .iter()
+            .all(|domain| domain.borrow().name == Name::Own);
+        if let Some(organisation) = organisation.filter(|_| is_listed && is_own) {
+            let name = Name::Learnt(organisation);
+            let known = self.keys.iter().map(|key| Rc::clone(&key.borrow().domain));
+            let shared = known.into_iter().find(|domain| domain.borrow().name == name);
+            let shared = shared.unwrap_or_else(|| domain(name));
+            shared.borrow_mut().absorb(&lease.key.borrow().domain.borrow());
+            lease.key.borrow_mut().domain = shared;
+        }
+        if empty > 0
+            && let Some(domain) = self.domain_of(lease)
+        {
+            raise(&mut domain.borrow_mut().last_resort, lease.model, self.now + empty);
         }
     }
 
@@ -161,51 +315,109 @@ impl Model {
         counters.unanswered += 1;
     }
 
-    fn replace(&mut self, secrets: &[&'static str]) {
-        let staying = |secret: &str| {
-            self.keys
-                .iter()
-                .find(|key| key.borrow().secret == secret)
-                .map(Rc::clone)
-        };
-        self.keys = secrets
-            .iter()
-            .map(|&secret| staying(secret).unwrap_or_else(|| ModelKey::new(secret)))
-            .collect();
+    fn replace(&mut self, secrets: &[&'static str], declared: &[Option<&'static str>]) {
+        let mut shared: BTreeMap<&str, SharedDomain> = BTreeMap::new();
+        for key in &self.keys {
+            let domain = Rc::clone(&key.borrow().domain);
+            let name = domain.borrow().name.clone();
+            if let Name::Declared(name) = name {
+                shared.insert(name, domain);
+            }
+        }
+        let mut next = Vec::new();
+        for (secret, declared) in secrets.iter().zip(declared) {
+            let staying = self.keys.iter().find(|key| key.borrow().secret == *secret);
+            let before = staying.map(|key| Rc::clone(&key.borrow().domain));
+            let domain = match (declared, before) {
+                (Some(name), before) => {
+                    let named = shared.entry(name).or_insert_with(|| domain(Name::Declared(name)));
+                    if let Some(before) = before.filter(|before| before.borrow().name == Name::Own) {
+                        named.borrow_mut().absorb(&before.borrow());
+                    }
+                    Rc::clone(named)
+                }
+                (None, Some(before)) if !matches!(before.borrow().name, Name::Declared(_)) => before,
+                (None, _) => domain(Name::Own),
+            };
+            let key = staying.map_or_else(|| ModelKey::new(secret, Rc::clone(&domain)), Rc::clone);
+            key.borrow_mut().domain = domain;
+            next.push(key);
+        }
+        self.keys = next;
     }
 
     fn restore(&mut self, wanted: impl Fn(&ModelKey) -> bool) -> usize {
-        let wanted = self.keys.iter().filter(|key| wanted(&key.borrow()));
-        wanted.map(|key| key.borrow_mut().restore(self.now)).sum()
+        let now = self.now;
+        let wanted: Vec<_> = self.keys.iter().filter(|key| wanted(&key.borrow())).collect();
+        let mut restored = 0;
+        for key in &wanted {
+            let mut key = key.borrow_mut();
+            let is_unusable = key.revoked || key.suspected_until > now;
+            let domain = key.domain.borrow();
+            let mut deadlines = domain.cooling.values().chain(domain.last_resort.values());
+            let rests = domain.all_models > now || deadlines.any(|deadline| *deadline > now);
+            drop(domain);
+            restored += usize::from(is_unusable || rests);
+            key.generation += u64::from(is_unusable);
+            (key.revoked, key.suspected_until, key.suspected_by, key.suspect_rests) = (false, 0, None, 0);
+        }
+        for key in wanted {
+            let key = key.borrow();
+            let mut domain = key.domain.borrow_mut();
+            domain.generation += 1;
+            domain.all_models = 0;
+            domain.cooling.clear();
+            domain.last_resort.clear();
+        }
+        restored
     }
 
     fn snapshot(&self) -> Vec<KeySnapshot> {
+        let left = |deadline: u64| Duration::from_millis(deadline - self.now);
         let inspect = |key: &Shared| {
-            let key = key.borrow();
-            let (state, time_left) = match key.state(self.now) {
-                State::Usable => (KeyState::Usable, None),
-                State::CoolingUntil(end) => (KeyState::CoolingDown, Some(Duration::from_millis(end - self.now))),
-                State::Revoked => (KeyState::Revoked, None),
+            let (key, now) = (key.borrow(), self.now);
+            let domain = key.domain.borrow();
+            let (state, until) = if key.revoked {
+                (KeyState::Revoked, None)
+            } else if domain.all_models > now {
+                (KeyState::CoolingDown, Some(domain.all_models))
+            } else if key.suspected_until > now {
+                (KeyState::Suspected, Some(key.suspected_until))
+            } else {
+                (KeyState::Usable, None)
+            };
+            let rest = |model: &&'static str| {
+                let ahead = |map: &BTreeMap<&str, u64>| map.get(*model).copied().filter(|deadline| *deadline > now);
+                let cooling = ahead(&domain.cooling);
+                Some(ModelRest {
+                    model: (*model).to_owned(),
+                    last_resort: cooling.is_none(),
+                    time_left: left(cooling.or(ahead(&domain.last_resort))?),
+                })
             };
             KeySnapshot {
                 hint: KeyHint::of(key.secret),
+                domain: match domain.name {
+                    Name::Own => None,
+                    Name::Declared(name) | Name::Learnt(name) => Some(name.to_owned()),
+                },
                 state,
-                time_left,
+                time_left: until.map(left),
+                rests: MODELS.iter().filter_map(rest).collect(),
                 counters: key.counters,
             }
         };
         self.keys.iter().map(inspect).collect()
     }
 
-    fn exhausted(&self) -> Exhausted {
-        let left = |key: &Shared| match key.borrow().state(self.now) {
-            State::Usable => Some(0),
-            State::CoolingUntil(end) => Some(end - self.now),
-            State::Revoked => None,
-        };
-        match self.keys.iter().filter_map(left).min() {
-            Some(left) => Exhausted::CoolingDown {
-                retry_after: Duration::from_secs(left.div_ceil(1_000).max(1)),
+    fn exhausted(&self, model: &str) -> Exhausted {
+        let keys = self.keys.iter().map(|key| key.borrow());
+        let back = keys
+            .filter(|key| !key.revoked)
+            .map(|key| key.domain.borrow().rests_until(model));
+        match back.min() {
+            Some(back) => Exhausted::CoolingDown {
+                retry_after: Duration::from_secs(back.saturating_sub(self.now).div_ceil(1_000).max(1)),
             },
             None => Exhausted::Revoked,
         }
@@ -214,48 +426,78 @@ impl Model {
 
 fn step() -> impl Strategy<Value = Step> {
     let time = || proptest::sample::select(TIMES.as_slice());
+    let model = || proptest::sample::select(MODELS.as_slice());
     let index = any::<prop::sample::Index>;
     let said = prop_oneof![
-        3 => Just(Report::Relayed),
+        5 => Just(Report::Served),
+        1 => Just(Report::Relayed),
         4 => time().prop_map(|millis| Report::CoolDown(Duration::from_millis(millis))),
-        4 => Just(Report::Revoked),
+        1 => time().prop_map(|millis| Report::CoolDownDomain(Duration::from_millis(millis))),
+        3 => Just(Report::Revoked),
         1 => Just(Report::NextKey),
+        5 => Just(Report::Suspect),
     ];
+    let actor = prop::option::weighted(0.9, proptest::sample::select(ACTORS.as_slice()));
+    let organisation = prop::option::of(proptest::sample::select(ORGANISATIONS.as_slice()));
     let some = subsequence(SECRETS.as_slice(), 1..=SECRETS.len()).prop_shuffle();
+    let declared = vec(proptest::sample::select(DOMAINS.as_slice()), SECRETS.len());
     prop_oneof![
-        4 => (0..WALKS).prop_map(Step::Begin),
-        12 => (0..WALKS).prop_map(Step::Lease),
+        5 => ((0..WALKS), actor).prop_map(|(walk, actor)| Step::Begin(walk, actor)),
+        12 => ((0..WALKS), model()).prop_map(|(walk, model)| Step::Lease(walk, model)),
         12 => (index(), said).prop_map(|(index, said)| Step::Report(index, said)),
+        3 => (index(), organisation, time()).prop_map(|(index, name, empty)| Step::Observe(index, name, empty)),
         1 => index().prop_map(Step::Drop),
-        1 => some.prop_map(Step::Replace),
+        1 => (some, declared).prop_map(|(some, declared)| Step::Replace(some, declared)),
         1 => proptest::sample::select(SECRETS.as_slice()).prop_map(Step::Restore),
         1 => Just(Step::RestoreAll),
         3 => time().prop_map(Step::Pass),
     ]
 }
 
+fn headers(organisation: Option<&'static str>, empty: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(organisation) = organisation {
+        headers.insert("openai-organization", HeaderValue::from_static(organisation));
+    }
+    headers.insert("x-ratelimit-remaining-tokens", HeaderValue::from_static("0"));
+    let reset = HeaderValue::try_from(format!("{empty}ms")).unwrap();
+    headers.insert("x-ratelimit-reset-tokens", reset);
+    headers
+}
+
 async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let pool = pool(&SECRETS);
-    let mut model = Model {
-        now: 0,
-        next_probe: 0,
-        keys: SECRETS.map(ModelKey::new).into(),
-    };
+    let (pool, mut model) = (pool(&SECRETS), Model::new());
     let mut walks: [(Walk, ModelWalk); WALKS] = Default::default();
+    let mut begun = 0;
+    let mut numbers = [0; WALKS];
     let mut leases: Vec<(Lease, ModelLease)> = Vec::new();
     for step in steps {
         match step.clone() {
-            Step::Begin(walk) => walks[walk] = Default::default(),
-            Step::Lease(walk) => {
-                let (walk, model_walk) = &mut walks[walk];
-                match (lease(&pool, walk), model.lease(model_walk)) {
+            Step::Begin(at, actor) => {
+                begun += 1;
+                numbers[at] = begun;
+                let model_walk = ModelWalk {
+                    actor,
+                    ..ModelWalk::default()
+                };
+                let walk = Walk::new(Caller::new(actor, None));
+                let (_, ended) = std::mem::replace(&mut walks[at], (walk, model_walk));
+                model.end(ended);
+            }
+            Step::Lease(at, name) => {
+                let (walk, model_walk) = &mut walks[at];
+                let purpose = Purpose::Model(name);
+                let leased = pool.lease(walk, purpose, Instant::now());
+                match (leased, model.lease(model_walk, name, (at, numbers[at]))) {
                     (Some(lease), Some(expected)) => {
                         let authorization = format!("Bearer {}", expected.key.borrow().secret);
                         let (_, sent) = pool.header(&lease, &CredentialHeader::bearer());
                         prop_assert_eq!(sent, authorization);
                         leases.push((lease, expected));
                     }
-                    (None, None) => prop_assert_eq!(pool.exhausted(Instant::now()), model.exhausted()),
+                    (None, None) => {
+                        prop_assert_eq!(pool.exhausted(purpose, Instant::now()), model.exhausted(name));
+                    }
                     (lease, expected) => {
                         let expected = expected.map(|lease| lease.key.borrow().secret);
                         prop_assert!(false, "{:?} is not {:?}", lease, expected);
@@ -263,20 +505,43 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
             }
             Step::Report(index, said) if !leases.is_empty() => {
-                let (lease, model_lease) = leases.swap_remove(index.index(leases.len()));
-                report(&pool, lease, said);
-                model.report(&model_lease, said);
+                let (mut lease, model_lease) = leases.swap_remove(index.index(leases.len()));
+                // A walk that has ended hears no more reports.
+                let mut ended = Default::default();
+                let is_current = numbers[model_lease.walk] == model_lease.walk_number;
+                let (walk, model_walk) = if is_current {
+                    &mut walks[model_lease.walk]
+                } else {
+                    &mut ended
+                };
+                let purpose = Purpose::Model(model_lease.model);
+                pool.report(walk, &mut lease, purpose, said, Instant::now());
+                model.report(&model_lease, model_walk, said);
+            }
+            Step::Observe(index, organisation, empty) if !leases.is_empty() => {
+                let at = index.index(leases.len());
+                let (lease, model_lease) = &mut leases[at];
+                let purpose = Purpose::Model(model_lease.model);
+                let headers = headers(organisation, empty);
+                pool.observe(lease, purpose, &headers, Instant::now(), std::time::SystemTime::now);
+                model.observe(model_lease, organisation, empty);
             }
             Step::Drop(index) if !leases.is_empty() => {
                 let (lease, model_lease) = leases.swap_remove(index.index(leases.len()));
                 drop(lease);
                 Model::abandon(&model_lease);
             }
-            Step::Report(..) | Step::Drop(_) => {}
-            Step::Replace(secrets) => {
-                pool.replace(secrets.iter().map(|&secret| ApiKey::new(secret).unwrap()))
-                    .unwrap();
-                model.replace(&secrets);
+            Step::Report(..) | Step::Observe(..) | Step::Drop(_) => {}
+            Step::Replace(secrets, declared) => {
+                let keys = secrets.iter().zip(&declared).map(|(&secret, domain)| {
+                    let key = ApiKey::new(secret).unwrap();
+                    match domain {
+                        Some(domain) => key.domain(*domain),
+                        None => key,
+                    }
+                });
+                pool.replace(keys).unwrap();
+                model.replace(&secrets, &declared);
             }
             Step::Restore(secret) => {
                 let hint = KeyHint::of(secret);

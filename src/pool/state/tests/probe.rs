@@ -12,7 +12,8 @@ async fn nobody_probes_within_a_minute_of_the_last_revocation() {
     assert!(fresh(&pool).is_none());
     assert_eq!(retry_after(&pool), None);
     advance(SECOND).await;
-    assert!(fresh(&pool).is_some());
+    let mut walk = Walk::default();
+    assert!(lease(&pool, &mut walk).is_some());
     assert!(fresh(&pool).is_none());
 }
 
@@ -98,8 +99,11 @@ fn one_request_a_minute_probes_however_many_come_at_once() {
                             thread::yield_now();
                         }
                     }
-                    let got = pool.lease(&mut Walk::default(), now).is_some();
-                    leased.fetch_add(got.into(), Ordering::Relaxed);
+                    let mut walk = Walk::default();
+                    if let Some(mut lease) = pool.lease(&mut walk, MODEL, now) {
+                        leased.fetch_add(1, Ordering::Relaxed);
+                        pool.report(&mut walk, &mut lease, MODEL, Report::Revoked, now);
+                    }
                 }
             });
         }
@@ -116,5 +120,33 @@ async fn a_walk_with_no_key_left_does_not_spend_the_probe() {
     report(&pool, lease(&pool, &mut walk).unwrap(), Report::Revoked);
     advance(MINUTE).await;
     assert!(lease(&pool, &mut walk).is_none());
+    assert!(fresh(&pool).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_proves_nothing_gives_its_turn_back() {
+    let pool = three();
+    revoke_all(&pool);
+    advance(MINUTE).await;
+    for said in [Some(Report::NextKey), Some(Report::Suspect), None] {
+        let mut walk = Walk::default();
+        let mut leased = lease(&pool, &mut walk).unwrap();
+        assert!(fresh(&pool).is_none(), "others wait");
+        if let Some(said) = said {
+            pool.report(&mut walk, &mut leased, MODEL, said, Instant::now());
+        }
+        drop((walk, leased));
+        assert!(fresh(&pool).is_some(), "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keyed_path_never_probes() {
+    let pool = pool(&["key"]);
+    revoke_all(&pool);
+    advance(MINUTE).await;
+    for purpose in [Purpose::Keyed, Purpose::Counting] {
+        assert!(pool.lease(&mut Walk::default(), purpose, Instant::now()).is_none());
+    }
     assert!(fresh(&pool).is_some());
 }

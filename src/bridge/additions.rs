@@ -1,0 +1,120 @@
+//! Our additions are ours: a provider that refuses a member which we added gets the caller's own request, and what it
+//! refused is remembered for a while, so that later requests do not pay for the same refusal.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::answer::Refusal;
+use crate::dialect::Request;
+use crate::dialect::turn::Addition;
+use crate::tools::PREFIX;
+
+const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
+/// Model names come from callers, so what is remembered of them is bounded. The oldest is forgotten first.
+const MOST_REMEMBERED: usize = 256;
+
+/// The additions that were refused lately.
+#[derive(Debug, Default)]
+pub(crate) struct RefusedAdditions(Mutex<HashMap<Refused, Instant>>);
+
+/// An addition to requests for a model. A model may take tools as long as no format of the answer is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Refused {
+    model: String,
+    addition: Addition,
+    has_format: bool,
+}
+
+/// The additions to `request` that `refusal` is about; empty if it would have been refused without them.
+pub(super) fn refused(request: &dyn Request, refusal: &Refusal) -> Vec<Addition> {
+    const ABOUT_A_MEMBER: [StatusCode; 3] = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::NOT_FOUND,
+        StatusCode::UNPROCESSABLE_ENTITY,
+    ];
+    let Some(names) = refusal
+        .names
+        .as_ref()
+        .filter(|_| ABOUT_A_MEMBER.contains(&refusal.parts.status))
+    else {
+        return Vec::new();
+    };
+    let mut additions = request.additions();
+    if additions.is_empty() {
+        return additions;
+    }
+    let words = [&names.param, &names.message, &names.code, &names.detail];
+    let mut words: String = words
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" ");
+    words.make_ascii_lowercase();
+    // The longer name first: it is not about tools as such.
+    let parallel = words.contains("parallel_tool_calls");
+    let words = words.replace("parallel_tool_calls", "");
+    additions.retain(|addition| match addition {
+        Addition::ParallelToolCalls => parallel,
+        Addition::Tools => ["tool", "function call", PREFIX]
+            .iter()
+            .any(|name| words.contains(name)),
+        Addition::StreamOptions => words.contains("stream_options") || words.contains("include_usage"),
+        Addition::Include => words.contains("include"),
+    });
+    additions
+}
+
+// === impl RefusedAdditions ===
+
+impl RefusedAdditions {
+    /// Remembers that `additions` to `request` are refused.
+    pub(super) fn remember(&self, request: &dyn Request, additions: &[Addition]) {
+        let (about, now) = (request.about(), Instant::now());
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, until| *until > now);
+        for addition in additions {
+            tracing::info!(model = %about.model, ?addition, "the provider refuses this addition");
+            if refused.len() >= MOST_REMEMBERED {
+                let oldest = refused.iter().min_by_key(|(_, until)| **until);
+                if let Some(oldest) = oldest.map(|(oldest, _)| oldest.clone()) {
+                    refused.remove(&oldest);
+                }
+            }
+            let key = Refused {
+                model: about.model.clone(),
+                addition: *addition,
+                has_format: about.has_format,
+            };
+            refused.insert(key, now + REMEMBERED_FOR);
+        }
+    }
+
+    /// Takes back the additions to `request` that are known to be refused. Whether there were any.
+    pub(super) fn withdraw_known(&self, request: &mut dyn Request) -> bool {
+        let known = {
+            let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if refused.is_empty() {
+                return false;
+            }
+            let (about, now) = (request.about(), Instant::now());
+            let is_known = |addition: &Addition| {
+                let key = Refused {
+                    model: about.model.clone(),
+                    addition: *addition,
+                    has_format: about.has_format,
+                };
+                refused.get(&key).is_some_and(|until| *until > now)
+            };
+            request.additions().into_iter().filter(is_known).collect::<Vec<_>>()
+        };
+        if !known.is_empty() {
+            request.withdraw(&known);
+        }
+        !known.is_empty()
+    }
+}

@@ -1,0 +1,116 @@
+//! One round's way through the pool: what it asks for, which keys it has tried, and what they said.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{
+    choice::{Caller, Order},
+    key::{Entry, KeyId},
+};
+
+/// What a request wants of a key. Each purpose has limits of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose<'a> {
+    /// An answer of this model.
+    Model(&'a str),
+    /// A path that gets a key and nothing else, such as `GET /models`.
+    Keyed,
+    /// A count of tokens.
+    Counting,
+}
+
+/// The keys that one round has tried. It allocates nothing until a key has failed.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    pub(super) caller: Caller,
+    order: Option<Order>,
+    /// The key tried last.
+    last: Option<KeyId>,
+    earlier: Vec<KeyId>,
+    /// The keys that refused for a reason that is not understood.
+    pub(super) suspects: Vec<Arc<Entry>>,
+    /// It may try revoked keys.
+    pub(super) probe: Option<Probe>,
+}
+
+/// The turn to try a pool whose keys are all revoked. It goes back if the provider did not get to speak about every
+/// key: a request that is refused for its content, or cancelled, does not keep others from trying.
+#[derive(Debug)]
+pub(super) struct Probe {
+    next_probe: Arc<AtomicU64>,
+    /// When the next turn is due, by this one.
+    after: u64,
+    /// Keys leased and not said to be dead.
+    pub(super) undecided: usize,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    pub(crate) fn new(caller: Caller) -> Self {
+        Self {
+            caller,
+            ..Self::default()
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_new(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// Its order of keys of equal rank: the same in the whole walk.
+    #[inline]
+    pub(super) fn order(&mut self, turn: impl FnOnce() -> u64) -> Order {
+        let caller = self.caller;
+        *self.order.get_or_insert_with(|| caller.order(turn))
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_allocated(&self) -> bool {
+        self.earlier.capacity() > 0
+    }
+
+    #[inline]
+    pub(super) fn has_tried(&self, key: KeyId) -> bool {
+        self.last == Some(key) || self.earlier.contains(&key)
+    }
+
+    #[inline]
+    pub(super) fn note_tried(&mut self, key: KeyId) {
+        if let Some(last) = self.last.replace(key) {
+            self.earlier.push(last);
+        }
+    }
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// Takes the turn if it is due. `after` is when the next one will be.
+    pub(super) fn take(next_probe: &Arc<AtomicU64>, now: u64, after: u64) -> Option<Self> {
+        let due = next_probe.load(Ordering::Acquire);
+        let is_mine = now >= due
+            && next_probe
+                .compare_exchange(due, after, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        is_mine.then(|| Self {
+            next_probe: Arc::clone(next_probe),
+            after,
+            undecided: 0,
+        })
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if self.undecided > 0 {
+            // Fails if a key was revoked meanwhile: the minute then counts from there.
+            let _ = self
+                .next_probe
+                .compare_exchange(self.after, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}

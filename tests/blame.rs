@@ -1,0 +1,374 @@
+//! Cases of the wire in which one caller, or one harmless request, took the pool from all, and the headers and members
+//! of ours that could do so.
+
+mod support;
+
+use std::time::Duration;
+
+use http::Request;
+use serde_json::json;
+use support::*;
+use tokio::time::advance;
+use tower_llm_bridge::Actor;
+use tower_llm_bridge::pool::{ApiKey, KeyPool, KeyState};
+use tower_llm_bridge::record::Recorder;
+use tower_llm_bridge::tools::Tools;
+
+fn layer(pool: &KeyPool) -> BridgeLayer {
+    BridgeLayer::new().pool(pool.clone())
+}
+
+fn all_usable(pool: &KeyPool) -> bool {
+    pool.snapshot()
+        .iter()
+        .all(|key| key.state == KeyState::Usable && key.rests.is_empty())
+}
+
+fn get(path: &str) -> Request<MockBody> {
+    Request::get(path).body(MockBody::new()).unwrap()
+}
+
+fn model(name: &str) -> Request<MockBody> {
+    chat(json!({"model": name, "messages": [{"role": "user", "content": "hi"}]}).to_string())
+}
+
+fn by(actor: &str, mut request: Request<MockBody>) -> Request<MockBody> {
+    request.extensions_mut().insert(Actor::new(actor));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a1_a_key_that_may_not_list_models_still_answers() {
+    let words = r#"{"error":{"message":"You have insufficient permissions for this operation. Missing scopes: api.model.read.","type":"invalid_request_error","code":null}}"#;
+    for status in [401, 403] {
+        let pool = pool(2);
+        let provider = Provider::answering(move |seen| match seen.uri.path() {
+            "/v1/models" => Reply::json(status, words),
+            _ => Reply::ok(completion("hello")),
+        });
+        let stack = bridge(&layer(&pool), &provider);
+        let answer = send(&stack, get("/v1/models")).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (status, words));
+        assert_eq!(provider.keys(), [KEYS[0], KEYS[1]]);
+        assert_eq!(send(&stack, ask("hi")).await.status, 200);
+        assert!(all_usable(&pool));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_key_is_not_revoked_by_a_list_and_its_429_is_about_lists() {
+    let pool = pool(2);
+    let provider = Provider::answering(|seen| match (seen.uri.path(), seen.key()) {
+        ("/v1/models", Some(key)) if key == KEYS[0] => Reply::rate_limited(Some("9")),
+        ("/v1/models", _) => Reply::error(401, "invalid_api_key"),
+        _ => Reply::ok(completion("hello")),
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    assert_eq!(send(&stack, get("/v1/models")).await.status, 429, "the first answer");
+    assert_eq!(send(&stack, get("/v1/models")).await.status, 401, "the first key rests");
+    assert_eq!(send(&stack, ask("hi")).await.status, 200);
+    assert_eq!(provider.keys(), [KEYS[0], KEYS[1], KEYS[1], KEYS[0]]);
+    assert!(all_usable(&pool));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_a_caller_s_organisation_stays_behind() {
+    let pool = pool(2);
+    let provider = Provider::answering(|seen| match seen.header("openai-organization") {
+        Some(_) => Reply::error(401, "mismatched_organization"),
+        None => Reply::ok(completion("hello")),
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    let mut request = ask("hi");
+    let headers = request.headers_mut();
+    headers.insert("openai-organization", "org-of-the-caller".parse().unwrap());
+    headers.insert("x-http-method-override", "DELETE".parse().unwrap());
+    headers.insert("x-stainless-lang", "python".parse().unwrap());
+    headers.insert("x-team", "search".parse().unwrap());
+    assert_eq!(send(&stack, request).await.status, 200);
+    let seen = provider.last();
+    assert_eq!(seen.header("x-stainless-lang"), Some("python"));
+    assert_eq!(
+        (seen.header("x-http-method-override"), seen.header("x-team")),
+        (None, None)
+    );
+
+    let stack = bridge(&layer(&pool).forward_headers(["x-team"]).unwrap(), &provider);
+    let mut request = ask("hi");
+    request.headers_mut().insert("x-team", "search".parse().unwrap());
+    send(&stack, request).await;
+    assert_eq!(provider.last().header("x-team"), Some("search"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_flagged_prompt_harms_no_key() {
+    let words = r#"{"error":{"code":403,"message":"some/model requires moderation. Your input was flagged","metadata":{"reasons":["violence"]}}}"#;
+    let pool = pool(2);
+    let provider = Provider::answering(move |seen| match seen.text().contains("flagged") {
+        true => Reply::json(403, words),
+        false => Reply::ok(completion("hello")),
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    for actor in ["alice", "bob", "carol"] {
+        let answer = send(&stack, by(actor, ask("flagged"))).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (403, words));
+        assert_eq!(send(&stack, by(actor, ask("hi"))).await.status, 200);
+    }
+    assert!(all_usable(&pool));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_a_prompt_that_is_too_large_harms_no_key() {
+    let words = r#"{"error":{"message":"Request too large for gpt-4o in organization o on tokens per min (TPM): Limit 30000, Requested 61337.","type":"tokens","code":"rate_limit_exceeded"}}"#;
+    let pool = pool(2);
+    let provider = Provider::answering(move |_| Reply::json(429, words));
+    let answer = send(&bridge(&layer(&pool), &provider), ask("long")).await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (429, words));
+    assert!(all_usable(&pool));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_a_limit_is_about_one_model() {
+    let pool = pool(2);
+    let provider = Provider::queue([
+        Reply::rate_limited(Some("60")),
+        Reply::ok(completion("hello")),
+        Reply::ok(completion("hello")),
+    ]);
+    let stack = bridge(&layer(&pool), &provider);
+    for name in ["big", "small"] {
+        assert_eq!(send(&stack, model(name)).await.status, 200);
+    }
+    assert_eq!(provider.keys(), [KEYS[0], KEYS[1], KEYS[0]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_one_organisation_are_not_tried_one_after_the_other() {
+    let pool = pool(3);
+    let provider = Provider::answering(|seen| {
+        let reply = match seen.key() {
+            Some(key) if key == KEYS[2] => Reply::ok(completion("hello")),
+            _ => Reply::rate_limited(Some("60")),
+        };
+        let organisation = if seen.key() == Some(KEYS[2]) { "org-2" } else { "org-1" };
+        reply.header("openai-organization", organisation)
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    let answer = send(&stack, ask("hi")).await;
+    assert_eq!(answer.header("openai-organization"), None);
+    assert_eq!(provider.keys(), KEYS[..3], "nothing is known yet");
+    assert_eq!(pool.snapshot()[1].domain.as_deref(), Some("org-1"));
+    advance(Duration::from_secs(60)).await;
+    send(&stack, ask("hi")).await;
+    assert_eq!(provider.keys()[3..], [KEYS[0], KEYS[2]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspected_key_is_left_alone_once_two_actors_agree() {
+    let pool = pool(2);
+    let provider = Provider::answering(|seen| match seen.key() {
+        Some(key) if key == KEYS[0] => Reply::error(403, "something_new"),
+        _ => Reply::ok(completion("hello")),
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    for actor in ["alice", "alice", "alice", "bob", "carol"] {
+        assert_eq!(send(&stack, by(actor, ask("hi"))).await.status, 200);
+    }
+    assert_eq!(pool.snapshot()[0].state, KeyState::Suspected);
+    assert_eq!(provider.calls(), 4 * 2 + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_are_refused_before_their_first_event_go_on_to_the_next_key() {
+    let event = |code: &str| format!("data: {{\"error\":{{\"message\":\"m\",\"code\":\"{code}\"}}}}\n\n");
+    let chunks = format!("{CHUNK}data: [DONE]\n\n");
+    let refusals = [
+        (Reply::rate_limited(Some("60")), false),
+        (Reply::error(401, "invalid_api_key"), true),
+        (Reply::new(403, "<html>firewall</html>"), false),
+        (Reply::error(403, "model_not_found"), false),
+        (Reply::events(event("rate_limit_exceeded")), false),
+        (Reply::events(event("insufficient_quota")), false),
+        (Reply::events(event("invalid_api_key")), true),
+        (
+            Reply::events(format!(": comment\n\n{}", event("rate_limit_exceeded"))),
+            false,
+        ),
+        (
+            Reply::ok(r#"{"error":{"message":"m","code":"rate_limit_exceeded"}}"#),
+            false,
+        ),
+    ];
+    for (refusal, is_revoked) in refusals {
+        let (words, pool) = (format!("{refusal:?}"), pool(2));
+        let provider = Provider::queue([refusal, Reply::events(chunks.clone())]);
+        let answer = send(&bridge(&layer(&pool), &provider), ask_streamed("hi")).await;
+        assert_eq!(answer.status, 200, "{words}");
+        assert!(
+            answer.text().contains("\"x\"") && !answer.text().contains("error"),
+            "{words}"
+        );
+        assert_eq!(provider.keys(), [KEYS[0], KEYS[1]], "{words}");
+        assert_eq!(pool.snapshot()[0].state == KeyState::Revoked, is_revoked, "{words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn conversations_spread_over_equal_keys_and_keep_theirs() {
+    let keys = KEYS.map(|key| ApiKey::new(key).unwrap().rank(0));
+    let pool = KeyPool::new(keys).unwrap();
+    let provider = Provider::answering(|_| Reply::ok(completion("hello")));
+    let stack = bridge(&layer(&pool), &provider);
+    let mut used = std::collections::HashSet::new();
+    for session in 0..20 {
+        for _ in 0..2 {
+            let body = json!({
+                "model": "gpt-4o",
+                "prompt_cache_key": format!("session-{session}"),
+                "messages": [{"role": "user", "content": "hi"}],
+            });
+            send(&stack, chat(body.to_string())).await;
+        }
+        let keys = provider.keys();
+        assert_eq!(keys[keys.len() - 1], keys[keys.len() - 2]);
+        used.insert(keys.last().unwrap().clone());
+    }
+    assert!(used.len() > 2, "{used:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_goes_out_without_content_and_answers_keep_their_connection_to_themselves() {
+    let pool = pool(1);
+    let provider = Provider::answering(|_| {
+        Reply::ok("{}")
+            .header("alt-svc", "h3=\":443\"")
+            .header("anthropic-organization-id", "org")
+            .header("x-request-id", "r")
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    let hidden = "DELETE /v1/files/f HTTP/1.1\r\n\r\n";
+    let request = Request::get("/v1/models").body(MockBody::full(hidden)).unwrap();
+    let answer = send(&stack, request).await;
+    assert_eq!(
+        (&*provider.last().body, provider.last().header("content-length")),
+        (&b""[..], None)
+    );
+    assert_eq!(answer.header("x-request-id"), Some("r"));
+    assert_eq!(
+        (answer.header("alt-svc"), answer.header("anthropic-organization-id")),
+        (None, None)
+    );
+}
+
+// === Our additions ===
+
+/// A provider that refuses requests with `member` in these words.
+fn refusing(member: &'static str, status: u16, words: &'static str, stream: bool) -> Provider {
+    Provider::answering(move |seen| match seen.json().get(member) {
+        Some(_) => Reply::json(status, words),
+        None if stream => Reply::events(format!("{CHUNK}data: [DONE]\n\n")),
+        None => Reply::ok(completion("hello")),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn d_an_addition_that_is_refused_is_taken_back_and_remembered() {
+    let table = [
+        (
+            "parallel_tool_calls",
+            400,
+            r#"{"error":{"message":"Unsupported parameter: 'parallel_tool_calls' is not supported with this model.","param":"parallel_tool_calls","code":"unsupported_parameter"}}"#,
+            "{}",
+        ),
+        (
+            "tools",
+            400,
+            r#"{"error":{"message":"registry.ollama.ai/library/gemma does not support tools"}}"#,
+            "{}",
+        ),
+        (
+            "tools",
+            400,
+            r#"{"error":{"message":"json mode cannot be combined with tool/function calling","type":"invalid_request_error"}}"#,
+            r#"{"response_format":{"type":"json_object"}}"#,
+        ),
+        (
+            "tools",
+            404,
+            r#"{"error":{"message":"No endpoints found that support tool use.","code":404}}"#,
+            "{}",
+        ),
+    ];
+    for (member, status, words, extra) in table {
+        let (pool, provider) = (pool(2), refusing(member, status, words, false));
+        let (recorder, mut events) = Recorder::channel(64);
+        let layer = layer(&pool)
+            .tools(Tools::new([echo()]))
+            .parallel_tool_calls(false)
+            .recorder(recorder);
+        let stack = bridge(&layer, &provider);
+        let mut body = json!({"model": "o3-mini", "messages": [{"role": "user", "content": "hi"}]});
+        let extra: serde_json::Value = serde_json::from_str(extra).unwrap();
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let plain = body.to_string();
+
+        assert_eq!(send(&stack, chat(plain.clone())).await.status, 200, "{words}");
+        assert_eq!(provider.calls(), 2, "{words}");
+        assert_eq!(provider.last().text(), plain, "the caller's own bytes");
+        assert_eq!(provider.keys(), [KEYS[0]; 2], "with the same key");
+        let records = drain(&mut events);
+        assert_eq!(ended(&records)["injection"], "refused");
+
+        assert_eq!(send(&stack, chat(plain.clone())).await.status, 200);
+        assert_eq!(provider.calls(), 3, "remembered: {words}");
+        assert!(provider.last().json().get(member).is_none());
+        let tools = provider.last().json().get("tools").is_some();
+        assert_eq!(tools, member == "parallel_tool_calls", "nothing else is taken back");
+
+        // Others lose nothing by it: another model, and after ten minutes.
+        let other = plain.replace("o3-mini", "gpt-4o");
+        send(&stack, chat(other)).await;
+        assert_eq!(provider.calls(), 5, "{words}");
+        advance(Duration::from_secs(601)).await;
+        send(&stack, chat(plain)).await;
+        assert_eq!(provider.calls(), 7, "{words}");
+        assert!(all_usable(&pool));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn d4_a_stream_option_that_is_refused_is_taken_back() {
+    let words = r#"{"error":{"message":"Extra inputs are not permitted","param":"stream_options","type":"invalid_request_error"}}"#;
+    let (pool, provider) = (pool(1), refusing("stream_options", 422, words, true));
+    let stack = bridge(&layer(&pool), &provider);
+    for calls in [2, 3] {
+        let answer = send(&stack, ask_streamed("hi")).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().contains("\"x\""));
+        assert_eq!(provider.calls(), calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_caller_s_own_members_goes_back_at_once() {
+    let words = r#"{"error":{"message":"Unsupported value: 'temperature'","param":"temperature"}}"#;
+    let provider = Provider::answering(move |_| Reply::json(400, words));
+    let stack = bridge(&layer(&pool(2)).tools(Tools::new([echo()])), &provider);
+    let answer = send(&stack, ask("hi")).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.text(), provider.calls()),
+        (400, words, 1)
+    );
+    // Refused without our tools as well: the answer to the caller's own request is the caller's.
+    let provider = Provider::queue([
+        Reply::json(400, r#"{"error":{"message":"bad tools"}}"#),
+        Reply::json(400, words),
+        Reply::json(400, r#"{"error":{"message":"bad tools"}}"#),
+        Reply::json(400, words),
+    ]);
+    let stack = bridge(&layer(&pool(2)).tools(Tools::new([echo()])), &provider);
+    for calls in [2, 4] {
+        assert_eq!(send(&stack, ask("hi")).await.text(), words);
+        assert_eq!(provider.calls(), calls, "not remembered");
+    }
+}
