@@ -1,9 +1,15 @@
-//! What goes into a tool and what comes out of it: plain data.
+//! The data that passes between a model and a tool: the definition, the call, and its output.
 
+use http::Extensions;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What the model is told about a tool, and where the tool belongs.
+/// The server of tools that belong to no other one.
+const LOCAL: &str = "local";
+
+/// The description of a tool for the model, and the server that the tool belongs to.
+///
+/// The setters take and return the definition; the getters begin with `get_`, as those of [`std::process::Command`] do.
 ///
 /// The model sees it as `bmcp_<server>_<name>`, with every other character than ASCII letters, digits, `_` and `-`
 /// replaced by `_`, cut to 64 characters. Tools that would then have the same name get a stable suffix.
@@ -24,6 +30,8 @@ use serde_json::Value;
 ///         "required": ["city"],
 ///     }));
 /// assert_eq!(definition.name(), "get_weather");
+/// assert_eq!(definition.get_server(), "weather");
+/// assert_eq!(definition.get_description(), Some("The weather of a city, now"));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a definition does nothing until it is made a `Tool`"]
@@ -48,14 +56,30 @@ pub struct ToolDefinition {
 /// let call = ToolCall::new("call_1", "get_weather", json!({ "city": "Oslo" }));
 /// assert_eq!(call.arguments()["city"], "Oslo");
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+///
+/// A tool that depends on its caller, tested with a caller of its own:
+///
+/// ```
+/// use serde_json::json;
+/// use tower_llm_bridge::Actor;
+/// use tower_llm_bridge::tools::ToolCall;
+///
+/// let mut call = ToolCall::new("call_1", "delete_page", json!({ "page": 7 })).with_server("wiki");
+/// call.extensions_mut().insert(Actor::new("ada"));
+///
+/// assert_eq!(call.server(), "wiki");
+/// assert_eq!(call.extensions().get::<Actor>().map(Actor::id), Some("ada"));
+/// ```
+#[derive(Clone, Debug)]
 pub struct ToolCall {
     id: String,
     name: String,
+    server: String,
     arguments: Value,
+    extensions: Extensions,
 }
 
-/// What the model is told about a call's end.
+/// The result of a call, as the model is told it.
 ///
 /// # Examples
 ///
@@ -80,33 +104,33 @@ impl ToolDefinition {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            server: "local".to_owned(),
+            server: LOCAL.to_owned(),
             server_url: None,
             description: None,
             parameters: None,
         }
     }
 
-    /// The name of the server that the tool belongs to: it keeps apart tools of the same name.
+    /// Sets the name of the tool's server, which keeps apart tools of the same name.
     pub fn server(mut self, server: impl Into<String>) -> Self {
         self.server = server.into();
         self
     }
 
-    /// The address of that server, for the records: nothing connects to it, and it is no place for a secret.
+    /// Sets the address of the tool's server, for the records. Nothing connects to it. It must not hold a secret.
     pub fn server_url(mut self, url: impl Into<String>) -> Self {
         self.server_url = Some(url.into());
         self
     }
 
-    /// What the tool does and when to use it, for the model.
+    /// Sets the description for the model: what the tool does, and when to use it.
     pub fn description(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// The [JSON schema](https://json-schema.org/draft/2020-12) of the arguments, which are always one object. What is
-    /// not an object itself counts as no schema.
+    /// Sets the [JSON schema](https://json-schema.org/draft/2020-12) of the arguments, which are always one object. A
+    /// value that is not an object counts as no schema.
     ///
     /// A call that lacks one of the top-level `required` names never reaches the tool; with the feature `json-schema`,
     /// neither does one that breaks any other rule of the schema.
@@ -121,34 +145,68 @@ impl ToolDefinition {
         &self.name
     }
 
-    pub(crate) fn server_name(&self) -> &str {
+    /// The name of the tool's server: `local` unless [`server`](Self::server) set another one.
+    #[must_use]
+    pub fn get_server(&self) -> &str {
         &self.server
     }
 
-    pub(crate) fn url(&self) -> Option<&str> {
+    /// The address of the tool's server, if it has one.
+    #[must_use]
+    pub fn get_server_url(&self) -> Option<&str> {
         self.server_url.as_deref()
     }
 
-    pub(crate) fn text(&self) -> Option<&str> {
+    /// The description for the model.
+    #[must_use]
+    pub fn get_description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    pub(crate) fn schema(&self) -> Option<&Value> {
+    /// The JSON schema of the arguments.
+    #[must_use]
+    pub fn get_parameters(&self) -> Option<&Value> {
         self.parameters.as_ref()
+    }
+
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.get_description()
+    }
+
+    pub(crate) fn schema(&self) -> Option<&Value> {
+        self.get_parameters()
     }
 }
 
 // === impl ToolCall ===
 
 impl ToolCall {
-    /// A call of the tool `name`, as the bridge makes it once the arguments are checked.
+    /// A call of the tool `name` of the server `local`, without extensions. The bridge makes calls once their arguments
+    /// are checked.
     #[must_use]
     pub fn new(id: impl Into<String>, name: impl Into<String>, arguments: Value) -> Self {
         Self {
             id: id.into(),
             name: name.into(),
+            server: LOCAL.to_owned(),
             arguments,
+            extensions: Extensions::new(),
         }
+    }
+
+    /// The same call of a tool of another server.
+    #[must_use]
+    pub fn with_server(mut self, server: impl Into<String>) -> Self {
+        self.server = server.into();
+        self
+    }
+
+    /// The same call on behalf of the request that had these extensions.
+    #[must_use]
+    #[allow(dead_code, reason = "the bridge fills it in a change of its own")]
+    pub(crate) fn with_extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self
     }
 
     /// The provider's id of the call.
@@ -163,10 +221,29 @@ impl ToolCall {
         &self.name
     }
 
+    /// The name of the server that the tool belongs to, as in its [`ToolDefinition`].
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// The arguments: an object, in every call that the bridge makes.
     #[must_use]
     pub fn arguments(&self) -> &Value {
         &self.arguments
+    }
+
+    /// The extensions of the caller's request, with its [`Actor`](crate::Actor) if it has one.
+    ///
+    /// The caller's [`Credential`](crate::Credential) is never among them.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// The extensions, for a layer that passes something on to the tool under it.
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
     }
 
     /// The arguments as a type of yours.

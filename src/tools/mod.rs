@@ -1,12 +1,15 @@
 //! Injected tools: a tool is a definition that the model reads and a tower service that runs its calls.
 //!
-//! Because it is a service, the layers you know fit on it: a concurrency limit for a fragile backend, a retry policy, a
-//! shorter time-out, tracing. [`tool_fn`] makes one from a closure, [`Tool::new`] from any service. The bridge calls a
-//! fresh clone for each call, once it is ready. Calls of one turn run side by side; an error, a panic or a time-out becomes
-//! the answer that the model gets, never an HTTP error.
+//! [`tool_fn`] makes a tool from a closure, [`Tool::new`] from any service. The bridge clones the service for each call and
+//! waits until the clone is ready. Calls of one turn run side by side. An error, a panic or a time-out is told to the model;
+//! it never becomes an HTTP error.
 //!
-//! A [`Tools`] value is a snapshot, cheap to clone; the layer has one, or a live [`ToolSource`] of them, and a request
-//! extension may bring another.
+//! Ordinary tower layers fit around a tool, those of MCP servers included ([`Tool::layer`]): a concurrency limit for a
+//! fragile backend, a retry policy, a shorter time-out, tracing, an approval. A [`ToolCall`] knows its server, and its
+//! caller: the request's extensions, with the [`Actor`](crate::Actor) in them.
+//!
+//! A [`Tools`] value is a snapshot, cheap to clone. It can be iterated, filtered and merged. The layer has one, or a live
+//! [`ToolSource`] of them; a `Tools` in a request's extensions replaces the layer's for that request.
 //!
 //! # Examples
 //!
@@ -41,17 +44,29 @@
 //! ```
 
 mod call;
+#[cfg_attr(
+    not(any(feature = "json-schema", feature = "mcp")),
+    allow(dead_code, reason = "for schemas of others")
+)]
+mod expansion;
 mod name;
+mod numbers;
 mod registry;
 mod schema;
+mod service;
+mod set;
 mod source;
 
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "mcp")]
+pub(crate) use self::expansion::is_within_expansion_limit;
 pub use self::{
     call::{ToolCall, ToolDefinition, ToolOutput},
     registry::{Tool, Tools, tool_fn},
+    service::ToolFuture,
+    set::{IntoIter, Iter},
     source::ToolSource,
 };
 pub(crate) use self::{name::PREFIX, registry::Registered};

@@ -34,7 +34,7 @@ pub(super) fn assign(definitions: &[&ToolDefinition]) -> Vec<String> {
         .collect();
     // Who comes first gets the first free suffix, so "first" must not depend on the order given. The sort is stable: only
     // tools that are the same in server and name keep their order.
-    colliding.sort_by_key(|&index| (definitions[index].server_name(), definitions[index].name()));
+    colliding.sort_by_key(|&index| (definitions[index].get_server(), definitions[index].name()));
     for index in colliding {
         let name = suffixed(definitions[index], &names[index], &taken);
         taken.insert(name.clone());
@@ -52,7 +52,7 @@ fn plain(definition: &ToolDefinition) -> String {
         }
     };
     let name = definition
-        .server_name()
+        .get_server()
         .chars()
         .chain(['_'])
         .chain(definition.name().chars())
@@ -63,7 +63,7 @@ fn plain(definition: &ToolDefinition) -> String {
 fn suffixed(definition: &ToolDefinition, plain: &str, taken: &HashSet<String>) -> String {
     // Only ASCII is left, so any index is a character border.
     let stem = &plain[..plain.len().min(MAX - SUFFIX)];
-    let hash = fnv1a(FNV_OFFSET, definition.server_name().as_bytes());
+    let hash = fnv1a(FNV_OFFSET, definition.get_server().as_bytes());
     let hash = fnv1a(fnv1a(hash, &[0]), definition.name().as_bytes());
     // A free number is found after as many steps as there are tools, at most; nearly always it is the hash itself.
     let mut next = hash;

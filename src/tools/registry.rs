@@ -15,6 +15,9 @@ use crate::types::Dialect;
 
 /// A tool: what the model is told about it, and what runs its calls.
 ///
+/// A tool is a [`Service`] itself, whose requests are calls. So [`layer`](Self::layer) puts any tower layer around it,
+/// whether a closure runs it, a service, or an MCP server.
+///
 /// # Examples
 ///
 /// Any service of the right shape is a tool, whatever layers are on it:
@@ -83,6 +86,9 @@ pub(crate) type ToolService = BoxCloneSyncService<ToolCall, ToolOutput, BoxError
 
 /// Makes a tool from a closure.
 ///
+/// An error is told to the model **and recorded**, in its own words: keep passwords, addresses and other people's data out
+/// of an error's text. What a tool must not tell belongs in its log.
+///
 /// # Examples
 ///
 /// ```
@@ -122,7 +128,7 @@ where
 // === impl Tool ===
 
 impl Tool {
-    /// A tool that `service` runs. The bridge clones it for each call and waits until the clone is ready.
+    /// A tool whose calls `service` runs. The bridge clones the service for each call and waits until the clone is ready.
     pub fn new<S>(definition: ToolDefinition, service: S) -> Self
     where
         S: Service<ToolCall, Response = ToolOutput> + Clone + Send + Sync + 'static,
@@ -137,6 +143,28 @@ impl Tool {
             about: Arc::new(about),
             service: BoxCloneSyncService::new(tower::util::MapErr::new(service, Into::into)),
         }
+    }
+
+    /// What the model is told about the tool.
+    pub fn definition(&self) -> &ToolDefinition {
+        &self.about.definition
+    }
+
+    /// The same definition, run by another service.
+    pub(super) fn with_service<S>(&self, service: S) -> Self
+    where
+        S: Service<ToolCall, Response = ToolOutput> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+    {
+        Self {
+            about: Arc::clone(&self.about),
+            service: BoxCloneSyncService::new(tower::util::MapErr::new(service, Into::into)),
+        }
+    }
+
+    pub(super) fn service_mut(&mut self) -> &mut ToolService {
+        &mut self.service
     }
 }
 
@@ -184,6 +212,11 @@ impl Tools {
     /// The names that the model sees, in the order that it sees them in.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.registered.iter().map(Registered::injected_name)
+    }
+
+    /// The tools in name order.
+    pub(super) fn registered(&self) -> &Arc<[Registered]> {
+        &self.registered
     }
 
     pub(crate) fn get(&self, injected_name: &str) -> Option<&Registered> {
@@ -246,8 +279,12 @@ impl Registered {
         &self.injected_name
     }
 
+    pub(super) fn tool(&self) -> &Tool {
+        &self.tool
+    }
+
     pub(crate) fn definition(&self) -> &ToolDefinition {
-        &self.tool.about.definition
+        self.tool.definition()
     }
 
     /// Reads and checks the arguments of a call.
@@ -261,7 +298,8 @@ impl Registered {
 
     /// The call to give to [`service`](Self::service).
     pub(crate) fn call(&self, id: impl Into<String>, arguments: Value) -> ToolCall {
-        ToolCall::new(id, self.definition().name(), arguments)
+        let definition = self.definition();
+        ToolCall::new(id, definition.name(), arguments).with_server(definition.get_server())
     }
 
     /// A clone of the tool's service, not ready yet.

@@ -2,16 +2,22 @@
 
 use serde_json::{Map, Value};
 
-use super::{ToolDefinition, call::floor_char_border};
+#[cfg(feature = "json-schema")]
+use super::expansion::Expansion;
+use super::{ToolDefinition, call::floor_char_border, numbers::find_lossy};
 
 /// Paths and names in a message come from the model or from a schema, so they may be of any length.
 const MAX_MESSAGE: usize = 512;
 
-/// What a tool's arguments must look like.
+/// Evaluations of schema objects for one call's arguments: some tenths of a second.
+#[cfg(feature = "json-schema")]
+const MAX_COST: usize = 10_000_000;
+
+/// The rules for a tool's arguments.
 pub(super) struct Schema {
     required: Box<[String]>,
     #[cfg(feature = "json-schema")]
-    validator: Option<jsonschema::Validator>,
+    validator: Option<(jsonschema::Validator, Expansion)>,
 }
 
 // === impl Schema ===
@@ -19,7 +25,7 @@ pub(super) struct Schema {
 impl Schema {
     pub(super) fn new(definition: &ToolDefinition) -> Self {
         let required = definition
-            .schema()
+            .get_parameters()
             .and_then(|schema| schema.get("required"))
             .and_then(Value::as_array);
         Self {
@@ -47,6 +53,12 @@ impl Schema {
         let Some(object) = value.as_object() else {
             return Err(format!("the arguments must be a JSON object, not {}", kind(&value)));
         };
+        if let Some(name) = find_lossy(arguments) {
+            return Err(clip(format!(
+                "a number in the argument {name:?} has more digits than can be passed on exactly: write it as a string, if \
+                 the tool takes one, or with fewer digits"
+            )));
+        }
         let missing: Vec<&str> = self
             .required
             .iter()
@@ -63,7 +75,8 @@ impl Schema {
         if let Some(error) = self
             .validator
             .as_ref()
-            .and_then(|validator| validator.validate(&value).err())
+            .filter(|(_, expansion)| expansion.cost(&value) <= MAX_COST)
+            .and_then(|(validator, _)| validator.validate(&value).err())
         {
             let path = match error.instance_path().as_str() {
                 "" => "the arguments",
@@ -76,23 +89,34 @@ impl Schema {
     }
 }
 
+/// The validator of a schema that can be followed at a bounded cost.
 #[cfg(feature = "json-schema")]
-fn validator(definition: &ToolDefinition) -> Option<jsonschema::Validator> {
-    let schema = definition.schema().filter(|schema| schema.is_object())?;
-    // Another crate of the build may switch on that `$ref` is fetched from the network or the disk; a schema of a
-    // third party's server must not make us do that.
-    match jsonschema::options().offline().build(schema) {
-        Ok(validator) => Some(validator),
-        Err(_) => {
-            // The error repeats parts of the schema; the name is enough to find it.
-            tracing::warn!(
-                tool = definition.name(),
-                server = definition.server_name(),
-                "tool schema is invalid: arguments are not checked against it"
-            );
-            None
+fn validator(definition: &ToolDefinition) -> Option<(jsonschema::Validator, Expansion)> {
+    let schema = definition.get_parameters().filter(|schema| schema.is_object())?;
+    let expansion = Expansion::of(schema);
+    let problem = if expansion.is_too_large {
+        "it is too large once its references are followed"
+    } else if expansion.is_opaque {
+        "it has references that cannot be followed"
+    } else {
+        // Offline: another crate of the build may switch on that references are fetched from the network or the disk.
+        // Linear patterns: a backtracking one of a few bytes can take hours.
+        let options = jsonschema::options()
+            .with_pattern_options(jsonschema::PatternOptions::regex())
+            .offline();
+        match options.build(schema) {
+            Ok(validator) => return Some((validator, expansion)),
+            // The error repeats parts of the schema; the tool's name is enough to find it.
+            Err(_) => "it is invalid",
         }
-    }
+    };
+    tracing::warn!(
+        tool = definition.name(),
+        server = definition.get_server(),
+        problem,
+        "a tool's arguments are not checked against its schema"
+    );
+    None
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -105,7 +105,8 @@ fn tools_are_found_by_their_injected_name_only() {
     for name in ["a", "b", "c"] {
         let registered = tools.get(&format!("bmcp_s_{name}")).unwrap();
         assert_eq!(registered.definition().name(), name);
-        assert_eq!(registered.call("call_1", json!({})).name(), name);
+        let call = registered.call("call_1", json!({}));
+        assert_eq!((call.name(), call.server()), (name, "s"));
         assert!(tools.get(name).is_none());
     }
 }
@@ -337,6 +338,25 @@ async fn layers_fit_on_a_tool() {
     let error = registered
         .service()
         .oneshot(registered.call("slow", json!({ "seconds": 6 })))
+        .await
+        .unwrap_err();
+    assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_keeps_the_definition_and_sees_its_call() {
+    let slow = tool_fn(ToolDefinition::new("slow").server("s"), |_call| async {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        Ok::<_, Infallible>("done")
+    });
+    let tools = Tools::new([slow
+        .clone()
+        .layer(&tower::timeout::TimeoutLayer::new(Duration::from_secs(1)))]);
+    let registered = tools.get("bmcp_s_slow").unwrap();
+    assert_eq!(registered.definition(), slow.definition());
+    let error = registered
+        .service()
+        .oneshot(registered.call("call_1", json!({})))
         .await
         .unwrap_err();
     assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");

@@ -111,7 +111,7 @@ fn by_origin(tools: &[Origin]) -> BTreeMap<Origin, BTreeSet<String>> {
     let mut origins: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     for name in tools.names() {
         let definition = tools.get(name).unwrap().definition();
-        let origin = (definition.server_name().to_owned(), definition.name().to_owned());
+        let origin = (definition.get_server().to_owned(), definition.name().to_owned());
         assert!(
             origins.entry(origin).or_default().insert(name.to_owned()),
             "two tools are called {name}"
