@@ -91,7 +91,8 @@
 //! # Features
 //!
 //! - `json-schema`: check a call's arguments against the whole JSON schema of its tool, not only its `required` list.
-//! - `mcp`: the tools of MCP servers, over HTTP and over the standard streams of child processes (see the module `mcp`).
+//! - `mcp`: the tools of MCP servers that are child processes or byte streams (see the module `mcp`).
+//! - `mcp-http`: MCP servers over HTTP as well; the application chooses the TLS.
 //! - `test-util`: a provider that answers by a script, for your own tests (see the module `test_util`).
 //! - `prices`: the providers' public prices, for the cost of each round (see [`record::price`]).
 //! - `sqlite`, `postgres`: records in a database (see the module `record::sql`).

@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tools", &["types"]),
     ("record", &["types"]),
     ("extensions", &["types", "redact"]),
-    ("mcp", &["types", "tools", "redact"]),
+    ("mcp", &["types", "tools", "redact", "extensions:Actor"]),
     ("body", &["rope", "types:Dialect"]),
     ("upstream", &["rope", "body:RequestBody"]),
     (

@@ -1,4 +1,6 @@
-//! Reads the whole of a server's `tools/list`.
+//! Reads the whole of a server's `tools/list`, and leaves out tools that are too large.
+//!
+//! Not by the SDK's `Peer::list_tools`: that may answer from its cache when the server does not.
 
 use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
@@ -10,28 +12,40 @@ use rmcp::{
 use serde_json::Value;
 
 use super::{server::McpServer, session::explain};
-use crate::tools::ToolDefinition;
+use crate::tools::{ToolDefinition, is_within_expansion_limit};
 
-/// A server that never comes to an end must not fill our memory.
+// A list without an end must not fill our memory.
 const MAX_PAGES: usize = 1_000;
 const MAX_TOOLS: usize = 10_000;
+// Every caller's every request carries these definitions.
+const MAX_DEFINITION: usize = 32 << 10;
+const MAX_DEFINITIONS: usize = 256 << 10;
 
 /// Why there is no list.
 pub(super) enum ListError {
-    /// The server is there and says no.
+    /// The server answered with an error.
     Refused(String),
-    /// It cannot be talked to.
+    /// The server did not answer.
     Gone(String),
 }
 
-/// The tools that the operator wants of the server's, in its order.
-pub(super) async fn list(server: &McpServer, peer: Peer<RoleClient>) -> Result<Vec<ToolDefinition>, ListError> {
-    let mut definitions = Vec::new();
+/// The tools of one server.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// Those on offer, in the server's order.
+    pub(super) definitions: Vec<ToolDefinition>,
+    /// The names of those that are too large.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Lists the tools that the operator allows.
+pub(super) async fn list(server: &McpServer, peer: Peer<RoleClient>) -> Result<Listing, ListError> {
+    let mut listing = Listing::default();
+    let mut bytes = 0;
     let mut names = HashSet::new();
     let mut cursor: Option<String> = None;
     for _ in 0..MAX_PAGES {
         let params = PaginatedRequestParams::default().with_cursor(cursor.clone());
-        // Not `Peer::list_tools`: it may answer from its cache when the server does not.
         let request = ClientRequest::ListToolsRequest(ListToolsRequest::with_param(params));
         let (page, next) = match peer.send_request(request).await {
             Ok(ServerResult::ListToolsResult(result)) => {
@@ -42,25 +56,46 @@ pub(super) async fn list(server: &McpServer, peer: Peer<RoleClient>) -> Result<V
                 lenient(server, result).ok_or_else(|| refused("the list of tools is not what the protocol promises"))?
             }
             Ok(_) => return Err(refused("the answer to tools/list is no list of tools")),
-            // A server without tools may say it this way.
-            Err(ServiceError::McpError(error)) if error.code == ErrorCode::METHOD_NOT_FOUND => break,
+            // A server without tools may answer like this.
+            Err(ServiceError::McpError(error)) if cursor.is_none() && error.code == ErrorCode::METHOD_NOT_FOUND => {
+                return Ok(listing);
+            }
             Err(error @ ServiceError::McpError(_)) => return Err(ListError::Refused(explain(&error))),
             Err(error) => return Err(ListError::Gone(explain(&error))),
         };
-        let wanted = |definition: &ToolDefinition| server.offers(definition.name());
-        definitions.extend(
-            page.into_iter()
-                .filter(|definition| wanted(definition) && names.insert(definition.name().to_owned())),
-        );
-        if definitions.len() > MAX_TOOLS {
-            return Err(refused("the list of tools is too long"));
+        for definition in page {
+            if !server.offers(definition.name()) || !names.insert(definition.name().to_owned()) {
+                continue;
+            }
+            if names.len() > MAX_TOOLS {
+                return Err(refused("the list of tools is too long"));
+            }
+            let size = size(&definition);
+            if size > MAX_DEFINITION || size > MAX_DEFINITIONS - bytes || !is_within_expansion_limit(&definition) {
+                listing.left_out.push(shortened(definition.name()));
+            } else {
+                bytes += size;
+                listing.definitions.push(definition);
+            }
         }
         match next {
             Some(next) if !next.is_empty() && cursor.as_ref() != Some(&next) => cursor = Some(next),
-            _ => return Ok(definitions),
+            _ => return Ok(listing),
         }
     }
-    Ok(definitions)
+    Err(refused("the list of tools has too many pages"))
+}
+
+/// The bytes of a definition, as far as the server chose them.
+fn size(definition: &ToolDefinition) -> usize {
+    let description = definition.get_description().map_or(0, str::len);
+    let parameters = definition.get_parameters().map_or(0, |schema| schema.to_string().len());
+    definition.name().len() + description + parameters
+}
+
+/// A name for the log: one of a mebibyte is among those that are left out.
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
 }
 
 fn refused(problem: &str) -> ListError {

@@ -1,12 +1,19 @@
 //! Keeps a server's secrets out of every text that leaves this module.
 
-/// What must not be seen of one server. It has no `Debug`.
+use zeroize::Zeroizing;
+
+use crate::redact::{self, Secret};
+
+/// The secrets of one server. It has no `Debug`.
 #[derive(Clone, Default)]
-pub(super) struct Secrets(Vec<String>);
+pub(super) struct Secrets(Vec<Hidden>);
+
+#[derive(Clone)]
+struct Hidden(Zeroizing<String>);
 
 /// Shorter ones are in any text by chance, and protect nothing.
 const SHORTEST: usize = 4;
-/// An error may carry a page of HTML.
+/// Characters of a text for people. An error may carry a page of HTML.
 const LONGEST_TEXT: usize = 300;
 
 // === impl Secrets ===
@@ -14,25 +21,34 @@ const LONGEST_TEXT: usize = 300;
 impl Secrets {
     pub(super) fn add(&mut self, secret: &str) {
         if secret.len() >= SHORTEST {
-            self.0.push(secret.to_owned());
-            // A secret may hold another one, such as a header its token: the longest goes first.
-            self.0.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+            self.0.push(Hidden(Zeroizing::new(secret.to_owned())));
         }
     }
 
     /// The text on one line, without the secrets, and not too long.
     pub(super) fn mask(&self, text: &str) -> String {
-        let mut masked = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        for secret in &self.0 {
-            if masked.contains(secret.as_str()) {
-                masked = masked.replace(secret.as_str(), "...");
-            }
-        }
+        let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut masked = match redact::Secrets::new(&self.0).redact(line.as_bytes()) {
+            Some(masked) => String::from_utf8_lossy(&masked).into_owned(),
+            None => line,
+        };
         if let Some((end, _)) = masked.char_indices().nth(LONGEST_TEXT) {
             masked.truncate(end);
             masked.push('…');
         }
         masked
+    }
+}
+
+// === impl Hidden ===
+
+impl Secret for &Hidden {
+    fn secret(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn mask(&self) -> &str {
+        "..."
     }
 }
 

@@ -1,19 +1,16 @@
-//! All servers together: one set of tools, one snapshot, one handle that keeps them running.
+//! The handle on all servers: it starts their supervisors, and ends them when its last clone is dropped.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, fmt, sync::Arc};
 
-use arc_swap::ArcSwap;
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 
 use super::{
-    call::Link,
-    keeper::Keeper,
-    server::{InvalidMcpServer, McpServer},
-    snapshot::{McpServerSnapshot, McpServerState},
+    connection::Connection,
+    error::{McpServerError, McpServerErrorKind},
+    published::Published,
+    server::McpServer,
+    snapshot::McpServerSnapshot,
+    supervisor::Supervisor,
 };
 use crate::tools::{Tool, ToolSource, Tools};
 
@@ -32,7 +29,7 @@ use crate::tools::{Tool, ToolSource, Tools};
 /// impl ServerHandler for NoTools {}
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), tower_llm_bridge::mcp::InvalidMcpServer> {
+/// # async fn main() -> Result<(), tower_llm_bridge::mcp::McpServerError> {
 /// let local = McpServer::stream("local", || async {
 ///     let (ours, theirs) = tokio::io::duplex(4096);
 ///     tokio::spawn(async move {
@@ -54,95 +51,70 @@ use crate::tools::{Tool, ToolSource, Tools};
 #[derive(Clone)]
 #[must_use = "the servers are disconnected when the last handle is dropped"]
 pub struct McpServers {
-    board: Arc<Board>,
-    /// Ends them when it is dropped.
-    _tasks: Arc<JoinSet<()>>,
-}
-
-/// What the servers' tasks publish, and everybody else reads.
-pub(super) struct Board {
-    tools: ArcSwap<Tools>,
-    /// The tools of each server, behind them those of this process. The lock is for publishing alone.
-    offers: Mutex<Vec<Vec<Tool>>>,
-    statuses: watch::Sender<Vec<Status>>,
-}
-
-pub(super) struct Status {
-    name: String,
-    address: String,
-    pub(super) state: McpServerState,
-    since: Instant,
-    pub(super) failed_attempts: u32,
-    pub(super) tools: Vec<String>,
-    pub(super) last_error: Option<String>,
+    published: Arc<Published>,
+    /// The supervisors, which end when the set is dropped.
+    _supervisors: Arc<JoinSet<()>>,
 }
 
 // === impl McpServers ===
 
 impl McpServers {
-    /// Starts one task for each server and returns at once. `local` are tools of this process, in the same set.
+    /// Starts one supervisor task for each server and returns at once. `local` are tools of this process, in the same set.
     ///
     /// # Errors
     ///
-    /// When a server has no name, or the name of another one.
+    /// When a server has no name or the name of another one, or when its HTTP client cannot be built.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Outside of a tokio runtime. With a server over HTTP, also if the application switched on the feature
+    /// `rustls-no-provider` of `reqwest` without installing a provider: `reqwest` does.
     pub fn connect(
         servers: impl IntoIterator<Item = McpServer>,
         local: impl IntoIterator<Item = Tool>,
-    ) -> Result<Self, InvalidMcpServer> {
+    ) -> Result<Self, McpServerError> {
         let servers: Vec<McpServer> = servers.into_iter().collect();
         let mut names = HashSet::new();
         for server in &servers {
             if server.name.is_empty() {
-                return Err(server.invalid("it has no name"));
+                return Err(server.error(McpServerErrorKind::Name, "it has no name"));
             }
             if !names.insert(&server.name) {
-                return Err(server.invalid("there is another one of this name"));
+                return Err(server.error(McpServerErrorKind::Name, "there is another one of this name"));
             }
         }
 
-        let mut offers = vec![Vec::new(); servers.len()];
-        offers.push(local.into_iter().collect());
-        let board = Arc::new(Board {
-            tools: ArcSwap::from_pointee(offers.iter().flatten().cloned().collect()),
-            offers: Mutex::new(offers),
-            statuses: watch::Sender::new(servers.iter().map(Status::new).collect()),
-        });
-        let mut tasks = JoinSet::new();
-        for (place, server) in servers.into_iter().enumerate() {
-            let keeper = Keeper::new(Arc::new(Link::new(server)), Arc::clone(&board), place);
-            tasks.spawn(keeper.run());
+        let published = Arc::new(Published::new(&servers, local.into_iter().collect()));
+        let connections: Vec<Connection> = servers.into_iter().map(Connection::new).collect::<Result<_, _>>()?;
+        let mut supervisors = JoinSet::new();
+        for (index, connection) in connections.into_iter().enumerate() {
+            let supervisor = Supervisor::new(Arc::new(connection), Arc::clone(&published), index);
+            supervisors.spawn(supervisor.run());
         }
         Ok(Self {
-            board,
-            _tasks: Arc::new(tasks),
+            published,
+            _supervisors: Arc::new(supervisors),
         })
     }
 
     /// The tools on offer now, with those of this process.
     ///
-    /// For one user's own tools, put them in the extensions of the user's request: they replace the layer's there.
+    /// For one user's own tools beside these, merge the sets and put the result into the extensions of the user's request:
+    /// a set there replaces the layer's.
     #[must_use]
     pub fn tools(&self) -> Tools {
-        Tools::clone(&self.board.tools.load())
+        self.published.tools()
     }
 
     /// Waits until each server was ready once, or has failed once.
     pub async fn settled(&self) {
-        let settled = |statuses: &Vec<Status>| statuses.iter().all(|status| status.state != McpServerState::Connecting);
-        // The sender is ours, so it cannot be gone.
-        let _ = self.board.statuses.subscribe().wait_for(settled).await;
+        self.published.settled().await;
     }
 
-    /// Every server as it is now, in the order that they were given in.
+    /// The state of every server now, in the order that they were given in.
     #[must_use]
     pub fn snapshot(&self) -> Vec<McpServerSnapshot> {
-        let now = Instant::now();
-        let statuses = self.board.statuses.borrow();
-        statuses.iter().map(|status| status.snapshot(now)).collect()
+        self.published.snapshot()
     }
 }
 
@@ -161,55 +133,5 @@ impl From<&McpServers> for ToolSource {
 impl fmt::Debug for McpServers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("McpServers").field(&self.snapshot()).finish()
-    }
-}
-
-// === impl Board ===
-
-impl Board {
-    /// Replaces one server's tools and publishes the whole set.
-    pub(super) fn offer(&self, place: usize, tools: Vec<Tool>) {
-        // Nothing that runs under the lock can leave it half done.
-        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        offers[place] = tools;
-        // Stored under the lock, so that of two servers the later one publishes both.
-        self.tools.store(Arc::new(offers.iter().flatten().cloned().collect()));
-    }
-
-    pub(super) fn update(&self, place: usize, change: impl FnOnce(&mut Status)) {
-        self.statuses.send_modify(|statuses| change(&mut statuses[place]));
-    }
-}
-
-// === impl Status ===
-
-impl Status {
-    fn new(server: &McpServer) -> Self {
-        Self {
-            name: server.name.clone(),
-            address: server.address(),
-            state: McpServerState::Connecting,
-            since: Instant::now(),
-            failed_attempts: 0,
-            tools: Vec::new(),
-            last_error: None,
-        }
-    }
-
-    pub(super) fn enter(&mut self, state: McpServerState) {
-        self.state = state;
-        self.since = Instant::now();
-    }
-
-    fn snapshot(&self, now: Instant) -> McpServerSnapshot {
-        McpServerSnapshot {
-            name: self.name.clone(),
-            address: self.address.clone(),
-            state: self.state,
-            in_state: now.saturating_duration_since(self.since),
-            failed_attempts: self.failed_attempts,
-            tools: self.tools.clone(),
-            last_error: self.last_error.clone(),
-        }
     }
 }

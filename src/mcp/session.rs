@@ -1,89 +1,105 @@
-//! One connection to one server, and what can be said about its failure.
+//! One session with one server: opens it, and puts its failures into words.
 
-use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{error::Error, future::Future, pin::Pin, sync::Arc};
 
-use process_wrap::tokio::{CommandWrap, KillOnDrop};
 use rmcp::{
     ClientHandler, RoleClient,
     model::{ClientCapabilities, ClientConfig, Implementation},
     serve_client,
     service::{ClientInitializeError, NotificationContext, RunningService, ServiceError},
-    transport::{
-        StreamableHttpClientTransport, TokioChildProcess,
-        common::client_side_sse::ExponentialBackoff,
-        streamable_http_client::{StreamableHttpClientTransportConfig, StreamableHttpError},
-    },
+    transport::async_rw::AsyncRwTransport,
 };
 use tokio::sync::Notify;
 
+#[cfg(feature = "mcp-http")]
+use super::http::{HttpClient, HttpEndpoint, client_error, transport};
 use super::{
-    http::HttpClient,
-    server::{Command, Endpoint, McpServer},
+    child::Child,
+    flood::{Flood, Guarded, GuardedRead},
+    server::{Command, Connect, Endpoint, McpServer},
 };
-
-/// What a program needs to run, and nothing that is ours to keep: the variables that the protocol project's own SDKs pass
-/// on, on Unix and on Windows.
-const INHERITED: [&str; 16] = [
-    "APPDATA",
-    "HOME",
-    "HOMEDRIVE",
-    "HOMEPATH",
-    "LOCALAPPDATA",
-    "LOGNAME",
-    "PATH",
-    "PROCESSOR_ARCHITECTURE",
-    "SHELL",
-    "SYSTEMDRIVE",
-    "SYSTEMROOT",
-    "TEMP",
-    "TERM",
-    "USER",
-    "USERNAME",
-    "USERPROFILE",
-];
-
-/// How often a broken event stream is picked up again before whoever waits for it is told.
-const STREAM_RETRIES: usize = 4;
 
 pub(super) type Session = RunningService<RoleClient, Listener>;
 
-/// Our side of the protocol: it offers the server nothing, and listens for one notification.
-pub(super) struct Listener {
-    pub(super) changed: Arc<Notify>,
+/// Opens sessions with one server.
+pub(super) enum Connector {
+    #[cfg(feature = "mcp-http")]
+    Http {
+        endpoint: HttpEndpoint,
+        client: HttpClient,
+        /// Requests in flight.
+        max_posts: usize,
+    },
+    Command(Command),
+    Stream(Connect),
 }
 
-/// Connects and shakes hands.
-///
-/// # Errors
-///
-/// What went wrong; it may hold secrets.
-pub(super) async fn open(server: &McpServer, changed: Arc<Notify>) -> Result<Session, String> {
-    let listener = Listener { changed };
-    let opened = match &server.endpoint {
-        Endpoint::Http(url) => {
-            let mut retry = ExponentialBackoff::default();
-            retry.max_times = Some(STREAM_RETRIES);
-            retry.max_delay = Some(Duration::from_secs(10));
-            let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str());
-            config.retry_config = Arc::new(retry);
-            let transport = StreamableHttpClientTransport::with_client(HttpClient::new(server)?, config);
-            handshake(serve_client(listener, transport)).await
+/// Our side of the protocol: offers the server nothing, and listens for one notification.
+pub(super) struct Listener {
+    changed: Arc<Notify>,
+    flood: Flood,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// # Errors
+    ///
+    /// When there is no HTTP client for the server.
+    #[cfg_attr(
+        not(feature = "mcp-http"),
+        expect(clippy::unnecessary_wraps, reason = "only an HTTP client can fail")
+    )]
+    pub(super) fn new(server: &McpServer) -> Result<Self, String> {
+        match &server.endpoint {
+            #[cfg(feature = "mcp-http")]
+            Endpoint::Http(endpoint) => Ok(Self::Http {
+                client: endpoint.client()?,
+                endpoint: endpoint.clone(),
+                // Listings, pings and cancellations must not wait for calls.
+                max_posts: server.max_calls.saturating_add(8),
+            }),
+            Endpoint::Command(command) => Ok(Self::Command(command.clone())),
+            Endpoint::Stream(connect) => Ok(Self::Stream(Arc::clone(connect))),
         }
-        Endpoint::Command(command) => {
-            let child = TokioChildProcess::new(wrap(command)).map_err(|error| format!("cannot be started: {error}"))?;
-            handshake(serve_client(listener, child)).await
-        }
-        Endpoint::Stream(connect) => {
-            let stream = connect().await.map_err(|error| error.to_string())?;
-            handshake(serve_client(listener, stream)).await
-        }
-    };
-    opened.map_err(|error| match &error {
-        ClientInitializeError::TransportError { error, .. } => chain(error.error.as_ref()),
-        ClientInitializeError::ConnectionClosed(_) => "the connection was closed in the handshake".to_owned(),
-        ClientInitializeError::JsonRpcError(error) => format!("the server refuses: {}", error.message),
-        _ => chain(&error),
-    })
+    }
+
+    /// Connects and shakes hands. `changed` is notified when the server's list of tools changed.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong; it may hold secrets.
+    pub(super) async fn open(&self, changed: Arc<Notify>) -> Result<Session, String> {
+        let flood = Flood::default();
+        let listener = Listener {
+            changed,
+            flood: flood.clone(),
+        };
+        let opened = match self {
+            #[cfg(feature = "mcp-http")]
+            Self::Http {
+                endpoint,
+                client,
+                max_posts,
+            } => {
+                let transport = transport(endpoint, client.clone().guarded(flood.clone()), *max_posts);
+                let opened = handshake(serve_client(listener, Guarded::new(transport, flood.clone()))).await;
+                return opened.map_err(|error| endpoint.explain(describe(&error, &flood)));
+            }
+            Self::Command(command) => {
+                let child =
+                    Child::spawn(command, flood.clone()).map_err(|error| format!("cannot be started: {error}"))?;
+                handshake(serve_client(listener, Guarded::new(child, flood.clone()))).await
+            }
+            Self::Stream(connect) => {
+                let stream = connect().await.map_err(|error| error.to_string())?;
+                let (read, write) = tokio::io::split(stream);
+                let transport = AsyncRwTransport::new(GuardedRead::new(read, flood.clone()), write);
+                handshake(serve_client(listener, Guarded::new(transport, flood.clone()))).await
+            }
+        };
+        opened.map_err(|error| describe(&error, &flood))
+    }
 }
 
 /// Boxed: the SDK's future is large, and inside of another one the compiler cannot see that it is `Send`.
@@ -91,27 +107,20 @@ fn handshake<F: Future + Send + 'static>(future: F) -> Pin<Box<dyn Future<Output
     Box::pin(future)
 }
 
-fn wrap(command: &Command) -> CommandWrap {
-    let mut wrapped = CommandWrap::with_new(&command.program, |process| {
-        let inherited = INHERITED
-            .iter()
-            .filter_map(|name| Some((*name, std::env::var_os(name)?)));
-        process
-            .args(&command.arguments)
-            .env_clear()
-            .envs(inherited)
-            .envs(command.environment.iter().map(|(name, value)| (name, value)));
-    });
-    wrapped.wrap(KillOnDrop);
-    // A launcher such as `npx` has the server as a child of its own: all of them go together.
-    #[cfg(unix)]
-    wrapped.wrap(process_wrap::tokio::ProcessGroup::leader());
-    #[cfg(windows)]
-    wrapped.wrap(process_wrap::tokio::JobObject);
-    wrapped
+/// Why there is no session; it may hold secrets.
+fn describe(error: &ClientInitializeError, flood: &Flood) -> String {
+    if let Some(reason) = flood.reason() {
+        return reason;
+    }
+    match error {
+        ClientInitializeError::TransportError { error, .. } => chain(error.error.as_ref()),
+        ClientInitializeError::ConnectionClosed(_) => "the connection was closed in the handshake".to_owned(),
+        ClientInitializeError::JsonRpcError(error) => format!("the server refuses: {}", error.message),
+        _ => chain(error),
+    }
 }
 
-/// What a failed request says; it may hold secrets.
+/// Why a request failed; it may hold secrets.
 pub(super) fn explain(error: &ServiceError) -> String {
     match error {
         ServiceError::McpError(error) => error.message.to_string(),
@@ -124,11 +133,8 @@ pub(super) fn explain(error: &ServiceError) -> String {
 
 /// An error and its causes, each said once.
 fn chain(error: &(dyn Error + 'static)) -> String {
-    // The SDK does not name the client's error as a source of its own.
-    let error = match error.downcast_ref() {
-        Some(StreamableHttpError::<reqwest::Error>::Client(client)) => client,
-        _ => error,
-    };
+    #[cfg(feature = "mcp-http")]
+    let error = client_error(error).unwrap_or(error);
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -143,6 +149,13 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 // === impl Listener ===
+
+impl Listener {
+    /// The counters of this session.
+    pub(super) fn flood(&self) -> Flood {
+        self.flood.clone()
+    }
+}
 
 impl ClientHandler for Listener {
     fn get_info(&self) -> ClientConfig {

@@ -1,4 +1,4 @@
-//! What an operator sees of the servers.
+//! The state of the servers, for operators: plain data that serialises.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use serde::{Serialize, Serializer};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum McpServerState {
-    /// Not yet: the first attempt is under way.
+    /// Not yet: the first attempt to connect is under way.
     Connecting,
-    /// It can.
+    /// Yes.
     Ready,
-    /// It cannot, and is tried again.
+    /// No. The connection is tried again; the tools of the last good listing stay on offer.
     Away,
 }
 
-/// One server at one moment.
+/// The state of one server at one moment.
 ///
-/// It serialises with `in_state_ms`, in whole milliseconds, for `in_state`.
+/// `in_state` serialises as `in_state_ms`, in whole milliseconds.
 ///
 /// # Examples
 ///
@@ -35,11 +35,11 @@ pub enum McpServerState {
 /// use tower_llm_bridge::mcp::{McpServer, McpServerState, McpServers};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), tower_llm_bridge::mcp::InvalidMcpServer> {
-/// let servers = McpServers::connect([McpServer::http("wiki", "http://127.0.0.1:1/mcp?key=s3cret")?], [])?;
+/// # async fn main() -> Result<(), tower_llm_bridge::mcp::McpServerError> {
+/// let servers = McpServers::connect([McpServer::command("wiki", "mcp-wiki", ["--key=s3cret"])], [])?;
 /// let wiki = &servers.snapshot()[0];
 /// assert_eq!(wiki.name, "wiki");
-/// assert_eq!(wiki.address, "http://127.0.0.1:1/mcp");
+/// assert_eq!(wiki.address, "mcp-wiki");
 /// assert_eq!(wiki.state, McpServerState::Connecting);
 /// assert!(wiki.tools.is_empty());
 /// # Ok(())
@@ -59,7 +59,7 @@ pub struct McpServerSnapshot {
     pub in_state: Duration,
     /// Attempts to connect that failed since it was last ready.
     pub failed_attempts: u32,
-    /// The own names of the tools on offer, in the server's order. A server that has just gone away still has some.
+    /// The own names of the tools on offer, in the server's order: those of its last good listing.
     pub tools: Vec<String>,
     /// What went wrong last, without secrets.
     pub last_error: Option<String>,

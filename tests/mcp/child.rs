@@ -32,7 +32,9 @@ async fn child() {
 #[tokio::test]
 async fn a_child_process_serves_and_inherits_little() {
     let program = std::env::current_exe().unwrap().to_string_lossy().into_owned();
-    let server = McpServer::command("s", program, ["--exact", "child::child", "--nocapture", "--quiet"]).env(ROLE, "1");
+    let server = McpServer::command("s", program, ["--exact", "child::child", "--nocapture", "--quiet"])
+        .env(ROLE, "1")
+        .unwrap();
     let servers = McpServers::connect([server], []).unwrap();
     servers.settled().await;
     assert_eq!(servers.snapshot()[0].state, McpServerState::Ready, "{servers:?}");

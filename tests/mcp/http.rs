@@ -34,6 +34,8 @@ struct Site {
 
 impl Site {
     async fn start(app: Router) -> Self {
+        // In a build of the workspace, the gateway switches on `reqwest`'s TLS without a provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let mut task = JoinSet::new();

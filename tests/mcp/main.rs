@@ -4,7 +4,9 @@
 
 mod calls;
 mod child;
+#[cfg(feature = "mcp-http")]
 mod http;
+mod limits;
 mod lists;
 mod outages;
 mod support;

@@ -61,7 +61,7 @@ async fn a_crash_in_the_middle_of_a_conversation_is_told_and_the_restart_is_used
     let before = tokio::time::Instant::now();
     asked.call("bmcp_s_echo");
     let asked = conversation.provider.next().await;
-    let told = r#"{"error":true,"message":"the tool server s is not connected at present, try again later"}"#;
+    let told = r#"{"error":true,"message":"the tool echo is not reachable: its server s is not connected at present, try again later"}"#;
     assert_eq!(asked.told(), told);
     assert_eq!(tokio::time::Instant::now(), before);
     assert_eq!(names(&servers), ["bmcp_s_crash", "bmcp_s_echo"]);
@@ -79,26 +79,59 @@ async fn a_crash_in_the_middle_of_a_conversation_is_told_and_the_restart_is_used
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_tools_of_a_server_that_stays_away_are_withdrawn() {
+async fn the_tools_of_a_server_that_stays_away_stay_on_offer() {
     let log = Log::start();
+    let fake = Fake::with(&["echo", "more"]);
+    let servers = McpServers::connect([fake.server("s")], []).unwrap();
+    servers.settled().await;
+    let layer = BridgeLayer::new().tools(&servers);
+    let offered = definitions(&layer).await;
+    fake.go_down();
+    fake.crash();
+    sleep(Duration::from_secs(86_400)).await;
+    assert_eq!(state(&servers), McpServerState::Away);
+    assert_eq!(servers.snapshot()[0].tools, ["echo", "more"]);
+    assert_eq!(definitions(&layer).await, offered);
+    assert_eq!(log.count(&["WARN", "MCP server is away"]), 1, "{}", log.text());
+    let told = call_once(&layer, "bmcp_s_echo", &json!({})).await;
+    assert!(told.contains("the tool echo is not reachable"), "{told}");
+
+    fake.come_up();
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(definitions(&layer).await, offered);
+    assert_eq!(call_once(&layer, "bmcp_s_echo", &json!({})).await, "echo {}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_fails_changes_nothing() {
     let fake = Fake::with(&["echo"]);
     let servers = McpServers::connect([fake.server("s")], []).unwrap();
     servers.settled().await;
     let layer = BridgeLayer::new().tools(&servers);
-    fake.go_down();
-    fake.crash();
-    sleep(Duration::from_secs(29)).await;
-    assert_eq!(names(&servers), ["bmcp_s_echo"]);
-    sleep(Duration::from_secs(2)).await;
-    assert!(names(&servers).is_empty());
-    assert!(servers.snapshot()[0].tools.is_empty());
-    for words in ["MCP server is ready", "MCP server is away", "its tools are withdrawn"] {
-        assert_eq!(log.count(&[words]), 1, "{}", log.text());
-    }
+    let offered = definitions(&layer).await;
+    fake.refuse_listings();
+    fake.announce().await;
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(state(&servers), McpServerState::Ready);
+    let error = servers.snapshot()[0].last_error.clone();
+    assert_eq!(error.as_deref(), Some("no list today"));
+    assert_eq!(definitions(&layer).await, offered);
 
-    fake.come_up();
-    sleep(Duration::from_secs(61)).await;
-    assert_eq!(call_once(&layer, "bmcp_s_echo", &json!({})).await, "echo {}");
+    // Nor does a server that comes back without a list.
+    fake.crash();
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(state(&servers), McpServerState::Away);
+    assert_eq!(definitions(&layer).await, offered);
+}
+
+/// The definitions that the next request carries, as they are in its body.
+async fn definitions(layer: &BridgeLayer) -> String {
+    let mut conversation = converse(layer, None);
+    let asked = conversation.provider.next().await;
+    let definitions = asked.body["tools"].to_string();
+    asked.finish();
+    conversation.caller.await.unwrap();
+    definitions
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,6 +39,7 @@ struct State {
     tools: Mutex<Vec<Value>>,
     page: Mutex<Option<usize>>,
     down: Mutex<bool>,
+    refuses_listings: Mutex<bool>,
     connections: Mutex<Vec<Connection>>,
     pub(crate) pages_read: Mutex<usize>,
     peers: Mutex<Vec<Peer<RoleServer>>>,
@@ -108,6 +109,21 @@ impl Fake {
 
     pub(crate) fn come_up(&self) {
         *lock(&self.0.down) = false;
+    }
+
+    /// From now on there is no list of tools.
+    pub(crate) fn refuse_listings(&self) {
+        *lock(&self.0.refuses_listings) = true;
+    }
+
+    /// Offers tools with these definitions.
+    pub(crate) fn set_definitions(&self, definitions: Vec<Value>) {
+        *lock(&self.0.tools) = definitions;
+    }
+
+    /// The connections as the server sees them.
+    pub(crate) fn peers(&self) -> Vec<Peer<RoleServer>> {
+        lock(&self.0.peers).clone()
     }
 
     /// Ends every connection at once, in the middle of whatever it does.
@@ -184,6 +200,9 @@ impl ServerHandler for Fake {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         *lock(&self.0.pages_read) += 1;
+        if *lock(&self.0.refuses_listings) {
+            return Err(ErrorData::internal_error("no list today", None));
+        }
         let tools = lock(&self.0.tools).clone();
         let start: usize = request
             .and_then(|params| params.cursor)

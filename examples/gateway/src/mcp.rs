@@ -68,6 +68,8 @@ fn variable(name: &str) -> String {
 ///
 /// One line for the user.
 pub async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers, String> {
+    // The provider of `reqwest`, which speaks to the servers. Fails if the process has one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let servers = McpServers::connect(servers, local).map_err(|problem| format!("--mcp: {problem}"))?;
     if tokio::time::timeout(PATIENCE, servers.settled()).await.is_err() {
         warn!("not every MCP server has answered yet, going on without");
