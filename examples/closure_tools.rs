@@ -37,7 +37,8 @@ fn add() -> Tool {
     })
 }
 
-/// A service with layers: at most 4 calls at once in the whole process, 2 s for each, waiting included.
+/// A service with layers: at most 4 calls at once in the whole process, 2 s for each. Waiting for one of the 4 places does
+/// not count: tower's time-out begins with the call. `BridgeLayer::tool_timeout` bounds both together.
 fn search() -> Tool {
     let definition = ToolDefinition::new("search")
         .server("docs")
