@@ -11,12 +11,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_llm_bridge::pool::KeyPool;
@@ -344,6 +345,6 @@ async fn speed(database: &Database) {
     drop(gateway);
     let start = Instant::now();
     let summary = join(run(database.sink(), events)).await.unwrap();
-    let rate = summary.stored() as f64 / start.elapsed().as_secs_f64();
+    let rate = summary.stored() as f64 / Instant::now().saturating_duration_since(start).as_secs_f64();
     println!("  {} events at {rate:.0} a second", summary.stored());
 }

@@ -28,7 +28,7 @@ const STANDARD_TIERS: &[&str] = &["default", "standard"];
 /// # drop((recorder, events));
 /// # Ok::<(), tower_llm_bridge::record::AmountError>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ListPrices {
     provider: Option<String>,
 }
@@ -38,19 +38,24 @@ pub struct ListPrices {
 impl ListPrices {
     /// The list, for providers that are configured by the names that it uses.
     #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "it unpacks a list, which a default should not"
+    )]
     pub fn new() -> Self {
-        // Unpacking takes tens of milliseconds, which no request is to wait for.
-        let _ = Calculator::bundled();
-        Self::default()
+        Self::of_provider(None)
     }
 
     /// The list of this provider's prices, whatever name the provider was configured by.
     #[must_use]
     pub fn of(provider: impl Into<String>) -> Self {
-        Self {
-            provider: Some(provider.into()),
-            ..Self::new()
-        }
+        Self::of_provider(Some(provider.into()))
+    }
+
+    fn of_provider(provider: Option<String>) -> Self {
+        // Unpacking takes tens of milliseconds; no request should wait for it.
+        let _ = Calculator::bundled();
+        Self { provider }
     }
 
     fn total(&self, round: &Round<'_>, usage: &Usage, context: Option<(&str, &str)>) -> Option<f64> {

@@ -4,10 +4,10 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Settings, SqlError, SqlErrorKind};
 
@@ -158,7 +158,9 @@ impl Backlog {
                 state = self.wait(state, None);
                 continue;
             }
-            let waited = state.since.map_or(wait, |since| since.elapsed());
+            let waited = state
+                .since
+                .map_or(wait, |since| Instant::now().saturating_duration_since(since));
             if state.lines >= batch as u64 || state.is_closed || waited >= wait {
                 return state.read(batch).map(Next::Lines);
             }

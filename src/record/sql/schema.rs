@@ -180,6 +180,7 @@ pub(super) enum Kind {
 // === impl Kind ===
 
 impl Kind {
+    #[cfg(feature = "postgres")]
     pub(super) const ALL: [Self; 6] = [
         Self::Started,
         Self::Prompt,

@@ -1,12 +1,8 @@
 //! Writes the backlog to the database: in batches, again after a failure, and row by row around one that is refused.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs::OpenOptions, io::Write, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     Settings, SqlError, SqlErrorKind, Summary,
@@ -145,14 +141,16 @@ impl<C: Connect> Writer<C> {
                 Err(StoreError::Down(error)) => error,
             };
             self.store = None;
-            if reported.is_none_or(|reported| reported.elapsed() > Duration::from_secs(60)) {
+            if reported
+                .is_none_or(|reported| Instant::now().saturating_duration_since(reported) > Duration::from_secs(60))
+            {
                 tracing::error!(%error, "the record database is down; records are kept and tried again");
                 reported = Some(Instant::now());
             }
             failures = failures.saturating_add(1);
             if self.backlog.is_closed() {
                 let since = *self.draining_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= self.settings.drain {
+                if Instant::now().saturating_duration_since(since) >= self.settings.drain {
                     return Ok(None);
                 }
             }
