@@ -298,6 +298,28 @@ mod tests {
     }
 
     #[test]
+    fn models_without_a_price_are_named_once_and_not_without_end() {
+        let logs = crate::logs::Logs::capture();
+        let pricing = Pricing::new(|_: &Round<'_>| None);
+        let priced = pricing.begin(&crate::record::tests::started()).unwrap();
+        for number in (0..300).chain(0..300) {
+            let mut fact = Fact::TokenUsage {
+                msg_id: String::new(),
+                model: format!("model-{number:03}"),
+                service_tier: None,
+                usage: TokenUsage::default(),
+                extra: TokenDetails::default(),
+                cost: None,
+            };
+            priced.fill(&mut fact);
+            assert!(matches!(fact, Fact::TokenUsage { cost: None, .. }));
+        }
+        let text = logs.text();
+        assert_eq!(text.matches("no price is known").count(), MAX_NAMED);
+        assert_eq!(text.matches("model-007").count(), 1);
+    }
+
+    #[test]
     fn the_first_price_that_is_known_counts() {
         let own = OwnPrices::new().model("ours", Rates::per_million("1", "1", "USD").unwrap());
         let list = |round: &Round<'_>| (round.model != "unknown").then(|| Cost::new(Amount::default(), "USD"));

@@ -294,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_is_said_in_the_log_without_the_text() {
+        let logs = crate::logs::Logs::capture();
+        let mut fact = Fact::PromptUsage {
+            msg_id: "m".into(),
+            prompt: "secret".repeat(20_000),
+        };
+        TextLimits::default().apply(&mut fact);
+        let text = logs.text();
+        assert_eq!(text.matches("was too long for its record").count(), 1, "{text}");
+        assert!(text.contains("prompt_usage") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
     fn what_is_short_stays() {
         for fact in [started(), prompt()] {
             let mut limited = fact.clone();

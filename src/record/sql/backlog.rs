@@ -229,9 +229,12 @@ impl State {
         match &mut self.medium {
             Medium::Memory(held) => held.extend_from_slice(lines),
             Medium::File(file) => {
-                // After a failure, over the half that was written.
                 file.seek(SeekFrom::Start(self.end))?;
-                file.write_all(lines)?;
+                if let Err(error) = file.write_all(lines) {
+                    // The half that was written would stand behind the next lines.
+                    let _ = file.set_len(self.end);
+                    return Err(error);
+                }
             }
         }
         self.end += lines.len() as u64;
