@@ -6,9 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gateway::recorder::{self, Sink};
-use gateway::routes;
+use gateway::routes::{self, Mount};
 use gateway::signals::Signals;
-use gateway::upstream;
 use gateway::workers::{self, Workers};
 use http::StatusCode;
 use tokio::net::TcpListener;
@@ -39,10 +38,11 @@ pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::NextKey))
         .recorder(recorder);
     let base = BaseUri::parse(base)?;
+    let mount = Mount { layer, base };
     let workers = Workers::start(workers::count()?, DRAIN, || {
-        Ok(routes::app(&layer, upstream::connect(&base)?))
+        Ok(routes::app(Some(mount.connect()?), None))
     })?;
-    drop(layer);
+    drop(mount);
     roles::announce(&listener)?;
     let (_, served) = workers.serve(listener.into_std()?, usize::MAX, signals).await;
     records.finish().await?;

@@ -12,14 +12,18 @@ use crate::{mcp, recorder::Target};
 const HELP: &str = "\
 A gateway for AI clients: key failover, injected tools, usage records.
 
-usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=URL]... [--record FILE] [--drain SECONDS]
+usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--anthropic-upstream URL] [--anthropic-key SECRET]...
+               [--mcp NAME=URL]... [--record FILE] [--drain SECONDS]
 
   --listen ADDR    address and port to listen on; port 0 takes any free one [default: 127.0.0.1:8080]
   --upstream URL   the provider's API base, as an OpenAI SDK takes it: https://api.openai.com/v1
-                   (a bare https://host means https://host/v1) [default: an embedded demo provider]
+                   (a bare https://host means https://host/v1). It serves chat completions, Responses and models
   --key SECRET     a provider key; repeat for failover, the first is tried first. Other users of this machine
                    can read a command line, so prefer OPENAI_API_KEYS=KEY,KEY in the environment.
                    With neither, callers bring their own keys
+  --anthropic-upstream URL, --anthropic-key SECRET
+                   the same for Anthropic's Messages: https://api.anthropic.com; ANTHROPIC_API_KEYS=KEY,KEY
+                   Without any upstream an embedded demo provider speaks all APIs
   --mcp NAME=URL   an MCP server whose tools are injected, over streamable HTTP; repeatable
   --mcp 'NAME=stdio:COMMAND ARG...'
                    the same for one that is a child process; words are split at spaces, there is no shell
@@ -28,7 +32,7 @@ usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--mcp NAME=UR
   -h, --help       print this
   -V, --version    print the version
 
-environment: OPENAI_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info],
+environment: OPENAI_API_KEYS, ANTHROPIC_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info],
              MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN'),
              TOKIO_WORKER_THREADS (threads that serve) [default: one per core]
 signals:     SIGINT or SIGTERM drains requests; a second one cuts them. SIGHUP opens the record file anew";
@@ -45,6 +49,7 @@ pub enum Command {
 pub struct Args {
     pub listen: String,
     pub openai: Provider,
+    pub anthropic: Provider,
     pub mcp: Vec<McpServer>,
     /// `None`: the log.
     pub record: Option<Target>,
@@ -54,7 +59,7 @@ pub struct Args {
 /// One provider's address and keys.
 #[derive(Default)]
 pub struct Provider {
-    /// `None`: the embedded demo provider.
+    /// `None`: its routes are not served; the embedded demo provider if there is no other upstream.
     pub base: Option<BaseUri>,
     /// In order of preference; empty: callers bring their own.
     pub keys: Vec<String>,
@@ -70,7 +75,7 @@ pub fn parse(
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, String> {
     let mut listen = None;
-    let mut openai = Provider::default();
+    let (mut openai, mut anthropic) = (Provider::default(), Provider::default());
     let mut servers = Vec::new();
     let mut record = None;
     let mut drain = None;
@@ -92,6 +97,8 @@ pub fn parse(
             "listen" => once(&mut listen, &name, address(value()?)?)?,
             "upstream" => once(&mut openai.base, &name, base(&name, &value()?)?)?,
             "key" => openai.keys.push(value()?),
+            "anthropic-upstream" => once(&mut anthropic.base, &name, base(&name, &value()?)?)?,
+            "anthropic-key" => anthropic.keys.push(value()?),
             "mcp" => servers.push(mcp::parse(&value()?, &env)?),
             "record" => {
                 let target = parser.value().ok().filter(|target| !target.is_empty());
@@ -100,22 +107,35 @@ pub fn parse(
             }
             "drain" => once(&mut drain, &name, seconds(&name, &value()?)?)?,
             // Of the contract, and to come: an option that is taken and does nothing would be worse.
-            "anthropic-upstream" | "anthropic-key" => return Err(not_yet(&name, "Anthropic's Messages")),
             "admin" => return Err(not_yet(&name, "the operator's page")),
             "redis" => return Err(not_yet(&name, "key state shared over Redis")),
             _ => return Err(format!("unknown option --{name}, see --help")),
         }
     }
 
-    if openai.base.is_none() && !openai.keys.is_empty() {
-        return Err("--key needs an --upstream to send it to; the demo provider has its own keys".into());
-    }
-    if openai.base.is_some() && openai.keys.is_empty() {
-        openai.keys = env_keys("OPENAI_API_KEYS", &env)?;
+    let providers = [
+        (&mut openai, "--key", "--upstream", "OPENAI_API_KEYS"),
+        (
+            &mut anthropic,
+            "--anthropic-key",
+            "--anthropic-upstream",
+            "ANTHROPIC_API_KEYS",
+        ),
+    ];
+    for (provider, key, upstream, variable) in providers {
+        if provider.base.is_none() && !provider.keys.is_empty() {
+            return Err(format!(
+                "{key} needs an {upstream} to send it to; the demo provider has its own keys"
+            ));
+        }
+        if provider.base.is_some() && provider.keys.is_empty() {
+            provider.keys = env_keys(variable, &env)?;
+        }
     }
     Ok(Command::Serve(Args {
         listen: listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
         openai,
+        anthropic,
         mcp: servers,
         record,
         drain: drain.unwrap_or(DRAIN),
@@ -264,11 +284,8 @@ mod tests {
             (&["--record="], "--record needs a value"),
             (&["--drain", "soon"], "whole seconds"),
             (&["--drain", "-1"], "whole seconds"),
-            (&["--anthropic-key", SECRET], "no support for Anthropic's Messages yet"),
-            (
-                &["--anthropic-upstream", "https://host"],
-                "no support for Anthropic's Messages yet",
-            ),
+            (&["--anthropic-key", SECRET], "--anthropic-key needs an --anthropic-upstream"),
+            (&["--anthropic-upstream", SECRET], "needs http:// or https://"),
             (&["--admin", "127.0.0.1:0"], "no support for the operator's page yet"),
             (&["--redis", SECRET], "no support for key state"),
         ];

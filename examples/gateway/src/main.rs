@@ -9,17 +9,16 @@ use std::{
 };
 
 use gateway::{
-    args::{self, Args, Command},
+    args::{self, Args, Command, Provider},
     demo::{self, Demo},
     descriptors, mcp, process,
     recorder::{self, Sink},
-    routes,
+    routes::{self, Mount},
     signals::{self, Signals},
-    upstream,
     workers::{self, Workers},
 };
 use tokio::net::TcpListener;
-use tower_llm_bridge::{BridgeLayer, pool::KeyPool, record::Recorder};
+use tower_llm_bridge::{BridgeLayer, Dialect, pool::KeyPool, record::Recorder};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -85,39 +84,37 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let listener = listener.into_std().map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
 
-    // An SDK whose base URL lacks the `/v1` is served all the same.
-    let layer = BridgeLayer::new().base("/v1").and_then(|layer| layer.base("/"));
-    let mut layer = layer.map_err(|error| error.to_string())?.provider("openai");
-    let mut keys = arguments.openai.keys;
-    let mut tools = Vec::new();
-    let demo = arguments.openai.base.is_none();
-    let base = match arguments.openai.base {
-        Some(base) => base,
-        None => {
-            let demo = Demo::start()
-                .await
-                .map_err(|error| format!("cannot start the demo provider: {error}"))?;
-            tools = demo::tools();
-            keys = demo.keys;
-            demo.base
+    let (mut openai, mut anthropic, mut tools) = (arguments.openai, arguments.anthropic, Vec::new());
+    let demo = openai.base.is_none() && anthropic.base.is_none();
+    if demo {
+        let demo = Demo::start()
+            .await
+            .map_err(|error| format!("cannot start the demo provider: {error}"))?;
+        tools = demo::tools();
+        for provider in [&mut openai, &mut anthropic] {
+            provider.base = Some(demo.base.clone());
+            provider.keys.clone_from(&demo.keys);
         }
-    };
-    let tools = mcp::connect(arguments.mcp, tools).await?;
-    layer = layer.tools(tools);
-    info!(upstream = %base, keys = keys.len(), "{}", if keys.is_empty() { "callers bring their own keys" } else { "keys are pooled" });
-    if !keys.is_empty() {
-        layer = layer.pool(KeyPool::from_secrets(keys).map_err(|error| format!("bad key: {error}"))?);
     }
-
+    let tools = mcp::connect(arguments.mcp, tools).await?;
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
     signals::on_hangup(records.reopener()).map_err(|error| format!("cannot listen for SIGHUP: {error}"))?;
-    let layer = layer.recorder(recorder);
+    // An SDK whose base URL lacks the `/v1` is served all the same.
+    let layer = BridgeLayer::new().base("/v1").and_then(|layer| layer.base("/"));
+    let layer = layer
+        .map_err(|error| error.to_string())?
+        .tools(tools)
+        .recorder(recorder);
+    let openai = mount(&layer, openai, "openai", [Dialect::ChatCompletions, Dialect::Responses])?;
+    let anthropic = mount(&layer, anthropic, "anthropic", [Dialect::Messages])?;
+    drop(layer);
     let workers = Workers::start(workers, arguments.drain, || {
-        Ok(routes::app(&layer, upstream::connect(&base)?))
+        let connect = |mount: &Option<Mount>| mount.as_ref().map(Mount::connect).transpose();
+        Ok(routes::app(connect(&openai)?, connect(&anthropic)?))
     })?;
     // The last recorder must go with the last request.
-    drop(layer);
+    drop((openai, anthropic));
     // Whoever reads only this line and then closes the pipe must not end us.
     say(&format!("listening on http://{address}"));
     if demo {
@@ -131,6 +128,28 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
         signal = signals.next() => Err(format!("{signal} before the last record was written")),
     };
     served.and(written)
+}
+
+/// The bridge in front of one provider; none if there is no such provider.
+fn mount(
+    layer: &BridgeLayer,
+    provider: Provider,
+    name: &str,
+    dialects: impl IntoIterator<Item = Dialect>,
+) -> Result<Option<Mount>, String> {
+    let Some(base) = provider.base else { return Ok(None) };
+    let keys = provider.keys;
+    let how = if keys.is_empty() {
+        "callers bring their own keys"
+    } else {
+        "keys are pooled"
+    };
+    info!(provider = name, upstream = %base, keys = keys.len(), "{how}");
+    let mut layer = layer.clone().provider(name).dialects(dialects);
+    if !keys.is_empty() {
+        layer = layer.pool(KeyPool::from_secrets(keys).map_err(|error| format!("bad key: {error}"))?);
+    }
+    Ok(Some(Mount { layer, base }))
 }
 
 /// To stdout, flushed. A closed stdout is nobody's problem.

@@ -1,8 +1,11 @@
-//! A provider to play with when there is none: it speaks chat completions on loopback, refuses the first of its two
-//! keys, and asks for a tool when the prompt is about the time.
+//! A provider to play with when there is none: it speaks all three APIs on loopback, refuses the first of its two keys,
+//! and asks for a tool when the prompt is about the time.
 
+mod chat;
+mod messages;
 mod model;
 mod provider;
+mod responses;
 
 use std::{convert::Infallible, io, net::SocketAddr, time::SystemTime};
 
@@ -51,7 +54,19 @@ pub fn tools() -> Vec<Tool> {
 /// How to try it.
 pub fn how_to_try(gateway: SocketAddr) -> String {
     let body = r#"{"model":"demo","messages":[{"role":"user","content":"What time is it?"}]}"#;
+    let message = r#"{"model":"demo","max_tokens":99,"messages":[{"role":"user","content":"What time is it?"}]}"#;
     format!(
-        "a demo provider is inside, try:\n  curl http://{gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+        "a demo provider is inside, try:
+  curl http://{gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'
+  curl http://{gateway}/v1/messages -H 'content-type: application/json' -d '{message}'
+Claude Code:
+  export ANTHROPIC_BASE_URL=http://{gateway} ANTHROPIC_AUTH_TOKEN=any
+  claude -p 'What time is it?'
+Codex, in ~/.codex/config.toml:
+  model_provider = \"gateway\"
+  [model_providers.gateway]
+  name = \"gateway\"
+  base_url = \"http://{gateway}/v1\"
+  wire_api = \"responses\""
     )
 }

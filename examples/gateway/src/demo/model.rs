@@ -2,6 +2,18 @@
 
 use serde_json::Value;
 
+/// One request, in no API's words.
+pub(super) struct Asked {
+    /// The last message's text.
+    pub(super) said: String,
+    /// Whether that is a tool's result.
+    pub(super) is_result: bool,
+    /// The names of the tools that may be called.
+    pub(super) tools: Vec<String>,
+    /// About one token a word.
+    pub(super) tokens: usize,
+}
+
 /// One turn of the model.
 pub(super) enum Turn {
     Say(String),
@@ -9,46 +21,40 @@ pub(super) enum Turn {
     Call(String),
 }
 
-pub(super) fn turn(request: &Value) -> Turn {
-    let last = request["messages"]
-        .as_array()
-        .and_then(|messages| messages.last())
-        .unwrap_or(&Value::Null);
-    let said = text(&last["content"]);
-    if last["role"] == "tool" {
-        return Turn::Say(format!("The clock says {said}."));
+pub(super) fn turn(asked: &Asked) -> Turn {
+    if asked.is_result {
+        return Turn::Say(format!("The clock says {}.", asked.said));
     }
-    let tools = request["tools"].as_array().into_iter().flatten();
-    let clock = tools
-        .filter_map(|tool| tool["function"]["name"].as_str())
-        .find(|name| name.ends_with("current_time"));
+    let clock = asked.tools.iter().find(|name| name.ends_with("current_time"));
     match clock {
-        Some(name) if said.to_lowercase().contains("time") && request["tool_choice"] != "none" => {
-            Turn::Call(name.into())
-        }
-        _ => Turn::Say(format!("You said: {said}")),
+        Some(name) if asked.said.to_lowercase().contains("time") => Turn::Call(name.clone()),
+        _ => Turn::Say(format!("You said: {}", asked.said)),
     }
-}
-
-/// About one token a word.
-pub(super) fn prompt_tokens(request: &Value) -> usize {
-    let messages = request["messages"].as_array().into_iter().flatten();
-    messages.map(|message| tokens(&text(&message["content"]))).sum()
 }
 
 pub(super) fn tokens(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// A content is a string or a list of parts.
-fn text(content: &Value) -> String {
+/// A content is a string or a list of parts, each with a text or a content of its own.
+pub(super) fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts
-            .iter()
-            .filter_map(|part| part["text"].as_str())
-            .collect::<Vec<_>>()
-            .join(" "),
+        Value::Array(parts) => {
+            let texts = parts.iter().map(|part| match part["text"].as_str() {
+                Some(text) => text.to_owned(),
+                None => text(&part["content"]),
+            });
+            texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+        }
         _ => String::new(),
     }
+}
+
+/// The names in a list of tools; `name` finds one of them.
+pub(super) fn names<'a>(request: &'a Value, name: impl Fn(&'a Value) -> &'a Value) -> Vec<String> {
+    let tools = request["tools"].as_array().into_iter().flatten();
+    tools
+        .filter_map(|tool| name(tool).as_str().map(str::to_owned))
+        .collect()
 }

@@ -1,4 +1,4 @@
-//! The demo provider's HTTP side: keys, routes, errors, and an answer's two forms.
+//! The demo provider's HTTP side: keys, routes, errors and the pace of streams.
 
 use std::{
     convert::Infallible,
@@ -22,10 +22,7 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::time::{Sleep, sleep};
 
-use super::{
-    LIMITED_KEY, WORKING_KEY,
-    model::{self, Turn},
-};
+use super::{LIMITED_KEY, WORKING_KEY, chat, messages, responses};
 
 const MODEL: &str = "demo";
 /// Seconds after which the limited key may be tried again, in vain.
@@ -41,7 +38,10 @@ struct Events {
 
 pub(super) fn routes() -> Router {
     Router::new()
-        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/messages", post(messages::messages))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route(
             "/v1/models",
             get(|| async { Json(json!({ "object": "list", "data": [model_object()] })) }),
@@ -52,10 +52,10 @@ pub(super) fn routes() -> Router {
 }
 
 async fn check_key(request: Request, next: Next) -> Response {
-    let key = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let headers = request.headers();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let key = text("x-api-key").or(bearer);
     match key {
         Some(WORKING_KEY) => next.run(request).await,
         Some(LIMITED_KEY) => {
@@ -92,68 +92,8 @@ fn model_object() -> Value {
     json!({ "id": MODEL, "object": "model", "created": 0, "owned_by": "demo" })
 }
 
-async fn chat_completions(body: Bytes) -> Response {
-    let Ok(request) = serde_json::from_slice::<Value>(&body) else {
-        return error(
-            StatusCode::BAD_REQUEST,
-            "invalid_request_error",
-            "invalid_json",
-            "The body is not JSON",
-        );
-    };
-    let id = completion_id();
-    let (text, message, finish_reason) = match model::turn(&request) {
-        Turn::Say(text) => (text.clone(), json!({ "role": "assistant", "content": text }), "stop"),
-        Turn::Call(name) => {
-            let function = json!({ "name": name, "arguments": "{}" });
-            let call = json!({ "id": format!("call_{id}"), "type": "function", "function": function });
-            (
-                String::new(),
-                json!({ "role": "assistant", "content": null, "tool_calls": [call] }),
-                "tool_calls",
-            )
-        }
-    };
-    let (prompt, completion) = (model::prompt_tokens(&request), model::tokens(&text));
-    let usage = json!({
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": { "cached_tokens": 0 },
-    });
-    let answer = |object, choices: Value, usage: Value| {
-        let model = request["model"].clone();
-        json!({ "id": id, "object": object, "created": now(), "model": model, "choices": choices, "usage": usage })
-    };
-    if request["stream"] != true {
-        let choice = json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason });
-        return Json(answer("chat.completion", json!([choice]), usage)).into_response();
-    }
-
-    let chunk = |choices, usage| format!("data: {}\n\n", answer("chat.completion.chunk", choices, usage));
-    let delta = |delta, reason: Value| {
-        chunk(
-            json!([{ "index": 0, "delta": delta, "finish_reason": reason }]),
-            Value::Null,
-        )
-    };
-    let mut events = Vec::new();
-    if text.is_empty() {
-        let mut message = message;
-        message["tool_calls"][0]["index"] = 0.into();
-        events.push(delta(message, Value::Null));
-    } else {
-        events.push(delta(json!({ "role": "assistant", "content": "" }), Value::Null));
-        events.extend(
-            text.split_inclusive(' ')
-                .map(|word| delta(json!({ "content": word }), Value::Null)),
-        );
-    }
-    events.push(delta(json!({}), finish_reason.into()));
-    if request["stream_options"]["include_usage"] == true {
-        events.push(chunk(json!([]), usage));
-    }
-    events.push("data: [DONE]\n\n".into());
+/// An answer as server-sent events.
+pub(super) fn stream(events: Vec<String>) -> Response {
     let events = Events {
         rest: events.into_iter(),
         pause: Box::pin(sleep(Duration::ZERO)),
@@ -161,16 +101,27 @@ async fn chat_completions(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::new(events)).into_response()
 }
 
-fn completion_id() -> String {
+pub(super) fn invalid_json() -> Response {
+    error(
+        StatusCode::BAD_REQUEST,
+        "invalid_request_error",
+        "invalid_json",
+        "The body is not JSON",
+    )
+}
+
+/// Numbers answers.
+pub(super) fn next_id() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(1);
-    format!("chatcmpl-demo-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+    COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
 }
 
+/// An error that Messages' clients read as well: they pass over a missing outer `type`.
 fn error(status: StatusCode, kind: &str, code: &str, message: &str) -> Response {
     let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
     (status, Json(body)).into_response()

@@ -18,12 +18,13 @@ use axum::{
     Router,
     body::Body,
     error_handling::HandleErrorLayer,
+    response::IntoResponse,
     routing::{get_service, post_service},
 };
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tower::{BoxError, Service, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     classify::ServerErrorsFailureClass,
@@ -31,19 +32,41 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
 };
-use tower_llm_bridge::{BridgeLayer, RequestBody};
+use tower_llm_bridge::{BaseUri, BridgeLayer, RequestBody};
 use tracing::{Span, field, info, info_span, warn};
 
 use super::{
     edge::{self, EdgeLayer},
     identity, refusal,
 };
-use crate::upstream::{Upstream, WithCauses};
+use crate::upstream::{self, Upstream, WithCauses};
+
+/// The bridge in front of one provider.
+pub struct Mount {
+    pub layer: BridgeLayer,
+    pub base: BaseUri,
+}
+
+/// The same with a client.
+pub struct Connected {
+    layer: BridgeLayer,
+    upstream: Upstream<RequestBody<Body>>,
+}
+
+type Boxed = BoxCloneSyncService<Request<Body>, axum::response::Response, Infallible>;
+
+/// The ways to one provider.
+struct Services {
+    /// For bodies that the bridge reads.
+    read: Boxed,
+    /// For paths that only get a key.
+    keyed: Boxed,
+}
 
 /// The whole application, ready for a server.
 pub fn app(
-    bridge: &BridgeLayer,
-    upstream: Upstream<RequestBody<Body>>,
+    openai: Option<Connected>,
+    anthropic: Option<Connected>,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<impl hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static>,
@@ -67,34 +90,94 @@ pub fn app(
         .layer(CatchPanicLayer::custom(refusal::panicked))
         // Not tower-http's layers for size and time-out: they wrap answers as well, and a stream pays for each wrapping.
         .layer(EdgeLayer)
-        .service(routes(bridge, upstream))
+        .service(routes(openai, anthropic))
 }
 
-fn routes(bridge: &BridgeLayer, upstream: Upstream<RequestBody<Body>>) -> Router {
-    let bridge = ServiceBuilder::new()
-        .layer(HandleErrorLayer::new(refusal::unreachable))
-        .layer(bridge)
-        .map_err(WithCauses)
-        .service(upstream);
-    let chat = ServiceBuilder::new()
-        .map_request(identity::identify)
-        // An encoding that is not known here goes on, to the bridge's 415 in the provider's shape.
-        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-        .map_request(edge::bound_decoded)
-        .service(bridge.clone());
-    let models = ServiceBuilder::new().map_request(identity::identify).service(bridge);
-
+fn routes(openai: Option<Connected>, anthropic: Option<Connected>) -> Router {
+    let openai = openai.map(Connected::services);
+    let anthropic = anthropic.map(Connected::services);
+    let models = by_version(openai.as_ref(), anthropic.as_ref());
     let mut router = Router::new();
     // An SDK whose base URL lacks the `/v1` is served all the same.
     for base in ["/v1", ""] {
+        let path = |path: &str| format!("{base}{path}");
+        if let Some(Services { read, keyed }) = &openai {
+            router = router
+                .route(&path("/chat/completions"), post_service(read.clone()))
+                // A websocket is asked for by GET, and refused.
+                .route(
+                    &path("/responses"),
+                    post_service(read.clone()).get_service(keyed.clone()),
+                )
+                .route_service(&path("/responses/{*id}"), keyed.clone());
+        }
+        if let Some(Services { read, .. }) = &anthropic {
+            router = router
+                .route(&path("/messages"), post_service(read.clone()))
+                .route(&path("/messages/count_tokens"), post_service(read.clone()));
+        }
         router = router
-            .route(&format!("{base}/chat/completions"), post_service(chat.clone()))
-            .route(&format!("{base}/models"), get_service(models.clone()))
-            .route(&format!("{base}/models/{{*id}}"), get_service(models.clone()));
+            .route(&path("/models"), get_service(models.clone()))
+            .route(&path("/models/{*id}"), get_service(models.clone()));
     }
     router
         .fallback(refusal::not_found)
         .method_not_allowed_fallback(refusal::method_not_allowed)
+}
+
+/// Both providers list models; a request with `anthropic-version` is for Anthropic's.
+fn by_version(openai: Option<&Services>, anthropic: Option<&Services>) -> Boxed {
+    let missing = || Boxed::new(Router::new().fallback(refusal::not_found));
+    let openai = openai.map_or_else(missing, |services| services.keyed.clone());
+    let anthropic = anthropic.map_or_else(missing, |services| services.keyed.clone());
+    Boxed::new(tower::service_fn(move |request: Request<Body>| {
+        let is_anthropics = request.headers().contains_key("anthropic-version");
+        let service = if is_anthropics {
+            anthropic.clone()
+        } else {
+            openai.clone()
+        };
+        service.oneshot(request)
+    }))
+}
+
+// === impl Mount ===
+
+impl Mount {
+    /// With a client of its own.
+    ///
+    /// # Errors
+    ///
+    /// Says why TLS cannot be set up.
+    pub fn connect(&self) -> Result<Connected, String> {
+        Ok(Connected {
+            layer: self.layer.clone(),
+            upstream: upstream::connect(&self.base)?,
+        })
+    }
+}
+
+// === impl Connected ===
+
+impl Connected {
+    fn services(self) -> Services {
+        let bridge = ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(refusal::unreachable))
+            .layer(self.layer)
+            .map_err(WithCauses)
+            .service(self.upstream);
+        let read = ServiceBuilder::new()
+            .map_request(identity::identify)
+            // An encoding that is not known here goes on, to the bridge's 415 in the provider's shape.
+            .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+            .map_request(edge::bound_decoded)
+            .service(bridge.clone());
+        let keyed = ServiceBuilder::new().map_request(identity::identify).service(bridge);
+        Services {
+            read: Boxed::new(read.map_response(IntoResponse::into_response)),
+            keyed: Boxed::new(keyed.map_response(IntoResponse::into_response)),
+        }
+    }
 }
 
 /// No header and no query: both carry secrets.

@@ -5,4 +5,4 @@ mod edge;
 mod identity;
 mod refusal;
 
-pub use app::app;
+pub use app::{Connected, Mount, app};

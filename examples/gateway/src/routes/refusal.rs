@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use serde_json::json;
 use tracing::{error, warn};
 
@@ -21,11 +21,15 @@ fn invalid_request(status: StatusCode, code: Option<&str>, message: &str) -> Res
     refusal(status, "invalid_request_error", code, message)
 }
 
-pub(super) async fn not_found(method: Method, uri: Uri) -> Response {
-    let message = format!(
-        "Unknown URL ({method} {}); this gateway serves chat completions and models",
-        uri.path()
-    );
+/// In the shape of the API that the path belongs to.
+pub(super) async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let message = format!("Unknown URL ({method} {}): this gateway does not serve it", uri.path());
+    let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
+    if path.starts_with("/messages") || headers.contains_key("anthropic-version") {
+        let error = json!({ "type": "not_found_error", "message": message });
+        let body = json!({ "type": "error", "error": error, "request_id": null });
+        return (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response();
+    }
     invalid_request(StatusCode::NOT_FOUND, Some("unknown_url"), &message)
 }
 

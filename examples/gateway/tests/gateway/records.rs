@@ -45,6 +45,11 @@ impl Records {
         events
     }
 
+    /// The start of each interception, in the order of time.
+    pub(crate) fn started(&self) -> impl Iterator<Item = &Value> {
+        self.0.values().map(|events| &events[0])
+    }
+
     /// How often each outcome occurs.
     pub(crate) fn outcomes(&self) -> BTreeMap<String, usize> {
         let mut outcomes = BTreeMap::new();
