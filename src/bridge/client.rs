@@ -1,4 +1,4 @@
-//! Which client program calls, and in which of its sessions: by the headers with which agents name themselves.
+//! Recognises the client program and its session by the headers with which agents name themselves.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
@@ -16,7 +16,8 @@ struct Sign {
     name: &'static str,
     user_agent: Option<&'static str>,
     header: Option<(&'static HeaderName, &'static str)>,
-    session: Option<&'static str>,
+    /// Headers that may name the session, the newest first.
+    session: &'static [&'static str],
 }
 
 static ORIGINATOR: HeaderName = HeaderName::from_static("originator");
@@ -27,31 +28,35 @@ const fn sign(name: &'static str, user_agent: &'static str) -> Sign {
         name,
         user_agent: Some(user_agent),
         header: None,
-        session: None,
+        session: &[],
     }
 }
 
-static SIGNS: [Sign; 9] = [
+static SIGNS: [Sign; 10] = [
     Sign {
-        session: Some("x-claude-code-session-id"),
+        session: &["x-claude-code-session-id"],
         ..sign("Claude Code", "claude")
     },
     Sign {
-        session: Some("session_id"),
+        session: &["session-id", "session_id"],
         ..sign("Codex", "codex")
     },
     Sign {
-        session: Some("x-client-session-id"),
+        session: &["x-client-session-id"],
         ..sign("Copilot CLI", "copilot/")
     },
     Sign {
-        session: Some("x-interaction-id"),
+        session: &["x-interaction-id"],
         ..sign("Copilot Chat", "githubcopilotchat/")
+    },
+    Sign {
+        session: &["x-session-id", "x-opencode-session", "x-session-affinity"],
+        ..sign("opencode", "opencode/")
     },
     sign("Zed", "zed/"),
     Sign {
         header: Some((&ORIGINATOR, "kilo-code")),
-        session: Some("x-kilocode-taskid"),
+        session: &["x-kilocode-taskid"],
         ..sign("Kilo Code", "kilo-code/")
     },
     Sign {
@@ -85,8 +90,8 @@ impl Client {
         Self {
             name: known.map_or("unknown", |sign| sign.name),
             session_id: known
-                .and_then(|sign| sign.session)
-                .and_then(|name| text(headers.get(name))),
+                .and_then(|sign| sign.session.iter().find_map(|name| headers.get(*name)))
+                .and_then(|value| text(Some(value))),
             user_agent: agent,
         }
     }
@@ -106,13 +111,27 @@ mod tests {
         let ua = "user-agent";
         /// Headers; the client's name; its session.
         type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<&'a str>);
-        let table: [Row<'_>; 14] = [
+        let table: [Row<'_>; 16] = [
             (
                 &[(ua, "claude-cli/2.0 (external)"), ("x-claude-code-session-id", "s1")],
                 "Claude Code",
                 Some("s1"),
             ),
             (&[(ua, "codex_cli_rs/0.5"), ("session_id", "s2")], "Codex", Some("s2")),
+            (
+                &[
+                    (ua, "codex_exec/0.171.0 (x)"),
+                    ("session-id", "new"),
+                    ("session_id", "old"),
+                ],
+                "Codex",
+                Some("new"),
+            ),
+            (
+                &[(ua, "opencode/1.18 ai-sdk"), ("x-session-id", "s8")],
+                "opencode",
+                Some("s8"),
+            ),
             (
                 &[(ua, "copilot/1.0"), ("x-client-session-id", "s3")],
                 "Copilot CLI",

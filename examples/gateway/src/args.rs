@@ -284,7 +284,10 @@ mod tests {
             (&["--record="], "--record needs a value"),
             (&["--drain", "soon"], "whole seconds"),
             (&["--drain", "-1"], "whole seconds"),
-            (&["--anthropic-key", SECRET], "--anthropic-key needs an --anthropic-upstream"),
+            (
+                &["--anthropic-key", SECRET],
+                "--anthropic-key needs an --anthropic-upstream",
+            ),
             (&["--anthropic-upstream", SECRET], "needs http:// or https://"),
             (&["--admin", "127.0.0.1:0"], "no support for the operator's page yet"),
             (&["--redis", SECRET], "no support for key state"),
