@@ -1,33 +1,26 @@
-//! A body as the segments in which it arrived, and byte-exact edits of it: what is not edited is shared, never copied.
+//! A body as the segments in which it arrived, and edits of it that share all bytes they do not change. The traits of
+//! `bytes` offer no edit by offset.
 
-use std::collections::{VecDeque, vec_deque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
-use std::slice;
 
 use bytes::Bytes;
 
-/// Edited text of one piece stays one up to here: to copy it costs less than what every layer does for every frame.
+/// Edited bytes up to this length become one segment: to copy them costs less than one more frame in each layer.
 const SMALL: usize = 4 << 10;
 
-/// Bytes in several segments, none of them empty but for the one of an empty rope. One segment costs no allocation.
-#[derive(Clone)]
-pub(crate) enum Rope {
-    One(Bytes),
-    Many { segments: VecDeque<Bytes>, len: usize },
+/// Bytes in segments, none of them empty. To clone or slice it copies no bytes.
+#[derive(Clone, Default)]
+pub(crate) struct Rope {
+    segments: VecDeque<Bytes>,
+    len: usize,
 }
 
-/// The segments of a rope, in order.
-#[derive(Debug)]
-pub(crate) enum Segments<'a> {
-    One(slice::Iter<'a, Bytes>),
-    Many(vec_deque::Iter<'a, Bytes>),
-}
-
-/// Edits of one rope, each given in offsets of the unedited bytes, so that none has to know of the others.
+/// Edits of one rope. Each is given in offsets of the unedited bytes, so an edit needs no knowledge of the others.
 ///
-/// Edits must not overlap. They may touch: an insertion comes before what starts, and after what ends at its offset;
-/// insertions at one offset stay in the order in which they were made.
+/// Edits must not overlap. They may touch: an insertion comes before an edit that starts at its offset, and after one that
+/// ends there; insertions at one offset stay in the order in which they were made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edits {
     /// Sorted by start, then by end.
@@ -43,68 +36,51 @@ struct Edit {
 // === impl Rope ===
 
 impl Rope {
+    /// In bytes.
     pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::One(segment) => segment.len(),
-            Self::Many { len, .. } => *len,
-        }
+        self.len
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     pub(crate) fn push(&mut self, segment: Bytes) {
-        if segment.is_empty() {
-            return;
-        }
-        match self {
-            Self::One(only) if only.is_empty() => *only = segment,
-            Self::One(only) => {
-                let len = only.len() + segment.len();
-                let segments = VecDeque::from([std::mem::take(only), segment]);
-                *self = Self::Many { segments, len };
-            }
-            Self::Many { segments, len } => {
-                *len += segment.len();
-                segments.push_back(segment);
-            }
+        if !segment.is_empty() {
+            self.len += segment.len();
+            self.segments.push_back(segment);
         }
     }
 
     pub(crate) fn append(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
-            return;
-        }
-        match other {
-            Self::One(segment) => self.push(segment),
-            Self::Many { segments, .. } => segments.into_iter().for_each(|segment| self.push(segment)),
+        } else {
+            self.len += other.len;
+            self.segments.extend(other.segments);
         }
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
-        let segment = match self {
-            Self::One(only) => std::mem::take(only),
-            Self::Many { segments, len } => {
-                let segment = segments.pop_front()?;
-                *len -= segment.len();
-                segment
-            }
-        };
-        (!segment.is_empty()).then_some(segment)
+        let segment = self.segments.pop_front()?;
+        self.len -= segment.len();
+        Some(segment)
     }
 
-    /// A part of the rope, shared with it.
+    /// A part of the rope.
     ///
     /// # Panics
     ///
     /// If the range does not lie within the rope.
     pub(crate) fn slice(&self, range: Range<usize>) -> Self {
-        self.check(&range);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "range {range:?} of a rope of {} bytes",
+            self.len
+        );
         let mut part = Self::default();
         let mut start = 0;
-        for segment in self.segments() {
+        for segment in &self.segments {
             let end = start + segment.len();
             if range.end <= start {
                 break;
@@ -117,7 +93,7 @@ impl Rope {
         part
     }
 
-    /// A part of the rope in one piece: shared if it lies within one segment, else copied together.
+    /// A part of the rope as one segment: shared if it lies within one, else copied.
     ///
     /// # Panics
     ///
@@ -126,124 +102,78 @@ impl Rope {
         self.slice(range).into_bytes()
     }
 
-    /// The whole rope in one piece, copied together unless it is one.
-    pub(crate) fn into_bytes(self) -> Bytes {
-        match self {
-            Self::One(segment) => segment,
-            Self::Many { segments, len } => {
-                let mut whole = Vec::with_capacity(len);
-                segments.iter().for_each(|segment| whole.extend_from_slice(segment));
-                whole.into()
+    /// The whole rope as one segment, copied unless it is one.
+    pub(crate) fn into_bytes(mut self) -> Bytes {
+        if self.segments.len() > 1 {
+            let mut whole = Vec::with_capacity(self.len);
+            self.segments
+                .iter()
+                .for_each(|segment| whole.extend_from_slice(segment));
+            return whole.into();
+        }
+        self.pop_front().unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Bytes> {
+        self.segments.iter()
+    }
+
+    /// Splits off the first `count` bytes, or all if there are fewer.
+    fn split_to(&mut self, count: usize) -> Self {
+        let mut front = Self::default();
+        while front.len < count {
+            let Some(mut segment) = self.pop_front() else { break };
+            let missing = count - front.len;
+            if segment.len() > missing {
+                front.push(segment.split_to(missing));
+                self.len += segment.len();
+                self.segments.push_front(segment);
+            } else {
+                front.push(segment);
             }
         }
-    }
-
-    pub(crate) fn segments(&self) -> Segments<'_> {
-        match self {
-            Self::One(segment) if segment.is_empty() => Segments::One([].iter()),
-            Self::One(segment) => Segments::One(slice::from_ref(segment).iter()),
-            Self::Many { segments, .. } => Segments::Many(segments.iter()),
-        }
-    }
-
-    /// Moves the first `count` bytes to the end of `target`.
-    fn move_front(&mut self, mut count: usize, target: &mut Self) {
-        while count > 0 {
-            let Some(mut segment) = self.pop_front() else { return };
-            if segment.len() > count {
-                target.push(segment.split_to(count));
-                self.push_front(segment);
-                return;
-            }
-            count -= segment.len();
-            target.push(segment);
-        }
-    }
-
-    fn skip_front(&mut self, mut count: usize) {
-        while count > 0 {
-            let Some(segment) = self.pop_front() else { return };
-            if segment.len() > count {
-                self.push_front(segment.slice(count..));
-                return;
-            }
-            count -= segment.len();
-        }
-    }
-
-    /// Gives back what [`Self::pop_front`] took.
-    fn push_front(&mut self, segment: Bytes) {
-        match self {
-            Self::One(only) => *only = segment,
-            Self::Many { segments, len } => {
-                *len += segment.len();
-                segments.push_front(segment);
-            }
-        }
-    }
-
-    fn check(&self, range: &Range<usize>) {
-        let len = self.len();
-        assert!(
-            range.start <= range.end && range.end <= len,
-            "range {range:?} of a rope of {len} bytes"
-        );
-    }
-}
-
-impl Default for Rope {
-    fn default() -> Self {
-        Self::One(Bytes::new())
+        front
     }
 }
 
 /// Bodies hold what people write: only the length prints.
 impl fmt::Debug for Rope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rope({} bytes)", self.len())
+        write!(f, "Rope({} bytes)", self.len)
     }
 }
 
 impl From<Bytes> for Rope {
     fn from(bytes: Bytes) -> Self {
-        Self::One(bytes)
+        let mut rope = Self::default();
+        rope.push(bytes);
+        rope
     }
 }
 
 impl From<Vec<u8>> for Rope {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::One(bytes.into())
+        Bytes::from(bytes).into()
     }
 }
 
 impl From<String> for Rope {
     fn from(text: String) -> Self {
-        Self::One(text.into())
+        Bytes::from(text).into()
     }
 }
 
 impl From<&'static str> for Rope {
     fn from(text: &'static str) -> Self {
-        Self::One(Bytes::from_static(text.as_bytes()))
-    }
-}
-
-// === impl Segments ===
-
-impl<'a> Iterator for Segments<'a> {
-    type Item = &'a Bytes;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::One(segment) => segment.next(),
-            Self::Many(segments) => segments.next(),
-        }
+        Bytes::from_static(text.as_bytes()).into()
     }
 }
 
 // === impl Edits ===
 
 impl Edits {
+    /// Replaces a range of the unedited bytes.
     pub(crate) fn replace(&mut self, range: Range<usize>, with: impl Into<Rope>) {
         debug_assert!(range.start <= range.end, "range {range:?}");
         let place = self
@@ -256,15 +186,11 @@ impl Edits {
                 && self.edits.get(place).is_none_or(|after| range.end <= after.range.start),
             "edit {range:?} overlaps another"
         );
-        self.edits.insert(
-            place,
-            Edit {
-                range,
-                with: with.into(),
-            },
-        );
+        let with = with.into();
+        self.edits.insert(place, Edit { range, with });
     }
 
+    /// Inserts before the byte that is at `at` in the unedited bytes.
     pub(crate) fn insert(&mut self, at: usize, text: impl Into<Rope>) {
         self.replace(at..at, text);
     }
@@ -273,35 +199,40 @@ impl Edits {
         self.edits.is_empty()
     }
 
-    /// The edited bytes; `source` is what the offsets were taken from.
+    /// The edited bytes; the offsets of the edits are offsets in `source`.
     pub(crate) fn apply(&self, source: &Rope) -> Rope {
-        if let Rope::One(text) = source {
-            let inserted: usize = self.edits.iter().map(|edit| edit.with.len()).sum();
-            if text.len() + inserted <= SMALL {
-                return self.copied(text, inserted).into();
-            }
+        let inserted: usize = self.edits.iter().map(|edit| edit.with.len()).sum();
+        if source.len() + inserted <= SMALL {
+            self.copied(source, inserted).into()
+        } else {
+            self.shared(source)
         }
-        let mut rest = source.clone();
-        let mut edited = Rope::default();
-        let mut at = 0;
+    }
+
+    /// The edited bytes in segments that share those of `source`.
+    fn shared(&self, source: &Rope) -> Rope {
+        let (mut rest, mut edited) = (source.clone(), Rope::default());
         for Edit { range, with } in &self.edits {
             debug_assert!(range.end <= source.len(), "edit {range:?} of {} bytes", source.len());
-            rest.move_front(range.start.saturating_sub(at), &mut edited);
-            rest.skip_front(range.end.saturating_sub(range.start.max(at)));
+            let at = source.len() - rest.len();
+            edited.append(rest.split_to(range.start.saturating_sub(at)));
             edited.append(with.clone());
-            at = at.max(range.end);
+            rest.split_to(range.len());
         }
         edited.append(rest);
         edited
     }
 
-    /// The same in one piece.
-    fn copied(&self, text: &[u8], inserted: usize) -> Vec<u8> {
+    /// The edited bytes as one segment.
+    fn copied(&self, source: &Rope, inserted: usize) -> Vec<u8> {
+        let text = source.bytes(0..source.len());
         let (mut edited, mut at) = (Vec::with_capacity(text.len() + inserted), 0);
         for Edit { range, with } in &self.edits {
             debug_assert!(range.end <= text.len(), "edit {range:?} of {} bytes", text.len());
             edited.extend_from_slice(text.get(at..range.start).unwrap_or_default());
-            with.segments().for_each(|segment| edited.extend_from_slice(segment));
+            with.segments
+                .iter()
+                .for_each(|segment| edited.extend_from_slice(segment));
             at = at.max(range.end);
         }
         edited.extend_from_slice(text.get(at..).unwrap_or_default());
@@ -357,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_edited_is_shared() {
+    fn edits_share_the_bytes_they_do_not_change() {
         let source = Rope::from(vec![7; 2 * SMALL]);
         let mut edits = Edits::default();
         edits.replace(10..20, "new");
@@ -373,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_small_is_one_piece_once_it_is_edited() {
+    fn small_edited_bytes_are_one_segment() {
         let mut edits = Edits::default();
         edits.replace(1..2, "new");
         for (length, pieces) in [(100, 1), (SMALL - 3, 1), (SMALL - 2, 3)] {
@@ -450,8 +381,10 @@ mod tests {
             for (range, with) in &made {
                 edits.replace(range.clone(), rope(with));
             }
-            prop_assert_eq!(flat(&edits.apply(&rope(&source))), &model[..]);
-            prop_assert_eq!(flat(&edits.apply(&Rope::from(text))), model);
+            for source in [rope(&source), Rope::from(text)] {
+                prop_assert_eq!(flat(&edits.apply(&source)), &model[..]);
+                prop_assert_eq!(flat(&edits.shared(&source)), &model[..]);
+            }
         }
     }
 }
