@@ -1,33 +1,35 @@
-//! What a scanner remembers of a document: where its top-level members are, and that no name occurs twice.
+//! The top-level members of a document: their names, and where their values are.
 
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashSet;
 use std::ops::Range;
 
-use super::scan::ScanErrorKind;
+use super::string;
 
-/// Up to here looking at all names is faster than hashing one.
+/// How many top-level members a document may have.
+pub(super) const MAX_MEMBERS: usize = 1_000;
+/// Up to here, comparing all names is faster than hashing them.
 const FEW: usize = 16;
-/// What is kept for the next document.
-const KEEP: usize = 1024;
-const KEEP_NAME_BYTES: usize = 16 * 1024;
-/// Room for the members that a request or a reply usually has.
+/// Room for the names that a request or a reply usually has, in bytes.
 const FEW_NAME_BYTES: usize = 256;
+/// How much room for names is kept for the next document, in bytes.
+const KEEP_NAME_BYTES: usize = 16 * 1024;
 
-/// Where one top-level member of a document is. All offsets are those of the document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One top-level member of a document. All offsets are offsets in the document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Member {
-    // 32 bits suffice (the scanner takes no more) and halve what a hostile body of millions of members costs.
-    name: (u32, u32),
-    value: (u32, u32),
-    /// Of an array; noise in an object, whose values pass in the same way.
-    last_item: (u32, u32),
+    /// In [`Members::names`], not in the document.
+    name: Span,
+    value: Span,
+    /// The range of the last array item; meaningless for other kinds.
+    last_item: Span,
     kind: Kind,
     is_empty: bool,
 }
 
-/// What a JSON value is, by its first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The type of a JSON value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Kind {
+    #[default]
     Null,
     Bool,
     Number,
@@ -36,67 +38,42 @@ pub(crate) enum Kind {
     Object,
 }
 
+/// A range that is `Copy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Span {
+    start: usize,
+    end: usize,
+}
+
 #[derive(Default)]
 pub(super) struct Members {
     members: Vec<Member>,
     /// All names, unescaped, one after the other.
     names: Vec<u8>,
-    /// One bit for each length that a name has, see [`length_bit`]: most names that are looked for are not there.
-    lengths: u64,
-    /// The member at hand.
-    open: Open,
-    index: Index,
+    /// The member whose name or value is being read.
+    current: Member,
+    /// Where the object's closing brace is.
     end: usize,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Open {
-    entry: usize,
-    name: usize,
-    value: usize,
-    first_byte: u8,
-    last_item: (usize, usize),
-}
-
-/// Members by the hash of their names. The hash is seeded at random, so nobody can aim for collisions.
-#[derive(Default)]
-struct Index {
-    seed: RandomState,
-    /// Open addressing over a power of two of slots, at most half of them taken.
-    slots: Vec<Slot>,
-    taken: usize,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    hash: u32,
-    /// Counted from one; zero for a free slot.
-    member: u32,
 }
 
 // === impl Member ===
 
 impl Member {
-    /// The text of the value.
+    /// The range of the value.
     pub(crate) fn value(&self) -> Range<usize> {
-        range(self.value)
+        self.value.start..self.value.end
     }
 
-    /// In bytes, unescaped.
-    fn name_len(&self) -> usize {
-        (self.name.1 - self.name.0) as usize
-    }
-
-    /// The last element, if the value is an array that has one.
+    /// The range of the last item, if the value is an array that has one.
     pub(crate) fn last_item(&self) -> Option<Range<usize>> {
-        (self.kind == Kind::Array && !self.is_empty).then(|| range(self.last_item))
+        (self.kind == Kind::Array && !self.is_empty).then_some(self.last_item.start..self.last_item.end)
     }
 
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Whether the value is an array or an object with nothing in it. What is put into it brings no comma.
+    /// Whether the value is an empty array or object: the first element that is inserted needs no comma.
     pub(crate) fn is_empty_container(&self) -> bool {
         self.is_empty
     }
@@ -105,7 +82,7 @@ impl Member {
 // === impl Kind ===
 
 impl Kind {
-    /// The kind of the value that begins with this byte. What cannot begin a value counts as a number.
+    /// The kind of the value that begins with this byte.
     fn of(first: u8) -> Self {
         match first {
             b'n' => Self::Null,
@@ -123,17 +100,14 @@ impl Kind {
 impl Members {
     pub(super) fn clear(&mut self) {
         self.members.clear();
-        self.members.shrink_to(KEEP);
         self.names.clear();
         self.names.shrink_to(KEEP_NAME_BYTES);
-        self.lengths = 0;
-        self.index.clear();
         self.end = 0;
     }
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.members.capacity() + self.names.capacity() + self.index.slots.capacity()
+        self.members.capacity() + self.names.capacity()
     }
 
     pub(super) fn as_slice(&self) -> &[Member] {
@@ -141,16 +115,7 @@ impl Members {
     }
 
     pub(super) fn name(&self, member: &Member) -> &[u8] {
-        self.names.get(range(member.name)).unwrap_or_default()
-    }
-
-    /// The name that was begun last.
-    pub(super) fn open_name(&self) -> &[u8] {
-        &self.names[self.open.name..]
-    }
-
-    pub(super) fn open_entry(&self) -> usize {
-        self.open.entry
+        self.names.get(member.name.start..member.name.end).unwrap_or_default()
     }
 
     pub(super) fn object_end(&self) -> usize {
@@ -158,146 +123,74 @@ impl Members {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<&Member> {
-        if self.lengths & length_bit(name.len()) == 0 {
-            return None;
-        }
-        if self.members.len() <= FEW {
-            let is_it = |member: &&Member| member.name_len() == name.len() && self.name(member) == name;
-            return self.members.iter().find(is_it);
-        }
-        let hash = self.index.hash(name);
-        self.index
-            .candidates(hash)
-            .filter_map(|number| self.members.get(number))
-            .find(|member| self.name(member) == name)
+        self.members.iter().find(|member| self.name(member) == name)
     }
 
-    // What the machine passes, in the order in which it does.
+    /// The first member whose name an earlier member has.
+    pub(super) fn find_duplicate(&self) -> Option<&Member> {
+        if self.members.len() <= FEW {
+            let is_again = |&(count, member): &(usize, &Member)| {
+                let name = self.name(member);
+                self.members[..count].iter().any(|earlier| self.name(earlier) == name)
+            };
+            return self.members.iter().enumerate().find(is_again).map(|(_, member)| member);
+        }
+        // Hashed with a random seed: nobody can choose names that collide.
+        let mut names = HashSet::with_capacity(self.members.len());
+        self.members.iter().find(|member| !names.insert(self.name(member)))
+    }
 
-    pub(super) fn begin(&mut self, offset: usize) {
-        if self.members.capacity() == 0 {
+    // The scanner's findings, in the order of the document.
+
+    /// A name begins. Returns whether there is room for one more member.
+    #[must_use]
+    pub(super) fn begin_name(&mut self) -> bool {
+        if self.names.capacity() == 0 {
             self.members.reserve(FEW);
             self.names.reserve(FEW_NAME_BYTES);
         }
-        self.open = Open {
-            entry: offset,
-            name: self.names.len(),
-            ..Open::default()
-        };
+        self.current = Member::default();
+        self.current.name.start = self.names.len();
+        self.members.len() < MAX_MEMBERS
     }
 
+    /// A part of the name, as it is written.
     pub(super) fn push_name(&mut self, part: &[u8]) {
         self.names.extend_from_slice(part);
     }
 
-    pub(super) fn end_name(&mut self) -> Result<(), ScanErrorKind> {
-        if self.find(self.open_name()).is_some() {
-            return Err(ScanErrorKind::Duplicate);
+    pub(super) fn end_name(&mut self) {
+        let start = self.current.name.start;
+        let written = &self.names[start..];
+        if written.contains(&b'\\') {
+            let name = string::unescape_text(written).unwrap_or_default();
+            self.names.truncate(start);
+            self.names.extend_from_slice(name.as_bytes());
         }
-        let count = self.members.len();
-        if count == FEW {
-            for number in 0..count {
-                let hash = self.index.hash(self.name(&self.members[number]));
-                self.index.insert(hash, number);
-            }
-        }
-        if count >= FEW {
-            let hash = self.index.hash(self.open_name());
-            self.index.insert(hash, count);
-        }
-        Ok(())
+        self.current.name.end = self.names.len();
     }
 
-    pub(super) fn value_starts(&mut self, offset: usize, first_byte: u8) {
-        self.open.value = offset;
-        self.open.first_byte = first_byte;
+    pub(super) fn begin_value(&mut self, offset: usize, first_byte: u8) {
+        self.current.value.start = offset;
+        self.current.kind = Kind::of(first_byte);
     }
 
-    pub(super) fn item_starts(&mut self, offset: usize) {
-        self.open.last_item.0 = offset;
+    /// An item of the value begins, if it is an array; also called for the values of an object.
+    pub(super) fn begin_item(&mut self, offset: usize) {
+        self.current.last_item.start = offset;
     }
 
-    pub(super) fn item_ends(&mut self, offset: usize) {
-        self.open.last_item.1 = offset;
+    pub(super) fn end_item(&mut self, offset: usize) {
+        self.current.last_item.end = offset;
     }
 
-    pub(super) fn value_ends(&mut self, offset: usize, is_empty: bool) {
-        let open = self.open;
-        self.lengths |= length_bit(self.open_name().len());
-        self.members.push(Member {
-            name: short(open.name..self.names.len()),
-            value: short(open.value..offset),
-            last_item: short(open.last_item.0..open.last_item.1),
-            kind: Kind::of(open.first_byte),
-            is_empty,
-        });
+    pub(super) fn end_value(&mut self, offset: usize, is_empty: bool) {
+        self.current.value.end = offset;
+        self.current.is_empty = is_empty;
+        self.members.push(self.current);
     }
 
-    pub(super) fn end(&mut self, offset: usize) {
+    pub(super) fn end_object(&mut self, offset: usize) {
         self.end = offset;
     }
-}
-
-// === impl Index ===
-
-impl Index {
-    fn clear(&mut self) {
-        self.slots.clear();
-        self.slots.shrink_to(2 * KEEP);
-        self.taken = 0;
-    }
-
-    fn hash(&self, name: &[u8]) -> u32 {
-        self.seed.hash_one(name) as u32
-    }
-
-    /// The members, by number, whose names may have this hash.
-    fn candidates(&self, hash: u32) -> impl Iterator<Item = usize> {
-        self.probe(hash)
-            .map(|place| self.slots[place])
-            .take_while(|slot| slot.member > 0)
-            .filter(move |slot| slot.hash == hash)
-            .map(|slot| slot.member as usize - 1)
-    }
-
-    fn insert(&mut self, hash: u32, number: usize) {
-        if 2 * (self.taken + 1) > self.slots.len() {
-            let slots = vec![Slot::default(); (2 * self.slots.len()).max(4 * FEW)];
-            let old = std::mem::replace(&mut self.slots, slots);
-            old.into_iter()
-                .filter(|slot| slot.member > 0)
-                .for_each(|slot| self.put(slot));
-        }
-        self.put(Slot {
-            hash,
-            member: short(number..number).0 + 1,
-        });
-        self.taken += 1;
-    }
-
-    fn put(&mut self, slot: Slot) {
-        if let Some(place) = self.probe(slot.hash).find(|&place| self.slots[place].member == 0) {
-            self.slots[place] = slot;
-        }
-    }
-
-    /// All slots, beginning with the one where this hash belongs.
-    fn probe(&self, hash: u32) -> impl Iterator<Item = usize> + use<> {
-        let count = self.slots.len();
-        (0..count).map(move |step| (hash as usize).wrapping_add(step) & (count - 1))
-    }
-}
-
-/// The bit of names that are this long, and of some others.
-fn length_bit(length: usize) -> u64 {
-    1 << (length % 64)
-}
-
-fn range((start, end): (u32, u32)) -> Range<usize> {
-    start as usize..end as usize
-}
-
-/// Lossless: the scanner refuses documents whose offsets need more.
-fn short(range: Range<usize>) -> (u32, u32) {
-    (range.start as u32, range.end as u32)
 }

@@ -1,13 +1,13 @@
-//! JSON as text: where its parts lie, so that they can be edited in place and all else keeps its bytes.
+//! JSON as text: finds where the parts of a document lie, so that one part can be edited and all others keep their bytes.
 //!
-//! [`Scanner`] checks a whole document strictly, in the pieces in which it arrives, and remembers where its top-level
-//! members are. [`walk`] finds its way inside a value that a scanner has accepted. Neither builds a tree.
+//! [`Scanner`] checks a whole document strictly, chunk by chunk, and records the ranges of its top-level members.
+//! [`walk`] iterates over the members and items of text that a scanner has accepted. Neither builds a tree.
 
-mod machine;
+mod error;
+mod grammar;
 mod members;
 mod scan;
 mod string;
-mod tokens;
 pub(crate) mod walk;
 
 pub(crate) use members::{Kind, Member};

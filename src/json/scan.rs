@@ -1,69 +1,45 @@
-//! One strict pass over a document, whole or in the pieces in which it arrives: is it one JSON object, and where are its
-//! members? What was accepted here can be edited by offsets.
+//! One strict pass over a document, whole or in chunks: is it one JSON object, and where are its members? A document that
+//! was accepted here can be edited by offsets.
 
 use std::fmt;
 
-use super::machine::Machine;
+use super::error::{ScanError, ScanErrorKind};
+use super::grammar::Grammar;
 use super::members::{Member, Members};
+use super::string::MAX_ESCAPE;
 
 #[cfg(test)]
 mod tests;
 
-/// How much of a duplicate name an error shows, in characters.
-const SHOWN_NAME: usize = 64;
+/// The most bytes that a chunk's end cuts off: an escape without its last byte, and a character without its last.
+const MAX_CUT: usize = (MAX_ESCAPE - 1) + 3;
+/// How many bytes of a chunk are certain to complete a token that was cut before it.
+const COMPLETES: usize = 2 * MAX_ESCAPE;
 
-/// Scans one document after another; its buffers stay, so that in the long run scanning allocates nothing.
+/// Scans one document after another. It keeps its buffers, so that in the long run scanning allocates nothing.
 ///
-/// The document must be one JSON object ([RFC 8259]) with at most white space around it. Accepted is what `serde_json`
-/// reads as a `Value`, with three differences: numbers may have any magnitude; no two top-level members may have the
-/// same name, for two parsers could then see two documents; and 4 GiB are too much.
+/// The document must be one JSON object ([RFC 8259]) with at most white space around it. The scanner accepts what
+/// `serde_json` reads as a `Value`, with three differences: numbers may have any magnitude; no two top-level members may
+/// have the same name, for two parsers could then see two documents; and there may be 1,000 top-level members at most.
+///
+/// A call of [`feed`](Self::feed) never waits: in async code, feed a large body in chunks of some 64 KiB and yield between
+/// them. Where the chunks end changes nothing in the outcome.
 ///
 /// [RFC 8259]: https://www.rfc-editor.org/rfc/rfc8259
 #[derive(Default)]
 pub(crate) struct Scanner {
-    machine: Machine,
+    grammar: Grammar,
     members: Members,
-    split: Split,
+    /// How many bytes the grammar has taken.
+    offset: usize,
+    cut: Cut,
     failed: Option<ScanError>,
 }
 
-/// Why a document was refused, and at which byte. It quotes no values; of a duplicate name it shows the beginning.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ScanError {
-    kind: ScanErrorKind,
-    offset: usize,
-    name: Option<Box<str>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ScanErrorKind {
-    /// The document ends before its object does.
-    Truncated,
-    NotAnObject,
-    /// A byte that cannot be where it is.
-    Syntax,
-    /// A number that JSON does not have, such as `01` or `1.`.
-    Number,
-    /// A control character inside a string.
-    ControlCharacter,
-    /// A `\` with what is no escape.
-    Escape,
-    /// Half of a UTF-16 surrogate pair.
-    LoneSurrogate,
-    Utf8,
-    TooDeep,
-    /// A top-level name for the second time.
-    Duplicate,
-    /// Something other than white space after the object.
-    TrailingBytes,
-    /// 4 GiB or more.
-    TooLong,
-}
-
-/// The first bytes of a character whose rest is in a later chunk.
+/// The bytes after those that the grammar has taken: a character, an escape or a word whose rest is in a later chunk.
 #[derive(Clone, Copy, Debug, Default)]
-struct Split {
-    bytes: [u8; 4],
+struct Cut {
+    bytes: [u8; MAX_CUT],
     len: usize,
 }
 
@@ -74,58 +50,66 @@ impl Scanner {
         Self::default()
     }
 
-    /// One for a provider's answers, where half of a surrogate pair may stand alone in a value: some providers cut a
-    /// character in two between one delta and the next.
-    pub(crate) fn of_pieces() -> Self {
+    /// A scanner that accepts half of a surrogate pair in a value: some providers split a character between two deltas.
+    pub(crate) fn allow_lone_surrogates() -> Self {
         Self {
-            machine: Machine::new(true),
+            grammar: Grammar::new(true),
             ..Self::default()
         }
     }
 
     /// Forgets the document.
     pub(crate) fn reset(&mut self) {
-        self.machine.reset();
+        self.grammar.reset();
         self.members.clear();
-        self.split = Split::default();
+        self.offset = 0;
+        self.cut = Cut::default();
         self.failed = None;
     }
 
-    /// Scans a document that is there as a whole.
+    /// Scans a whole document.
     ///
     /// # Errors
     ///
-    /// Why it is refused.
-    pub(crate) fn scan(&mut self, whole: &[u8]) -> Result<(), ScanError> {
+    /// Why the document is refused.
+    pub(crate) fn scan(&mut self, document: &[u8]) -> Result<(), ScanError> {
         self.reset();
-        self.feed(whole)?;
+        self.feed(document)?;
         self.finish()
     }
 
-    /// Takes the next bytes of the document. Where it is cut into chunks changes neither offsets nor errors.
+    /// Takes the next bytes of the document.
     ///
     /// # Errors
     ///
     /// The first reason to refuse the document, again on every further call.
     pub(crate) fn feed(&mut self, chunk: &[u8]) -> Result<(), ScanError> {
         self.failed.clone().map_or(Ok(()), Err)?;
-        self.take(chunk).map_err(|kind| self.fail(kind))
+        self.take(chunk)
+            .map_err(|kind| self.fail(ScanError::new(kind, self.offset)))
     }
 
     /// Says that the document ends here.
     ///
     /// # Errors
     ///
-    /// As of [`Self::feed`], or that the document is not complete.
+    /// As of [`Self::feed`], or that the document is not complete, or that two of its members have the same name.
     pub(crate) fn finish(&mut self) -> Result<(), ScanError> {
         self.failed.clone().map_or(Ok(()), Err)?;
-        if self.split.len > 0 {
-            return Err(self.fail(ScanErrorKind::Utf8));
+        if std::str::from_utf8(self.cut.as_bytes()).is_err() {
+            return Err(self.fail(ScanError::new(ScanErrorKind::Utf8, self.offset)));
         }
-        if !self.machine.is_done() {
-            return Err(self.fail(ScanErrorKind::Truncated));
+        if !self.grammar.is_done() {
+            let end = self.offset + self.cut.len;
+            return Err(self.fail(ScanError::new(ScanErrorKind::Truncated, end)));
         }
-        Ok(())
+        match self.members.find_duplicate() {
+            Some(member) => {
+                let error = ScanError::duplicate(self.name(member), member.value().start);
+                Err(self.fail(error))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The object's members, as far as they have come.
@@ -139,7 +123,6 @@ impl Scanner {
     }
 
     /// A member's name, unescaped.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn name(&self, member: &Member) -> &str {
         // Names are cut from checked text at ASCII bytes.
         std::str::from_utf8(self.members.name(member)).unwrap_or_default()
@@ -151,55 +134,41 @@ impl Scanner {
     }
 
     fn take(&mut self, mut chunk: &[u8]) -> Result<(), ScanErrorKind> {
-        // The split character counts as well, it will get an offset later.
-        if u32::try_from(self.machine.offset() + self.split.len + chunk.len()).is_err() {
-            return Err(ScanErrorKind::TooLong);
-        }
-        while self.split.len > 0 {
-            let Some((&byte, rest)) = chunk.split_first() else {
+        let before = self.cut.len;
+        if before > 0 {
+            let first = &chunk[..chunk.len().min(COMPLETES)];
+            let mut joined = [0; MAX_CUT + COMPLETES];
+            joined[..before].copy_from_slice(self.cut.as_bytes());
+            joined[before..][..first.len()].copy_from_slice(first);
+            let joined = &joined[..before + first.len()];
+            let taken = self.read(joined)?;
+            if first.len() == chunk.len() {
+                self.cut.set(&joined[taken..]);
                 return Ok(());
-            };
-            chunk = rest;
-            self.split.push(byte);
-            match std::str::from_utf8(self.split.as_bytes()) {
-                Ok(character) => {
-                    self.machine.run(character.as_bytes(), &mut self.members)?;
-                    self.split = Split::default();
-                }
-                Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(ScanErrorKind::Utf8),
             }
+            chunk = &chunk[taken - before..];
         }
-        let (whole, unfinished) = chunk.split_at(chunk.len() - unfinished_len(chunk));
-        if simdutf8::basic::from_utf8(whole).is_err() {
-            // Only the first error counts, and that may be one of grammar.
-            let valid = std::str::from_utf8(whole).map_or_else(|error| error.valid_up_to(), str::len);
-            self.machine.run(&whole[..valid], &mut self.members)?;
-            return Err(ScanErrorKind::Utf8);
-        }
-        self.machine.run(whole, &mut self.members)?;
-        unfinished.iter().for_each(|&byte| self.split.push(byte));
+        let taken = self.read(chunk)?;
+        self.cut.set(&chunk[taken..]);
         Ok(())
     }
 
-    #[cold]
-    fn fail(&mut self, kind: ScanErrorKind) -> ScanError {
-        let error = match kind {
-            ScanErrorKind::Duplicate => {
-                let name = String::from_utf8_lossy(self.members.open_name());
-                let name = name.chars().take(SHOWN_NAME).collect();
-                ScanError {
-                    kind,
-                    offset: self.members.open_entry(),
-                    name: Some(name),
-                }
-            }
-            _ => ScanError {
-                kind,
-                offset: self.machine.offset(),
-                name: None,
-            },
+    /// Reads as much of the next bytes as can be understood without those after them, and returns how many.
+    fn read(&mut self, bytes: &[u8]) -> Result<usize, ScanErrorKind> {
+        let (text, is_utf8) = match simdutf8::compat::from_utf8(bytes) {
+            Ok(_) => (bytes, true),
+            // A character without its last bytes is no error yet.
+            Err(error) => (&bytes[..error.valid_up_to()], error.error_len().is_none()),
         };
+        let (taken, outcome) = self.grammar.read(text, self.offset, &mut self.members);
+        self.offset += taken;
+        // Only the first error counts: if the grammar refuses the text, what comes after it does not matter.
+        outcome?;
+        if is_utf8 { Ok(taken) } else { Err(ScanErrorKind::Utf8) }
+    }
+
+    #[cold]
+    fn fail(&mut self, error: ScanError) -> ScanError {
         self.failed = Some(error.clone());
         error
     }
@@ -209,67 +178,22 @@ impl Scanner {
 impl fmt::Debug for Scanner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scanner")
-            .field("offset", &self.machine.offset())
+            .field("offset", &self.offset)
             .field("members", &self.members().len())
             .field("failed", &self.failed)
             .finish_non_exhaustive()
     }
 }
 
-// === impl ScanError ===
+// === impl Cut ===
 
-impl fmt::Display for ScanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let offset = self.offset;
-        if let Some(name) = &self.name {
-            return write!(
-                f,
-                "the name {name:?} occurs twice at the top level, again at byte {offset}"
-            );
-        }
-        let what = match self.kind {
-            ScanErrorKind::Truncated => "the document ends too early",
-            ScanErrorKind::NotAnObject => "the document is not a JSON object",
-            ScanErrorKind::Syntax => "unexpected character",
-            ScanErrorKind::Number => "malformed number",
-            ScanErrorKind::ControlCharacter => "unescaped control character in a string",
-            ScanErrorKind::Escape => "unknown escape in a string",
-            ScanErrorKind::LoneSurrogate => "half of a surrogate pair in a string",
-            ScanErrorKind::Utf8 => "invalid UTF-8",
-            ScanErrorKind::TooDeep => "arrays and objects are nested too deeply",
-            ScanErrorKind::Duplicate => "a name occurs twice at the top level",
-            ScanErrorKind::TrailingBytes => "unexpected character after the object",
-            ScanErrorKind::TooLong => "the document is 4 GiB or longer",
-        };
-        write!(f, "{what}, at byte {offset}")
-    }
-}
-
-impl std::error::Error for ScanError {}
-
-// === impl Split ===
-
-impl Split {
-    fn push(&mut self, byte: u8) {
-        // A prefix that is not an error is shorter than the longest character.
-        self.bytes[self.len] = byte;
-        self.len += 1;
+impl Cut {
+    fn set(&mut self, bytes: &[u8]) {
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+        self.len = bytes.len();
     }
 
     fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-}
-
-/// How many bytes at the end of `chunk` begin a character without ending it.
-fn unfinished_len(chunk: &[u8]) -> usize {
-    let tail = &chunk[chunk.len().saturating_sub(3)..];
-    let Some(lead) = tail.iter().rposition(|&byte| byte >= 0xC0) else {
-        return 0;
-    };
-    let last = &tail[lead..];
-    match std::str::from_utf8(last) {
-        Err(error) if error.valid_up_to() == 0 && error.error_len().is_none() => last.len(),
-        _ => 0,
     }
 }

@@ -1,4 +1,4 @@
-//! String literals. Most bytes of a prompt are inside one, so this is where the speed of everything above is decided.
+//! String literals. Most bytes of a request are inside one, so the speed of scanning is decided here.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,26 @@ use fearless_simd::{Level, Simd, SimdBase as _, SimdMask as _, dispatch, u8x16, 
 const ROW: usize = 16;
 const BLOCK: usize = 64;
 
+/// The length of a `\u` escape.
+const UNICODE_ESCAPE: usize = 6;
+/// The length of the longest escape, a surrogate pair.
+pub(super) const MAX_ESCAPE: usize = 2 * UNICODE_ESCAPE;
+
+/// Why a text does not begin with an escape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EscapeError {
+    /// The text ends inside the escape.
+    Cut,
+    /// JSON has no such escape.
+    Unknown,
+    /// Half of a surrogate pair.
+    LoneSurrogate,
+}
+
 /// How many bytes at the front of `text` stand for themselves in a string: neither `"`, nor `\`, nor a control character.
 #[inline]
 pub(super) fn plain_len(text: &[u8]) -> usize {
-    // Names and most values end within the first row, and there the place comes without a loop.
+    // Names and most values end within the first row, which needs no loop.
     match text.first_chunk() {
         Some(row) => match specials(row) {
             0 => plain_len_long(text),
@@ -20,7 +36,7 @@ pub(super) fn plain_len(text: &[u8]) -> usize {
     }
 }
 
-// Apart, so that the short way stays small wherever it is inlined.
+// Not inlined, so that the fast path stays small at each call.
 #[inline(never)]
 fn plain_len_long(text: &[u8]) -> usize {
     if let Some(marks @ 1..) = second_row(text) {
@@ -29,7 +45,7 @@ fn plain_len_long(text: &[u8]) -> usize {
     dispatch!(Level::new(), simd => plain_len_with(simd, text, ROW))
 }
 
-// `dispatch!` compiles for a processor what is inlined there, and nothing else: hence `always`, here and below.
+// `dispatch!` compiles only what is inlined into it for the processor at hand: hence `always`, here and below.
 #[inline(always)]
 fn plain_len_with<S: Simd>(simd: S, text: &[u8], mut at: usize) -> usize {
     let mut last = [0; BLOCK];
@@ -44,11 +60,11 @@ fn plain_len_with<S: Simd>(simd: S, text: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// How many bytes at the front of `text` are plain or part of an escape of two characters. Behind them is the string's
-/// end, a control character, or the `\` of another escape or of one whose rest is not there yet.
+/// How many bytes at the front of `text` are plain or part of an escape of two characters. After them comes the string's
+/// end, a control character, or the `\` of an escape that is cut off, unknown, or of six characters.
 #[inline]
 pub(super) fn text_len(text: &[u8]) -> usize {
-    // Short strings, as above; a long one has its first escape further on, or is looked at again.
+    // Short strings, as above. If the first special byte is a `\`, the long way reads this row again.
     if let Some(row) = text.first_chunk::<ROW>() {
         let marks = specials(row);
         let place = marks.trailing_zeros() as usize;
@@ -73,7 +89,7 @@ fn text_len_from_second_row(text: &[u8]) -> usize {
     text_len_long(text)
 }
 
-/// Where the text has its escapes is not predictable, so nothing but the end of the string makes a block branch.
+/// The processor cannot predict where the escapes are, so only the end of the string makes a block branch.
 #[inline(never)]
 fn text_len_long(text: &[u8]) -> usize {
     dispatch!(Level::new(), simd => text_len_with(simd, text))
@@ -105,57 +121,73 @@ fn text_len_with<S: Simd>(simd: S, text: &[u8]) -> usize {
     }
 }
 
-/// As [`text_len`], but escapes of six characters are passed, too. `halves` tells whether half of a surrogate pair may
-/// stand alone.
+/// As [`text_len`], but passes escapes of six characters, too. `allow_lone_surrogates`: half of a surrogate pair counts as
+/// an escape.
 #[inline]
-pub(super) fn escaped_len(text: &[u8], halves: bool) -> usize {
+pub(super) fn escaped_len(text: &[u8], allow_lone_surrogates: bool) -> usize {
     let at = text_len(text);
     if text[at..].starts_with(br"\u") {
-        unicode_len(text, at, halves)
+        escaped_len_from(text, at, allow_lone_surrogates)
     } else {
         at
     }
 }
 
-/// Goes on at such an escape. Where there is one there are many: clients that write ASCII alone have one for each
+/// Goes on at an escape of six characters. Where there is one there are many: clients that write only ASCII escape each
 /// character of most languages.
 #[inline(never)]
-fn unicode_len(text: &[u8], mut at: usize, halves: bool) -> usize {
+fn escaped_len_from(text: &[u8], mut at: usize, allow_lone_surrogates: bool) -> usize {
     loop {
         let rest = &text[at..];
         at += match rest {
-            [b'\\', b'u', ..] => match unicode_escape_len(rest, halves) {
-                Some(length) => length,
-                None => return at,
+            [b'\\', ..] => match escape_len(rest, allow_lone_surrogates) {
+                Ok(length) => length,
+                Err(_) => return at,
             },
-            [b'\\', byte, ..] if is_simple(*byte) => 2,
             [byte, ..] if !is_special(*byte) => plain_len(rest),
             _ => return at,
         };
     }
 }
 
-/// The length of the escape or the two that make one character. `None` if it is none, or not all there.
+/// The length of the escape, or of the two that make one character, at the front of `text`, which begins with a `\`.
 #[inline]
-fn unicode_escape_len(text: &[u8], halves: bool) -> Option<usize> {
-    const LENGTH: usize = 6;
-    let unit = |escape: &[u8]| {
-        let digits = escape.strip_prefix(br"\u")?.first_chunk::<4>()?;
-        let add = |unit: u32, digit: &u8| Some(unit << 4 | char::from(*digit).to_digit(16)?);
-        digits.iter().try_fold(0, add)
-    };
-    match unit(text)? {
-        0xD800..0xE000 if halves => Some(LENGTH),
-        0xD800..0xDC00 => {
-            let second = unit(&text[LENGTH..])?;
-            (0xDC00..0xE000).contains(&second).then_some(2 * LENGTH)
-        }
-        0xDC00..0xE000 => None,
-        _ => Some(LENGTH),
+pub(super) fn escape_len(text: &[u8], allow_lone_surrogates: bool) -> Result<usize, EscapeError> {
+    match text {
+        [b'\\', byte, ..] if is_simple(*byte) => return Ok(2),
+        _ => {}
+    }
+    match code_unit(text)? {
+        0xD800..0xE000 if allow_lone_surrogates => Ok(UNICODE_ESCAPE),
+        0xD800..0xDC00 => match code_unit(&text[UNICODE_ESCAPE..]) {
+            Ok(0xDC00..0xE000) => Ok(MAX_ESCAPE),
+            Err(EscapeError::Cut) => Err(EscapeError::Cut),
+            Err(EscapeError::Unknown) if text[UNICODE_ESCAPE..].starts_with(br"\u") => Err(EscapeError::Unknown),
+            _ => Err(EscapeError::LoneSurrogate),
+        },
+        0xDC00..0xE000 => Err(EscapeError::LoneSurrogate),
+        _ => Ok(UNICODE_ESCAPE),
     }
 }
 
-/// The next block of a text; of its last bytes, `last`, whose zeros are left behind them: at those everything stops.
+/// The UTF-16 code unit of the `\u` escape at the front of `text`.
+#[inline]
+fn code_unit(text: &[u8]) -> Result<u32, EscapeError> {
+    const START: &[u8] = br"\u";
+    let Some(digits) = text.strip_prefix(START) else {
+        let is_cut = START.starts_with(text);
+        return Err(if is_cut { EscapeError::Cut } else { EscapeError::Unknown });
+    };
+    let mut unit = 0;
+    for place in 0..UNICODE_ESCAPE - START.len() {
+        let digit = digits.get(place).ok_or(EscapeError::Cut)?;
+        unit = unit << 4 | char::from(*digit).to_digit(16).ok_or(EscapeError::Unknown)?;
+    }
+    Ok(unit)
+}
+
+/// The next block of a text. The last bytes are copied into `last`, where zeros follow them: a control character, at
+/// which every search stops.
 #[inline(always)]
 fn block<'a>(rest: &'a [u8], last: &'a mut [u8; BLOCK]) -> &'a [u8; BLOCK] {
     rest.first_chunk().unwrap_or_else(|| {
@@ -164,7 +196,7 @@ fn block<'a>(rest: &'a [u8], last: &'a mut [u8; BLOCK]) -> &'a [u8; BLOCK] {
     })
 }
 
-/// The places of what follows a `\` that is not escaped itself; `carry` tells so of the first place.
+/// The places that follow a `\` which is not escaped itself; `carry` is 1 if the first place does.
 #[inline]
 fn escaped(backslashes: u64, carry: u64) -> u64 {
     let mut escaped = backslashes << 1 | carry;
@@ -180,11 +212,11 @@ fn escaped(backslashes: u64, carry: u64) -> u64 {
     escaped
 }
 
-/// Those of the `escaped` places that no escape of two characters has.
+/// Those of the `escaped` places whose byte makes no escape of two characters.
 #[inline(always)]
 fn odd_escapes(block: &[u8; BLOCK], marks: &Marks, escaped: u64) -> u64 {
     let mut odd = escaped & !(marks.backslashes | marks.usual);
-    // The other simple ones are rare.
+    // The other escapes of two characters are rare.
     let mut left = odd;
     while left != 0 {
         let place = left.trailing_zeros() as usize % BLOCK;
@@ -207,7 +239,7 @@ struct Marks {
     backslashes: u64,
     /// Quotes and control characters.
     stops: u64,
-    /// What follows the `\` of most escapes, but for another `\`.
+    /// The second characters of most escapes, other than a `\`.
     usual: u64,
 }
 
@@ -230,13 +262,13 @@ fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
-/// The [`specials`] of the row after the first, where ids and the longer names end.
+/// The [`specials`] of the second row, in which ids and the longer names end.
 #[inline]
 fn second_row(text: &[u8]) -> Option<u64> {
     text.get(ROW..)?.first_chunk().map(specials)
 }
 
-/// With this bit flipped, the quote and control characters are all that is below 0x21.
+/// With this bit flipped, only the quote and control characters are below 0x21.
 const QUOTE_FLIP: u8 = 0x02;
 
 /// One bit for each special byte of a row, the lowest for the first.
@@ -268,7 +300,7 @@ pub(super) fn skip(text: &[u8], start: usize) -> usize {
     text.len()
 }
 
-/// What a string literal, quotes included, says. `None` if it is not one.
+/// The text of a string literal, quotes included. `None` if it is no string literal.
 pub(super) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     let inner = literal.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if plain_len(inner) == inner.len() {
@@ -277,13 +309,18 @@ pub(super) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     serde_json::from_slice(literal).ok().map(Cow::Owned)
 }
 
+/// As [`unescape`], but `inner` is what stands between the quotes.
+pub(super) fn unescape_text(inner: &[u8]) -> Option<String> {
+    serde_json::from_slice(&[b"\"", inner, b"\""].concat()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// The slowest processor that this was compiled for agrees with the one at hand.
+    /// The instructions that every processor has must find the same as those of the processor at hand.
     fn everywhere(text: &[u8]) {
         let plain = dispatch!(Level::baseline(), simd => plain_len_with(simd, text, 0));
         assert_eq!(plain, plain_len(text));

@@ -1,14 +1,14 @@
-//! Finding one's way inside text that a [`Scanner`](super::Scanner) has accepted. It skips loosely for that reason; on
-//! other text it finds nonsense or nothing, but it always ends and never panics.
+//! Iterates over the members and items of text that a [`Scanner`](super::Scanner) has accepted, so it does not check the
+//! grammar again. In other text it finds nonsense or nothing, but it always ends and never panics.
 //!
-//! All ranges are relative to the slice that was given. A value may have white space around it.
+//! All ranges are relative to the slice that was given. The slice may have white space around its value.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use super::string;
 
-/// A member's name as it is written, without its quotes. Compares with what it says, escaped or not.
+/// A member's name as it is written, without its quotes. Comparisons unescape it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawName<'a> {
     text: &'a [u8],
@@ -27,11 +27,11 @@ pub(crate) struct Items<'a>(Elements<'a>);
 #[derive(Clone, Debug)]
 struct Elements<'a> {
     text: &'a [u8],
-    /// Where the next part begins, or what comes after the last one.
+    /// Where the next part begins; after the last part, where the container's closing bracket is.
     at: usize,
 }
 
-/// The members of the object that `text` is; none if it is no object.
+/// The members of the object in `text`; none if the value is no object.
 pub(crate) fn members(text: &[u8]) -> MemberIter<'_> {
     members_at(text, 0)
 }
@@ -41,24 +41,24 @@ pub(crate) fn members_at(text: &[u8], start: usize) -> MemberIter<'_> {
     MemberIter(Elements::new(text, start, b'{'))
 }
 
-/// Where the first element begins of the array that `text` is.
+/// Where the first item of the array in `text` begins.
 pub(crate) fn first_item(text: &[u8]) -> Option<usize> {
     let at = Elements::new(text, 0, b'[').at;
     text.get(at).filter(|byte| **byte != b']').map(|_| at)
 }
 
-/// The members of an object with the range of each from its name to the end of its value: what to copy to keep it.
+/// The members of an object: for each, the range from its name to the end of its value, its name, and its value.
 pub(crate) fn entries(text: &[u8]) -> impl Iterator<Item = (Range<usize>, RawName<'_>, Range<usize>)> {
     let mut members = members(text);
     std::iter::from_fn(move || members.next_entry())
 }
 
-/// The elements of the array that `text` is; none if it is no array.
+/// The items of the array in `text`; none if the value is no array.
 pub(crate) fn items(text: &[u8]) -> Items<'_> {
     Items(Elements::new(text, 0, b'['))
 }
 
-/// The value of an object's member; of the last one, as most parsers do, if the name occurs more than once.
+/// The value of an object's member. If the name occurs more than once, the last value counts, as in most parsers.
 pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
     members(object)
         .filter(|(found, _)| *found == name)
@@ -66,16 +66,7 @@ pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
         .map(|(_, value)| value)
 }
 
-/// Where a string ends whose text begins at `start`. `None` if it does not end, is not UTF-8, or has something else than
-/// plain characters and escapes of two characters; unlike the rest here this may be asked of text that is not checked.
-pub(crate) fn simple_text_end(text: &[u8], start: usize) -> Option<usize> {
-    let rest = text.get(start..)?;
-    let (inner, end) = rest.split_at(string::text_len(rest));
-    let is_text = || inner.is_ascii() || simdutf8::basic::from_utf8(inner).is_ok();
-    (end.first() == Some(&b'"') && is_text()).then_some(start + inner.len())
-}
-
-/// What a string literal, quotes included, says. `None` if it is not one.
+/// The text of a string literal, quotes included. `None` if it is no string literal.
 pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     string::unescape(literal)
 }
@@ -83,35 +74,21 @@ pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
 // === impl RawName ===
 
 impl<'a> RawName<'a> {
-    /// A name as it stands between its quotes.
-    pub(crate) fn new(text: &'a [u8]) -> Self {
-        Self {
-            text,
-            is_escaped: text.contains(&b'\\'),
-        }
-    }
-
-    /// How many bytes it has as it is written.
-    pub(crate) fn len(self) -> usize {
-        self.text.len()
-    }
-
-    /// What the name says, for a `match`; nothing if that is no text.
+    /// The name unescaped, for a `match`; empty if it has a malformed escape.
     #[inline]
     pub(crate) fn to_bytes(self) -> Cow<'a, [u8]> {
         if !self.is_escaped {
             return Cow::Borrowed(self.text);
         }
-        Cow::Owned(self.to_str().unwrap_or_default().into_owned().into_bytes())
+        Cow::Owned(string::unescape_text(self.text).unwrap_or_default().into_bytes())
     }
 
-    /// What the name says.
+    /// The name unescaped. `None` if it is not UTF-8 or has a malformed escape.
     pub(crate) fn to_str(self) -> Option<Cow<'a, str>> {
         if !self.is_escaped {
             return std::str::from_utf8(self.text).ok().map(Cow::Borrowed);
         }
-        let literal = [b"\"", self.text, b"\""].concat();
-        string::unescape(&literal).map(|name| Cow::Owned(name.into_owned()))
+        string::unescape_text(self.text).map(Cow::Owned)
     }
 }
 
@@ -134,29 +111,29 @@ impl PartialEq<&str> for RawName<'_> {
 // === impl MemberIter ===
 
 impl<'a> MemberIter<'a> {
-    /// The next member's name. Its value is not looked at, so [`Self::pass_value`] or [`Self::resume`] comes next.
+    /// The next member's name. Call [`Self::pass_value`] or [`Self::resume`] before the next name.
     pub(crate) fn next_name(&mut self) -> Option<RawName<'a>> {
         self.begin().map(|(_, name)| name)
     }
 
-    /// Where the value begins whose name came last, and where the object ends when there was none.
+    /// Where the current value begins; after the last member, where the object ends.
     pub(crate) fn at(&self) -> usize {
         self.0.at
     }
 
-    /// Passes over the value whose name came last.
+    /// Skips the current value, and returns its range.
     pub(crate) fn pass_value(&mut self) -> Range<usize> {
         let value = self.0.at..skip_value(self.0.text, self.0.at);
         self.0.pass(value.end);
         value
     }
 
-    /// Goes on behind the value whose name came last, as it ends at `end`.
+    /// Goes on after the current value, which the caller has read up to `end`.
     pub(crate) fn resume(&mut self, end: usize) {
         self.0.pass(end);
     }
 
-    /// Where the name begins, and the name; then comes the value.
+    /// Moves to the next member's value. Returns where its name begins, and the name.
     fn begin(&mut self) -> Option<(usize, RawName<'a>)> {
         let Elements { text, at } = self.0;
         if text.get(at) != Some(&b'"') {
@@ -181,7 +158,7 @@ impl<'a> MemberIter<'a> {
         Some((at, RawName { text, is_escaped }))
     }
 
-    /// The next member: from its name to the end of its value, its name, its value.
+    /// The next member, as [`entries`] has it.
     pub(crate) fn next_entry(&mut self) -> Option<(Range<usize>, RawName<'a>, Range<usize>)> {
         let (start, name) = self.begin()?;
         let value = self.pass_value();
@@ -217,7 +194,7 @@ impl Iterator for Items<'_> {
 // === impl Elements ===
 
 impl<'a> Elements<'a> {
-    /// Those of the container that begins at `start`, or none at the end of the text.
+    /// The parts of the container at `start`; none if `open` is not its first byte.
     fn new(text: &'a [u8], start: usize, open: u8) -> Self {
         let start = skip_space(text, start);
         let at = if text.get(start) == Some(&open) {
@@ -228,7 +205,7 @@ impl<'a> Elements<'a> {
         Self { text, at }
     }
 
-    /// Moves on to what follows the part that ends at `end`: another, or the container's end.
+    /// Moves on to the part after the one that ends at `end`, or to the container's closing bracket.
     fn pass(&mut self, end: usize) {
         let next = skip_space(self.text, end);
         self.at = match self.text.get(next) {
@@ -239,7 +216,7 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// Where the white space at `at` ends.
+/// Where the white space that begins at `at` ends.
 fn skip_space(text: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
         at += 1;
@@ -281,6 +258,6 @@ fn skip_value(text: &[u8], mut at: usize) -> usize {
 fn skip_scalar(text: &[u8], at: usize) -> usize {
     let ends = |byte: &u8| matches!(byte, 0..=b' ' | b',' | b'}' | b']');
     let len = text[at..].iter().position(ends).unwrap_or(text.len() - at);
-    // Never stand still.
+    // At least one, so that the walk goes on in malformed text.
     at + len.max(1)
 }

@@ -69,7 +69,7 @@ impl MessagesRelay {
             setup,
             offer,
             reported_usage,
-            scanner: Scanner::of_pieces(),
+            scanner: Scanner::allow_lone_surrogates(),
             writer: EventWriter::default(),
             opening: Opening::default(),
             fold: Fold::default(),
