@@ -1,4 +1,4 @@
-//! Whole answers of providers.
+//! Whole answers of providers that are too long, cut, or not what the API promises.
 
 use super::*;
 

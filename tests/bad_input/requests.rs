@@ -1,4 +1,4 @@
-//! What callers send.
+//! Requests of callers that are no requests, too long, or odd and yet valid.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Streams of providers.
+//! Streams of providers that never end, are cut, or hold what no API promises.
 
 use super::*;
 
