@@ -1,4 +1,4 @@
-//! Errors in the API's shape: ours, written; the provider's, read.
+//! Errors in the shape of chat completions: ours, written; the provider's, read.
 //!
 //! Source: <https://platform.openai.com/docs/guides/error-codes>.
 

@@ -1,4 +1,4 @@
-//! Errors in the API's shape: ours, written; the provider's, read.
+//! Errors in the shape of Anthropic's Messages: ours, written; the provider's, read.
 //!
 //! Source: <https://docs.anthropic.com/en/api/errors>.
 

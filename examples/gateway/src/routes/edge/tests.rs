@@ -1,3 +1,5 @@
+//! Uploads as the edge takes them: those that stall or swell are refused, the others pass unchanged.
+
 use std::{convert::Infallible, io, io::Write};
 
 use axum::response::IntoResponse;
