@@ -68,6 +68,8 @@ pub enum BridgeErrorKind {
     NoCredential,
     /// 401: an [`Actor`](crate::Actor) is required and none was set.
     NoActor,
+    /// 404: the stored answer is unknown, or somebody else's.
+    NotFound,
     /// 429: no key can be used now, and at least one will be again by itself.
     KeysCoolingDown,
     /// 502: every key is revoked.
@@ -163,6 +165,7 @@ impl BridgeErrorKind {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoCredential | Self::NoActor => StatusCode::UNAUTHORIZED,
+            Self::NotFound => StatusCode::NOT_FOUND,
             Self::KeysCoolingDown => StatusCode::TOO_MANY_REQUESTS,
             Self::KeysRevoked | Self::UpstreamFailed | Self::UpstreamInvalid | Self::TooManyRounds => {
                 StatusCode::BAD_GATEWAY

@@ -171,7 +171,8 @@ pub struct TokenDetails(BTreeMap<Cow<'static, str>, u64>);
 // === impl Dialect ===
 
 impl Dialect {
-    pub(crate) const COUNT: usize = 3;
+    pub(crate) const ALL: [Self; 3] = [Self::ChatCompletions, Self::Messages, Self::Responses];
+    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The name used in records and spans.
     #[must_use]

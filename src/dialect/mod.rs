@@ -12,6 +12,7 @@
 mod chat_completions;
 mod messages;
 pub(crate) mod offer;
+mod responses;
 pub(crate) mod sse;
 pub(crate) mod turn;
 pub(crate) mod usage;
@@ -23,7 +24,7 @@ use uuid::Uuid;
 
 use self::sse::Event;
 use self::turn::{
-    About, Addition, Completion, Earlier, ErrorNames, ErrorWords, Fault, Invalid, Progress, ToolResult, Turn,
+    About, Addition, Completion, Earlier, ErrorNames, ErrorWords, Fault, Invalid, Progress, ShownId, ToolResult, Turn,
 };
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::json::Scanner;
@@ -36,7 +37,7 @@ pub(crate) fn api(dialect: Dialect) -> &'static dyn Api {
     match dialect {
         Dialect::ChatCompletions => &chat_completions::ChatCompletions,
         Dialect::Messages => &messages::Messages,
-        Dialect::Responses => &chat_completions::ChatCompletions,
+        Dialect::Responses => &responses::Responses,
     }
 }
 
@@ -120,6 +121,16 @@ pub(crate) trait Api: Sync {
         &BEARER
     }
 
+    /// The place of a stored answer's id in a path below the API's base.
+    fn stored_id(&self, _below: &str) -> Option<std::ops::Range<usize>> {
+        None
+    }
+
+    /// The response headers that go back to the same key in the later rounds of a request.
+    fn sticky_headers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The response header that carries the interception's id on errors of our own.
     fn error_id_header(&self) -> Option<http::HeaderName> {
         None
@@ -132,6 +143,14 @@ pub(crate) trait Request: Send + Sync {
 
     /// The user's last words, if the last message is the user's.
     fn prompt(&self) -> Option<String>;
+
+    /// The stored answer that the request builds on, by the id that the caller knows.
+    fn previous(&self) -> Option<String> {
+        None
+    }
+
+    /// Puts the provider's id of that answer in the place of the caller's.
+    fn resolve(&mut self, _id: String) {}
 
     /// Injects `tools` as far as the API and the caller leave room; whether any was.
     fn offer(&mut self, tools: Tools, settings: OfferSettings) -> bool;
@@ -163,6 +182,11 @@ pub(crate) trait Reply: Send {
     /// The model's turn for the next round, byte for byte; `earlier` keeps what the caller's answer needs of it.
     fn replay(self: Box<Self>, earlier: &mut Earlier) -> Rope;
 
+    /// The answer's id, if the provider keeps the answer.
+    fn shown_id(&self) -> Option<ShownId> {
+        None
+    }
+
     /// The caller's answer, made of this last reply and of what is left of the `earlier` ones.
     fn seal(self: Box<Self>, id: Uuid, earlier: &Earlier) -> Rope;
 }
@@ -188,6 +212,11 @@ pub(crate) trait Relay: Send {
 
     /// The provider's id of the round's answer, as far as it is known.
     fn msg_id(&self) -> &str;
+
+    /// The id that the caller was shown, if the provider keeps the answer, and if either is new since this was last asked.
+    fn take_shown_id(&mut self) -> Option<ShownId> {
+        None
+    }
 
     /// Whether usage was reported, or more of the answer's description, since this was last asked.
     fn take_usage_changed(&mut self) -> bool;

@@ -38,6 +38,9 @@ pub(crate) enum Addition {
     Include,
 }
 
+/// How many calls one turn may have.
+pub(crate) const MAX_CALLS: usize = 1_000;
+
 /// One round's answer, whether it came whole or as a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
@@ -174,10 +177,19 @@ pub(crate) struct Earlier {
     pub(crate) id: Option<Bytes>,
     /// The parts of earlier answers that the caller may see, as JSON text.
     pub(crate) shown: Vec<Bytes>,
+    /// Other members of earlier answers that the last one's are put together with, by name, in the order of the rounds.
+    pub(crate) members: Vec<(&'static str, Bytes)>,
     /// Every earlier round's usage that was reported.
     pub(crate) usages: Vec<Usage>,
     /// The operator's choice, if there is one.
     pub(crate) reported_usage: Option<ReportedUsage>,
+}
+
+/// An answer that the provider keeps, by the id that the caller knows and by the provider's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShownId {
+    pub(crate) shown: String,
+    pub(crate) stored: String,
 }
 
 // === impl Turn ===
@@ -194,6 +206,16 @@ impl Turn {
 impl Call {
     pub(crate) fn is_callers(&self) -> bool {
         matches!(self.owner, Owner::Caller)
+    }
+}
+
+// === impl Earlier ===
+
+impl Earlier {
+    /// The values that earlier answers have under `name`.
+    pub(crate) fn members_of(&self, name: &str) -> impl Iterator<Item = &Bytes> {
+        let members = self.members.iter();
+        members.filter_map(move |(found, value)| (*found == name).then_some(value))
     }
 }
 

@@ -26,7 +26,9 @@ pub(super) fn error_body(error: &BridgeError) -> Bytes {
 /// The API's `type` and `code` for a kind of error.
 fn names(kind: BridgeErrorKind) -> (&'static str, Option<&'static str>) {
     match kind {
-        BridgeErrorKind::RequestInvalid | BridgeErrorKind::RequestUnreadable => ("invalid_request_error", None),
+        BridgeErrorKind::RequestInvalid | BridgeErrorKind::RequestUnreadable | BridgeErrorKind::NotFound => {
+            ("invalid_request_error", None)
+        }
         BridgeErrorKind::RequestTooLarge => ("invalid_request_error", Some("request_too_large")),
         BridgeErrorKind::RequestUnsupported => ("invalid_request_error", Some("unsupported_media_type")),
         BridgeErrorKind::NoCredential => ("invalid_request_error", Some("invalid_api_key")),

@@ -31,6 +31,7 @@ pub(super) fn error_type(kind: BridgeErrorKind) -> &'static str {
         | BridgeErrorKind::WebsocketUnsupported => "invalid_request_error",
         BridgeErrorKind::RequestTooLarge => "request_too_large",
         BridgeErrorKind::NoCredential | BridgeErrorKind::NoActor => "authentication_error",
+        BridgeErrorKind::NotFound => "not_found_error",
         BridgeErrorKind::KeysCoolingDown => "rate_limit_error",
         BridgeErrorKind::KeysRevoked
         | BridgeErrorKind::UpstreamFailed
@@ -114,6 +115,7 @@ mod tests {
             (BridgeErrorKind::RequestUnreadable, 400, "invalid_request_error"),
             (BridgeErrorKind::NoCredential, 401, "authentication_error"),
             (BridgeErrorKind::NoActor, 401, "authentication_error"),
+            (BridgeErrorKind::NotFound, 404, "not_found_error"),
             (BridgeErrorKind::RequestTooLarge, 413, "request_too_large"),
             (BridgeErrorKind::RequestUnsupported, 415, "invalid_request_error"),
             (BridgeErrorKind::KeysCoolingDown, 429, "rate_limit_error"),

@@ -1,0 +1,497 @@
+//! A streamed response over all of its rounds: each event is relayed with its own bytes but for its numbers and the
+//! response object in it. Items of ours leave no trace, and the caller sees one life cycle.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::caller::{Caller, Frame};
+use super::error::{Words, in_band};
+use super::failure::{self, Failure};
+use super::items::{Item, replay};
+use super::object::{self, Echo, Object, Output};
+use super::round::{Round, State};
+use super::sorter::{Decided, Sight};
+use crate::dialect::sse::Event;
+use crate::dialect::turn::{Completion, Earlier, ErrorWords, Fault, Progress, ShownId, Turn};
+use crate::dialect::{Relay, RelaySetup, quote};
+use crate::json::{Kind, Scanner, walk};
+use crate::rope::{Edits, Rope};
+use crate::types::ReportedUsage;
+
+/// Bytes that are counted for an item besides its text.
+const ITEM_OVERHEAD: usize = 256;
+
+/// Relays all rounds of one request to one caller.
+pub(super) struct ResponsesRelay {
+    setup: RelaySetup,
+    echo: Echo,
+    /// The request's model, for a response object of our own.
+    model: String,
+    is_stored: bool,
+    scanner: Scanner,
+    caller: Caller,
+    earlier: Earlier,
+    /// Bytes that are kept of the rounds before this one.
+    held_before: usize,
+    is_last_shown: bool,
+    /// The provider's id that the bridge was told last.
+    told_id: String,
+    decided: Vec<Decided>,
+    round: Round,
+}
+
+/// The kinds of events that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EventKind {
+    /// `response.created`, `response.queued` or `response.in_progress`.
+    Cycle,
+    Added,
+    Done,
+    /// Another event of an item.
+    Part,
+    /// `response.completed`.
+    Completed,
+    Incomplete,
+    Failed,
+    Error,
+    /// A sign of life without a meaning.
+    KeepAlive,
+    Other,
+}
+
+// === impl ResponsesRelay ===
+
+impl ResponsesRelay {
+    pub(super) fn new(
+        setup: RelaySetup,
+        echo: Echo,
+        model: String,
+        is_stored: bool,
+        reported_usage: Option<ReportedUsage>,
+    ) -> Self {
+        Self {
+            caller: Caller::new(!echo.offer.is_empty()),
+            earlier: Earlier {
+                reported_usage,
+                ..Earlier::default()
+            },
+            setup,
+            echo,
+            model,
+            is_stored,
+            scanner: Scanner::of_pieces(),
+            held_before: 0,
+            is_last_shown: false,
+            told_id: String::new(),
+            decided: Vec::new(),
+            round: Round::default(),
+        }
+    }
+
+    fn kind(&self, data: &[u8]) -> EventKind {
+        let kind = self
+            .scanner
+            .get("type")
+            .map(|member| walk::unescape(&data[member.value()]));
+        match kind.flatten().as_deref() {
+            Some("response.created" | "response.queued" | "response.in_progress") => EventKind::Cycle,
+            Some("response.output_item.added") => EventKind::Added,
+            Some("response.output_item.done") => EventKind::Done,
+            Some("response.completed") => EventKind::Completed,
+            Some("response.incomplete") => EventKind::Incomplete,
+            Some("response.failed") => EventKind::Failed,
+            Some("error") => EventKind::Error,
+            Some("keepalive") => EventKind::KeepAlive,
+            Some(_) if self.scanner.get("output_index").is_some() => EventKind::Part,
+            None if self.object("error").is_some() => EventKind::Error,
+            _ => EventKind::Other,
+        }
+    }
+
+    /// The place of a member that is an object.
+    fn object(&self, name: &str) -> Option<Range<usize>> {
+        let member = self.scanner.get(name).filter(|member| member.kind() == Kind::Object);
+        member.map(|member| member.value())
+    }
+
+    /// Counts bytes that are about to be kept: no slow reader holds back the events that the caller does not see.
+    fn hold(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.round.held = self.round.held.saturating_add(bytes);
+        if self.held_before.saturating_add(self.round.held) > self.setup.max_held {
+            return Err(Fault::Shape("the streamed turn is over the limit"));
+        }
+        Ok(())
+    }
+
+    /// An event of the response's life cycle: the caller sees those of one round, once it sees an item.
+    fn cycle(&mut self, event: &Event<'_>, mut frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
+        let place = self.object("response");
+        if let Some(place) = place.clone() {
+            let text = Bytes::copy_from_slice(&event.data()[place.clone()]);
+            let object = Object::read(&text);
+            self.round.is_usage_new |= object.describe(&text, &mut self.round.completion);
+            let (mut edits, shown) = (Edits::default(), text.clone());
+            object.restore(&text, &self.echo, &mut edits);
+            let shown = if edits.is_empty() {
+                shown
+            } else {
+                edits.apply(&text.into()).into_bytes()
+            };
+            if !edits.is_empty() {
+                frame.replace_object(place, shown.clone());
+            }
+            self.hold(shown.len())?;
+            self.round.object = Some(shown);
+        }
+        if !self.caller.is_open {
+            let held = frame.hold(event);
+            self.hold(held.len())?;
+            self.round.preamble.push(held);
+            return Ok(Progress::Held);
+        }
+        if !self.round.is_callers_cycle {
+            return Ok(Progress::Held);
+        }
+        self.caller.object.clone_from(&self.round.object);
+        self.caller.show(event, frame, None, out);
+        Ok(Progress::Shown)
+    }
+
+    /// Opens the caller's stream, with the events that this round began with.
+    fn open(&mut self, out: &mut BytesMut) {
+        if self.caller.is_open {
+            return;
+        }
+        self.caller.is_open = true;
+        self.round.is_callers_cycle = true;
+        self.caller.id.clone_from(&self.round.completion.id);
+        self.caller.object.clone_from(&self.round.object);
+        for held in std::mem::take(&mut self.round.preamble) {
+            self.caller.show_held(&held, None, out);
+        }
+    }
+
+    /// An item is announced.
+    fn added(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
+        let item = self.object("item").unwrap_or_default();
+        let place = self.add(&event.data()[item], &frame, out)?;
+        self.item_event(place, event, frame, out)
+    }
+
+    fn add(&mut self, item: &[u8], frame: &Frame, out: &mut BytesMut) -> Result<usize, Fault> {
+        self.hold(item.len() + ITEM_OVERHEAD)?;
+        let index = frame.index.as_ref().map(|index| index.value);
+        let (place, sight) = self.round.add(index, item, &self.echo.offer, &mut self.decided)?;
+        self.settle(out);
+        if sight == Sight::Shown {
+            self.round.slots[place].state = State::Shown(self.caller.take_index());
+        }
+        Ok(place)
+    }
+
+    /// Carries out the decisions on items that were open.
+    fn settle(&mut self, out: &mut BytesMut) {
+        for Decided { place, is_shown } in std::mem::take(&mut self.decided) {
+            let Some(slot) = self.round.slots.get_mut(place) else {
+                continue;
+            };
+            if !is_shown {
+                slot.state = State::Hidden;
+                continue;
+            }
+            let index = self.caller.take_index();
+            if let State::Open(held) = std::mem::replace(&mut slot.state, State::Shown(index)) {
+                self.open(out);
+                for event in held {
+                    self.caller.show_held(&event, Some(index), out);
+                }
+            }
+        }
+    }
+
+    /// An item is finished.
+    fn done(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
+        let item = &event.data()[self.object("item").unwrap_or_default()];
+        let known = frame.index.as_ref().and_then(|index| self.round.place(index.value));
+        let place = match known {
+            Some(place) => place,
+            None => self.add(item, &frame, out)?,
+        };
+        if self.is_kept(item) {
+            self.hold(item.len())?;
+            self.round.finish(place, Bytes::copy_from_slice(item), &self.echo.offer);
+        }
+        self.item_event(place, event, frame, out)
+    }
+
+    /// Whether an item's text will be asked for.
+    fn is_kept(&self, item: &[u8]) -> bool {
+        let is_told = || {
+            let item = Item::read(item);
+            item.call(&self.echo.offer).is_some() || !item.thoughts().is_empty()
+        };
+        self.caller.is_renumbered || self.setup.recorded && is_told()
+    }
+
+    fn part(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
+        let known = frame.index.as_ref().and_then(|index| self.round.place(index.value));
+        let place = match known {
+            Some(place) => place,
+            None => self.add(b"{}", &frame, out)?,
+        };
+        self.item_event(place, event, frame, out)
+    }
+
+    /// Shows, holds or hides an event of an item.
+    fn item_event(
+        &mut self,
+        place: usize,
+        event: &Event<'_>,
+        frame: Frame,
+        out: &mut BytesMut,
+    ) -> Result<Progress, Fault> {
+        let held = match &self.round.slots[place].state {
+            State::Hidden => return Ok(Progress::Held),
+            State::Shown(index) => {
+                let index = self.caller.is_renumbered.then_some(*index);
+                self.open(out);
+                self.caller.show(event, frame, index, out);
+                return Ok(Progress::Shown);
+            }
+            State::Open(_) => frame.hold(event),
+        };
+        self.hold(held.len())?;
+        if let State::Open(waiting) = &mut self.round.slots[place].state {
+            waiting.push(held);
+        }
+        Ok(Progress::Held)
+    }
+
+    /// An event of the whole stream, such as `response.metadata`.
+    fn other(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
+        if self.caller.is_open {
+            self.caller.show(event, frame, None, out);
+            return Ok(Progress::Shown);
+        }
+        let held = frame.hold(event);
+        self.hold(held.len())?;
+        self.round.preamble.push(held);
+        Ok(Progress::Held)
+    }
+
+    /// The model's turn is over.
+    fn over(
+        &mut self,
+        event: &Event<'_>,
+        mut frame: Frame,
+        is_whole: bool,
+        out: &mut BytesMut,
+    ) -> Result<Progress, Fault> {
+        let place = self.object("response").unwrap_or_default();
+        let text = Bytes::copy_from_slice(&event.data()[place.clone()]);
+        let object = Object::read(&text);
+        self.round.is_usage_new |= object.describe(&text, &mut self.round.completion);
+        if self.caller.is_renumbered {
+            let output = object
+                .output
+                .clone()
+                .map(|output| text.slice(output))
+                .unwrap_or_default();
+            for place in self.round.fill(&output, &self.echo.offer, &mut self.decided)? {
+                self.round.slots[place].state = State::Shown(self.caller.take_index());
+            }
+            let is_whole = is_whole && object.is_whole(&text);
+            self.round.is_ours = self.round.sorter.close(is_whole, &mut self.decided);
+            if self.round.is_ours {
+                self.decided.clear();
+                self.round.last = Some((text, object));
+                return Ok(Progress::Done);
+            }
+            self.settle(out);
+        }
+        self.open(out);
+        if let Some(edited) = self.edited(&text, &object) {
+            frame.replace_object(place, edited);
+        }
+        self.caller.show(event, frame, None, out);
+        if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
+            // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
+            out.extend_from_slice(b"\n");
+        }
+        Ok(Progress::Done)
+    }
+
+    /// The last response object as the caller gets it; none if that is the provider's.
+    fn edited(&self, text: &Bytes, object: &Object) -> Option<Bytes> {
+        let mut edits = Edits::default();
+        object.restore(text, &self.echo, &mut edits);
+        let shown = self.round.shown();
+        let output = Output {
+            shown: &shown,
+            is_edited: self.round.sorter.hides_any(),
+        };
+        if self.caller.is_renumbered {
+            object.finish(text, output, &self.earlier, &mut edits);
+        }
+        let id = &self.caller.id;
+        if !id.is_empty() && *id != self.round.completion.id {
+            object.set("id", object.id.clone(), quote(id).into(), &mut edits);
+        }
+        (!edits.is_empty()).then(|| edits.apply(&text.clone().into()).into_bytes())
+    }
+
+    /// An error in place of an answer. It is kept as it came: a stream that has begun ends with it.
+    fn failed(&mut self, event: &Event<'_>, mut frame: Frame, is_terminal: bool) -> Fault {
+        let data = event.data();
+        let error = match self.object("response").filter(|_| is_terminal) {
+            Some(place) => {
+                let text = Bytes::copy_from_slice(&data[place.clone()]);
+                let object = Object::read(&text);
+                self.round.is_usage_new |= object.describe(&text, &mut self.round.completion);
+                if let Some(edited) = self.edited(&text, &object) {
+                    frame.replace_object(place, edited);
+                }
+                let error = object.error.clone().map(|error| text.slice(error));
+                error.unwrap_or_default()
+            }
+            None => Bytes::copy_from_slice(data),
+        };
+        let error = in_band(&error);
+        self.round.failure = Some(Failure {
+            event: frame.hold(event),
+            body: error.body.clone(),
+            is_terminal,
+        });
+        Fault::Refused(error)
+    }
+}
+
+impl Relay for ResponsesRelay {
+    fn begin_round(&mut self, begun: bool) {
+        self.round = Round::default();
+        self.decided.clear();
+        self.is_last_shown = false;
+        self.caller.has_bytes = begun;
+    }
+
+    fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<Progress, Fault> {
+        if event.is_tail() {
+            if self.is_last_shown {
+                out.extend_from_slice(event.raw());
+            }
+            return Ok(Progress::Aside);
+        }
+        let data = event.data();
+        if data.trim_ascii().is_empty() {
+            self.is_last_shown = true;
+            self.caller.pass(event, out);
+            return Ok(Progress::Aside);
+        }
+        self.is_last_shown = false;
+        // Some hosts end this stream as they end chat completions.
+        if data.trim_ascii() == b"[DONE]" {
+            return Ok(Progress::Aside);
+        }
+        if self.scanner.scan(data).is_err() {
+            return Err(Fault::Shape("the stream has an event that is not a JSON object"));
+        }
+        let frame = Frame::read(data, &self.scanner);
+        let progress = match self.kind(data) {
+            EventKind::Cycle => self.cycle(event, frame, out)?,
+            EventKind::Added => self.added(event, frame, out)?,
+            EventKind::Done => self.done(event, frame, out)?,
+            EventKind::Part => self.part(event, frame, out)?,
+            EventKind::Completed => self.over(event, frame, true, out)?,
+            EventKind::Incomplete => self.over(event, frame, false, out)?,
+            EventKind::Failed => return Err(self.failed(event, frame, true)),
+            EventKind::Error => return Err(self.failed(event, frame, false)),
+            EventKind::KeepAlive if !self.caller.is_open => Progress::Held,
+            EventKind::KeepAlive | EventKind::Other => self.other(event, frame, out)?,
+        };
+        self.is_last_shown = progress == Progress::Shown;
+        Ok(progress)
+    }
+
+    /// A response without its last event never looks complete.
+    fn end(&mut self, _: &mut BytesMut) -> bool {
+        false
+    }
+
+    fn keep_alive(&mut self, out: &mut BytesMut) {
+        if !self.caller.comment(out) {
+            return;
+        }
+        if !self.caller.is_open && !self.round.preamble.is_empty() {
+            self.open(out);
+        } else if let Some(object) = self.caller.object.clone().filter(|_| self.caller.is_open) {
+            let members = [&b"\"response\":"[..], &object].concat();
+            self.caller.say("response.in_progress", &members, out);
+        }
+    }
+
+    fn fail(&mut self, error: ErrorWords<'_>, out: &mut BytesMut) {
+        if !self.round.preamble.is_empty() {
+            self.open(out);
+        }
+        let failure = self.round.failure.take().filter(|failure| match error {
+            ErrorWords::Provider { body, .. } => failure.body == body,
+            ErrorWords::Bridge(_) => false,
+        });
+        let words = Words::from(error);
+        match failure {
+            Some(failure) => {
+                self.caller.show_held(&failure.event, None, out);
+                if failure.is_terminal {
+                    return;
+                }
+            }
+            None => {
+                self.caller.say("error", failure::error_members(&words).as_bytes(), out);
+            }
+        }
+        let object = self.caller.object.clone();
+        let object = object.unwrap_or_else(|| failure::made_object(self.setup.id, &self.model));
+        let shown = self.earlier.shown.iter().cloned().chain(self.round.shown());
+        let object = failure::failed_object(object, &words, object::list(shown));
+        let members = [&b"\"response\":"[..], &object].concat();
+        self.caller.say("response.failed", &members, out);
+    }
+
+    fn msg_id(&self) -> &str {
+        &self.round.completion.id
+    }
+
+    fn take_shown_id(&mut self) -> Option<ShownId> {
+        let (shown, stored) = (&self.caller.id, &self.round.completion.id);
+        if !self.is_stored || shown.is_empty() || stored.is_empty() || self.told_id == *stored {
+            return None;
+        }
+        self.told_id.clone_from(stored);
+        Some(ShownId {
+            shown: shown.clone(),
+            stored: stored.clone(),
+        })
+    }
+
+    fn take_usage_changed(&mut self) -> bool {
+        std::mem::take(&mut self.round.is_usage_new)
+    }
+
+    fn completion(&self) -> Completion {
+        self.round.completion.clone()
+    }
+
+    fn turn(&mut self) -> Turn {
+        self.round.turn(&self.echo.offer)
+    }
+
+    fn replay(&mut self) -> Rope {
+        let shown = self.round.shown();
+        self.held_before += shown.iter().map(Bytes::len).sum::<usize>();
+        if let Some((text, object)) = self.round.last.take() {
+            object.keep(&text, &self.round.completion, &shown, &mut self.earlier);
+        }
+        replay(self.round.slots.iter().map(|slot| &slot.text), self.is_stored)
+    }
+}
