@@ -9,6 +9,7 @@ use tower::Layer;
 use crate::bridge::{Base, Config, ForwardedHeader, HeaderPatternError, PathError, Pattern};
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
+use crate::response_ids::ResponseIds;
 use crate::service::Bridge;
 use crate::tools::ToolSource;
 use crate::types::{Dialect, ReportedUsage};
@@ -264,6 +265,21 @@ impl BridgeLayer {
             .map(|text| Pattern::parse(text.as_ref()))
             .collect::<Result<_, _>>()?;
         Ok(self.set(|config| config.keyed_paths = patterns))
+    }
+
+    /// Where the ids of stored responses are kept. Default: in this process, 10,000 of them, each for an hour after its
+    /// last use.
+    ///
+    /// A stream of several rounds shows one id, and the provider keeps the whole conversation under another; and a
+    /// response that was made with a key of the pool is only for the [`Actor`](crate::Actor) who made it.
+    pub fn response_ids(self, ids: ResponseIds) -> Self {
+        self.set(|config| config.response_ids = ids)
+    }
+
+    /// Whether callers without an [`Actor`](crate::Actor) may read, cancel and delete stored responses by their ids with
+    /// a key of the pool. Default: yes. Ids cannot be guessed, but stand in logs and records.
+    pub fn anonymous_responses(self, serve: bool) -> Self {
+        self.set(|config| config.anonymous_responses = serve)
     }
 
     /// Whether the provider is told the [`Actor`](crate::Actor), as `X-AI-Bridge-Actor-ID` and

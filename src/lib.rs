@@ -149,6 +149,7 @@ pub mod mcp;
 pub mod pool;
 pub mod record;
 mod redact;
+pub mod response_ids;
 mod rope;
 mod service;
 #[cfg(feature = "test-util")]

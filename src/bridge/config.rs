@@ -10,8 +10,18 @@ use crate::body::budget::Budget;
 use crate::body::readers::Readers;
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
+use crate::response_ids::ResponseIds;
 use crate::tools::ToolSource;
 use crate::types::{Dialect, ReportedUsage};
+
+/// Models, and the routes of stored responses by their ids.
+const DEFAULT_KEYED_PATHS: [&str; 5] = [
+    "/models",
+    "/models/*",
+    "/responses/*",
+    "DELETE /responses/*",
+    "POST /responses/*",
+];
 
 /// The settings of [`BridgeLayer`](crate::BridgeLayer), whose setters document them.
 #[derive(Clone, Debug)]
@@ -42,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) reported_usage: Option<ReportedUsage>,
     pub(crate) keyed_paths: Vec<Pattern>,
     pub(crate) forward_headers: Vec<ForwardedHeader>,
+    pub(crate) response_ids: ResponseIds,
+    pub(crate) anonymous_responses: bool,
     pub(crate) actor_headers: bool,
     pub(crate) require_actor: bool,
     /// Not a setting: shared by all clones, like the rest.
@@ -59,7 +71,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             bases: Vec::new(),
-            dialects: vec![Dialect::ChatCompletions, Dialect::Messages, Dialect::Responses],
+            dialects: Dialect::ALL.to_vec(),
             pool: None,
             verdicts: VerdictTable::default(),
             tools: ToolSource::default(),
@@ -82,11 +94,13 @@ impl Default for Config {
             max_tool_result: 1 << 20,
             parallel_tool_calls: true,
             reported_usage: None,
-            keyed_paths: ["/models", "/models/*"]
+            keyed_paths: DEFAULT_KEYED_PATHS
                 .iter()
                 .filter_map(|text| Pattern::parse(text).ok())
                 .collect(),
             forward_headers: Vec::new(),
+            response_ids: ResponseIds::default(),
+            anonymous_responses: true,
             actor_headers: false,
             require_actor: false,
             refused_additions: Arc::default(),

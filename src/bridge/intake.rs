@@ -14,6 +14,7 @@ use super::client::Client;
 use super::config::Config;
 use super::provider::{Credentials, Provider, Target};
 use super::rounds::Conversation;
+use super::stored::StoredAnswers;
 use super::{facts, keyed, stream, whole};
 use crate::body::ResponseBody;
 use crate::body::budget::Held;
@@ -58,6 +59,14 @@ where
         Ok(read) => read,
         Err(error) => return bridge_response(api, error, None),
     };
+    let stored = StoredAnswers::new(&config, &admitted);
+    if let Some(id) = request.previous() {
+        match stored.previous(&id).await {
+            Ok(Some(known)) if known != id => request.resolve(known),
+            Ok(_) => {}
+            Err(error) => return bridge_response(api, error, None),
+        }
+    }
     // A tool that no round could run must not be called.
     let tools = if config.max_rounds == 0 {
         Tools::default()
@@ -115,6 +124,7 @@ where
         provider: Provider::new(config, api, upstream, credentials, head, actor.as_ref(), aim),
         interception,
         request,
+        stored,
         _held: held,
     });
     if is_stream {

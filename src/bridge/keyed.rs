@@ -12,6 +12,8 @@ use super::config::Config;
 use super::headers;
 use super::intake::admit;
 use super::provider::{Provider, Target};
+use super::route::stored_id;
+use super::stored::StoredAnswers;
 use crate::body::ResponseBody;
 use crate::dialect::{self, Api};
 use crate::rope::Rope;
@@ -27,13 +29,23 @@ where
     U: Upstream,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    let api = dialect::api(dialect::of_headers(&head.headers));
+    let stored = stored_id(&config, head.uri.path());
+    let api = match &stored {
+        Some((api, _)) => *api,
+        None => dialect::api(dialect::of_headers(&head.headers)),
+    };
     // Failover has to send the body again, so it is held.
     match admit(&config, api, &mut head, body, |_| Ok(()), |_| ()).await {
         Ok((admitted, body)) => {
             // A provider that does not expect content there may take it for the next request.
             let has_content = !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE);
             let body = if has_content { body } else { Rope::default() };
+            if let Some((_, place)) = stored {
+                let answers = StoredAnswers::new(&config, &admitted);
+                if let Err(error) = answers.redirect(&mut head.uri, place).await {
+                    return bridge_response(api, error, None);
+                }
+            }
             let provider = Provider::new(
                 config,
                 api,

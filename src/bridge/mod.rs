@@ -18,6 +18,7 @@ mod output;
 mod provider;
 mod rounds;
 mod route;
+mod stored;
 mod stream;
 mod tools;
 mod whole;

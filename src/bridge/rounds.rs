@@ -6,6 +6,7 @@ use super::additions;
 use super::answer::Failure;
 use super::facts;
 use super::provider::Provider;
+use super::stored::StoredAnswers;
 use super::tools::Calls;
 use crate::body::budget::Held;
 use crate::dialect::Request;
@@ -23,6 +24,7 @@ pub(crate) struct Conversation<U> {
     pub(crate) provider: Provider<U>,
     pub(crate) interception: Interception,
     pub(crate) request: Box<dyn Request>,
+    pub(crate) stored: StoredAnswers,
     pub(crate) _held: Held,
 }
 

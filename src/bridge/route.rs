@@ -4,12 +4,13 @@
 //! only in a spelling that every server reads alike.
 
 use std::fmt;
+use std::ops::Range;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Request};
 
 use super::Config;
-use crate::dialect::{self, Purpose};
+use crate::dialect::{self, Api, Purpose};
 use crate::types::Dialect;
 
 /// What becomes of a request.
@@ -61,7 +62,7 @@ pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Route {
         return Route::Api(*dialect, Purpose::Answer);
     }
     let (method, path) = (request.method(), request.uri().path());
-    let below = config.bases.iter().find_map(|base| base.below(path));
+    let below = below(config, path);
     for dialect in &config.dialects {
         let paths = dialect::api(*dialect).paths();
         if *method == Method::POST {
@@ -85,6 +86,21 @@ pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Route {
     }
 }
 
+/// What follows a declared base in `path`, from its slash on.
+pub(super) fn below<'a>(config: &Config, path: &'a str) -> Option<&'a str> {
+    config.bases.iter().find_map(|base| base.below(path))
+}
+
+/// The place in `path` of a stored answer's id, and its API.
+pub(super) fn stored_id(config: &Config, path: &str) -> Option<(&'static dyn Api, Range<usize>)> {
+    let below = below(config, path)?;
+    let start = path.len() - below.len();
+    Dialect::ALL.into_iter().map(dialect::api).find_map(|api| {
+        let place = api.stored_id(below)?;
+        Some((api, start + place.start..start + place.end))
+    })
+}
+
 /// RFC 6455 §4.1.
 fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::GET
@@ -95,11 +111,13 @@ fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
 
 /// Whether every server reads `path` alike: plain segments between single slashes, none of them a dot segment.
 fn is_plain(path: &str) -> bool {
+    path.strip_prefix('/')
+        .is_some_and(|rest| rest.split('/').all(is_plain_segment))
+}
+
+pub(super) fn is_plain_segment(segment: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
-    path.strip_prefix('/').is_some_and(|rest| {
-        rest.split('/')
-            .all(|segment| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain))
-    })
+    !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain)
 }
 
 // === impl Base ===

@@ -177,6 +177,7 @@ where
             provider,
             interception,
             request,
+            stored,
             ..
         } = conversation;
         let output = &mut self.output;
@@ -240,6 +241,9 @@ where
             if relayed.shows {
                 output.open(provider, interception, &**request, walk, &mut opening);
                 interception.first_token();
+            }
+            if let Some(id) = output.relay.take_shown_id() {
+                stored.remember(id).await;
             }
             answers |= relayed.answers;
             if let Some(fault) = relayed.fault {

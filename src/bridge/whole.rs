@@ -36,10 +36,16 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
         .await
         .unwrap_or_else(|_| Err(Failure::timeout()));
     let Conversation {
-        provider, interception, ..
+        provider,
+        interception,
+        stored,
+        ..
     } = *conversation;
     match driven {
         Ok((mut parts, reply)) => {
+            if let Some(id) = reply.shown_id() {
+                stored.remember(id).await;
+            }
             prepare_head(&provider, &mut parts);
             let intercepted = facts::intercepted(&interception);
             parts.extensions.insert(intercepted);
