@@ -237,7 +237,8 @@ async fn comments_of_the_provider_are_no_answer() {
     let provider = Provider::queue([Reply::events(body)]);
     let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.unwrap();
     assert_eq!(since(begun), 10_000);
-    assert!(support::answer(response).await.text().ends_with(DONE));
+    let answer = answer(response).await;
+    assert!(answer.text().ends_with(DONE));
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,6 +263,6 @@ async fn what_all_requests_hold_is_bounded() {
     assert_eq!(refused.status, 503);
     assert_eq!(send(&stack, ask("hi")).await.status, 200, "a small one fits");
     gate.open();
-    let served = support::answer(waiting.await.unwrap()).await;
+    let served = answer(waiting.await.unwrap()).await;
     assert_eq!(served.status, 200, "whoever holds keeps");
 }

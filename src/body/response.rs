@@ -210,8 +210,8 @@ mod tests {
     #[tokio::test]
     async fn a_driver_never_runs_ahead_of_the_reader() {
         let sink = Sink::default();
-        let (outlet, made) = (sink.outlet(), std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0)));
-        let count = std::sync::Arc::clone(&made);
+        let (outlet, made) = (sink.outlet(), Arc::new(std::sync::atomic::AtomicU32::new(0)));
+        let count = Arc::clone(&made);
         let driver = Box::pin(async move {
             for _ in 0..3 {
                 count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -38,10 +38,6 @@ impl EventWriter {
         self.edits.push((range, text.into()));
     }
 
-    pub(crate) fn has_edits(&self) -> bool {
-        !self.edits.is_empty()
-    }
-
     /// Drops the event at hand.
     pub(crate) fn hide(&mut self) {
         self.is_last_hidden = true;

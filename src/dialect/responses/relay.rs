@@ -80,7 +80,7 @@ impl ResponsesRelay {
             echo,
             model,
             is_stored,
-            scanner: Scanner::of_pieces(),
+            scanner: Scanner::allow_lone_surrogates(),
             held_before: 0,
             is_last_shown: false,
             told_id: String::new(),
