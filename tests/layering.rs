@@ -113,18 +113,21 @@ const KNOWN_IMPORTS: &[(&str, &str)] = &[];
 /// Imports that run against the reading order and so close a circle: the file, and the file that it imports.
 const KNOWN_CIRCLES: &[(&str, &str)] = &[
     ("src/body/readers.rs", "src/body/response.rs"),
+    ("src/bridge/config.rs", "src/bridge/additions.rs"),
     ("src/bridge/facts.rs", "src/bridge/intake.rs"),
     ("src/bridge/keyed.rs", "src/bridge/intake.rs"),
     ("src/bridge/route.rs", "src/bridge/config.rs"),
+    ("src/bridge/stored.rs", "src/bridge/intake.rs"),
     (
         "src/dialect/chat_completions/request.rs",
         "src/dialect/chat_completions/mod.rs",
     ),
     ("src/dialect/messages/request.rs", "src/dialect/messages/mod.rs"),
-    ("src/json/machine.rs", "src/json/scan.rs"),
-    ("src/json/machine.rs", "src/json/tokens.rs"),
-    ("src/json/members.rs", "src/json/scan.rs"),
-    ("src/mcp/keeper.rs", "src/mcp/servers.rs"),
+    ("src/dialect/responses/request.rs", "src/dialect/responses/mod.rs"),
+    ("src/mcp/http.rs", "src/mcp/server.rs"),
+    ("src/pool/walk.rs", "src/pool/key.rs"),
+    ("src/record/sql/backlog.rs", "src/record/sql/mod.rs"),
+    ("src/record/sql/writer.rs", "src/record/sql/mod.rs"),
 ];
 
 /// Files with production code that differs under test.
@@ -319,7 +322,6 @@ fn no_files_import_each_other_in_a_circle() {
         let to = to.filter(|path| **path != source.path && !is_choice(path));
         imports.insert(source.path.clone(), to.cloned().collect());
     }
-    let known = KNOWN_CIRCLES.iter().map(|file| (*file).to_owned());
     // An import that is no longer there, or closes no circle, needs no entry.
     let known = known_pairs(KNOWN_CIRCLES);
     let needed = known.intersection(&circles(&imports)).cloned().collect();
