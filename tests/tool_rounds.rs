@@ -12,7 +12,7 @@ use support::*;
 use tokio::time::Instant;
 use tower::BoxError;
 use tower_llm_bridge::tools::{Tool, ToolCall, ToolDefinition, ToolOutput, Tools, tool_fn};
-use tower_llm_bridge::{BridgeError, BridgeErrorKind, Intercepted};
+use tower_llm_bridge::{Actor, BridgeError, BridgeErrorKind, Intercepted};
 
 fn layer(tools: impl IntoIterator<Item = Tool>) -> BridgeLayer {
     BridgeLayer::new().pool(pool(1)).tools(Tools::new(tools))
@@ -316,4 +316,25 @@ async fn an_oversized_result_is_cut_and_says_so() {
     assert_eq!(cut[mib..], format!("\n[cut: the first {mib} of {} bytes]", 2 * mib));
     let (cut, _) = told(&layer.max_tool_result(3), name, r#"{"length":9}"#).await;
     assert_eq!(cut, "é\n[cut: the first 2 of 18 bytes]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_knows_the_caller_s_request_and_its_actor() {
+    #[derive(Clone)]
+    struct Tenant(&'static str);
+
+    let tool = tool_fn(
+        ToolDefinition::new("whoami").server("staff"),
+        |call: ToolCall| async move {
+            let actor = call.extensions().get::<Actor>().map(Actor::id).unwrap_or("nobody");
+            let tenant = call.extensions().get::<Tenant>().map_or("none", |tenant| tenant.0);
+            Ok::<_, Infallible>(format!("{actor} of {tenant} at {}", call.server()))
+        },
+    );
+    let mut request = ask("hi");
+    request.extensions_mut().insert(Actor::new("ada"));
+    request.extensions_mut().insert(Tenant("blue"));
+    let replies = [tool_calls(&[("a", "bmcp_staff_whoami", "{}")]), completion("hello")];
+    let (seen, _) = converse(&layer([tool]), request, replies).await;
+    assert_eq!(seen[1].last_content(), "ada of blue at staff");
 }

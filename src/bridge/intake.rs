@@ -124,6 +124,7 @@ where
         provider: Provider::new(config, api, upstream, credentials, head, actor.as_ref(), aim),
         interception,
         request,
+        actor,
         stored,
         _held: held,
     });

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, request};
+use http::{Extensions, Method, Request, request};
 
 use super::config::Config;
 use super::headers;
@@ -167,6 +167,15 @@ impl<U> Provider<U> {
             caller,
             sends_again: false,
         }
+    }
+
+    /// The extensions of the caller's request for a tool's call, with its actor.
+    pub(crate) fn call_extensions(&self, actor: Option<&Actor>) -> Extensions {
+        let mut extensions = self.head.extensions.clone();
+        if let Some(actor) = actor {
+            extensions.insert(actor.clone());
+        }
+        extensions
     }
 
     /// The request for one attempt, and the hint of its key. Its version is left to the client: the caller's says nothing

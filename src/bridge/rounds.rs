@@ -12,6 +12,7 @@ use crate::body::budget::Held;
 use crate::dialect::Request;
 use crate::dialect::turn::{ToolResult, Turn};
 use crate::error::BridgeErrorKind;
+use crate::extensions::Actor;
 use crate::record::{Injection, Interception};
 use crate::rope::Rope;
 use crate::upstream::Upstream;
@@ -24,6 +25,7 @@ pub(crate) struct Conversation<U> {
     pub(crate) provider: Provider<U>,
     pub(crate) interception: Interception,
     pub(crate) request: Box<dyn Request>,
+    pub(crate) actor: Option<Actor>,
     pub(crate) stored: StoredAnswers,
     pub(crate) _held: Held,
 }
@@ -104,7 +106,8 @@ where
             Step::Invoke { mut last } => {
                 let config = &conversation.provider.config;
                 // The guard comes before anything is awaited: a call that never starts is recorded as well.
-                let mut calls = Calls::new(config, &mut conversation.interception, &turn);
+                let extensions = conversation.provider.call_extensions(conversation.actor.as_ref());
+                let mut calls = Calls::new(config, &mut conversation.interception, &turn, extensions);
                 reader.wait(calls.run()).await;
                 let results: Vec<ToolResult<'_>> = calls.into_results(PLACEHOLDER);
                 let replay = reader.replay(answer);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::mem;
 use std::time::Duration;
 
+use http::Extensions;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
@@ -20,6 +21,8 @@ pub(crate) struct Calls<'a> {
     config: &'a Config,
     interception: &'a mut Interception,
     turn: &'a Turn,
+    /// Those of the caller's request.
+    extensions: Extensions,
     /// The text for the model and whether it is an error; none until the call is over, and for the caller's calls.
     results: Vec<Option<(String, bool)>>,
     started: Instant,
@@ -33,11 +36,17 @@ type Outcome = Result<ToolOutput, String>;
 
 impl<'a> Calls<'a> {
     /// Takes charge of the turn's calls; nothing runs yet.
-    pub(crate) fn new(config: &'a Config, interception: &'a mut Interception, turn: &'a Turn) -> Self {
+    pub(crate) fn new(
+        config: &'a Config,
+        interception: &'a mut Interception,
+        turn: &'a Turn,
+        extensions: Extensions,
+    ) -> Self {
         Self {
             config,
             interception,
             turn,
+            extensions,
             results: turn.calls.iter().map(|_| None).collect(),
             started: Instant::now(),
             done: false,
@@ -63,6 +72,7 @@ impl<'a> Calls<'a> {
                             "gen_ai.tool.name" = call.name(),
                             "gen_ai.tool.call.id" = call.id(),
                         );
+                        let call = call.with_extensions(self.extensions.clone());
                         let task = running.spawn(invoke(tool, call, self.config.tool_timeout).instrument(span));
                         places.insert(task.id(), place);
                     }
