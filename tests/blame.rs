@@ -260,6 +260,118 @@ async fn a_get_goes_out_without_content_and_answers_keep_their_connection_to_the
     );
 }
 
+// === Anthropic's Messages ===
+
+const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[{"type":"text","text":"hello"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":5}}"#;
+
+fn messages(path: &str) -> Request<MockBody> {
+    let body = json!({"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]});
+    Request::post(path)
+        .header("content-type", "application/json")
+        .header("anthropic-version", "2023-06-01")
+        .header("anthropic-workspace-id", "of-the-caller")
+        .body(body.to_string().into())
+        .unwrap()
+}
+
+/// An error in Anthropic's words.
+fn anthropic(status: u16, kind: &str, message: &str, code: Option<&str>) -> Reply {
+    let mut error = json!({"type": kind, "message": message});
+    if let Some(code) = code {
+        error["details"] = json!({"error_code": code});
+    }
+    Reply::json(
+        status,
+        json!({"type": "error", "error": error, "request_id": "req_1"}).to_string(),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn anthropic_s_refusals_have_their_verdicts() {
+    let hour = Some(Duration::from_secs(3_600));
+    let (usable, revoked, resting) = (KeyState::Usable, KeyState::Revoked, KeyState::CoolingDown);
+    let table = [
+        (
+            anthropic(401, "authentication_error", "invalid x-api-key", None),
+            revoked,
+            None,
+            None,
+        ),
+        (
+            anthropic(401, "authentication_error", "CORS requests must set a header", None),
+            usable,
+            None,
+            None,
+        ),
+        (anthropic(402, "billing_error", "no credit", None), resting, hour, None),
+        (
+            anthropic(403, "permission_error", "on hold", Some("organization_on_hold")),
+            revoked,
+            None,
+            None,
+        ),
+        (
+            anthropic(403, "permission_error", "not for this model", None),
+            usable,
+            None,
+            None,
+        ),
+        (Reply::new(403, "<html>firewall</html>"), usable, None, None),
+        (
+            anthropic(429, "rate_limit_error", "spent", Some("enforced_spend_limit_reached")),
+            resting,
+            hour,
+            None,
+        ),
+        (
+            anthropic(429, "rate_limit_error", "slow", None).header("retry-after", "7"),
+            usable,
+            None,
+            Some(7),
+        ),
+        (anthropic(429, "rate_limit_error", "slow", None), usable, None, Some(60)),
+    ];
+    for (refusal, state, left, rests) in table {
+        let (words, pool) = (format!("{refusal:?}"), pool(2));
+        let provider = Provider::queue([refusal, Reply::ok(MESSAGE)]);
+        let answer = send(&bridge(&layer(&pool), &provider), messages("/v1/messages")).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (200, MESSAGE), "{words}");
+        let seen = provider.last();
+        assert_eq!(
+            (seen.header("x-api-key"), seen.header("authorization")),
+            (Some(KEYS[1]), None)
+        );
+        assert_eq!(seen.header("anthropic-version"), Some("2023-06-01"));
+        assert_eq!(seen.header("anthropic-workspace-id"), None);
+        let key = &pool.snapshot()[0];
+        assert_eq!((key.state, key.time_left), (state, left), "{words}");
+        let rest = key.rests.first().map(|rest| rest.time_left.as_secs());
+        assert_eq!(rest, rests, "{words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn counting_tokens_speaks_against_no_key() {
+    let pool = pool(2);
+    let provider = Provider::answering(|seen| match (seen.uri.path(), seen.header("x-api-key")) {
+        ("/v1/messages", _) => Reply::ok(MESSAGE),
+        (_, Some(key)) if key == KEYS[0] => anthropic(429, "rate_limit_error", "slow", None),
+        _ => anthropic(401, "authentication_error", "invalid x-api-key", None),
+    });
+    let stack = bridge(&layer(&pool), &provider);
+    for status in [429, 401] {
+        let answer = send(&stack, messages("/v1/messages/count_tokens")).await;
+        assert_eq!(
+            answer.status.as_u16(),
+            status,
+            "the first answer of the keys that do not rest"
+        );
+    }
+    assert_eq!(send(&stack, messages("/v1/messages")).await.status, 200);
+    assert_eq!(provider.last().header("x-api-key"), Some(KEYS[0]));
+    assert!(all_usable(&pool));
+}
+
 // === Our additions ===
 
 /// A provider that refuses requests with `member` in these words.
