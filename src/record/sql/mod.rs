@@ -29,19 +29,39 @@
 //!
 //! # Examples
 //!
-//! ```no_run
+//! ```
 //! # #[cfg(feature = "sqlite")]
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use http::{Request, Response};
+//! # use http_body_util::{BodyExt, Full};
+//! # use hyper::body::Bytes;
+//! # use tower::{Layer, ServiceExt, service_fn};
+//! # use tower_llm_bridge::{BridgeLayer, RequestBody, pool::KeyPool};
+//! # let provider = service_fn(|_: Request<RequestBody<Full<Bytes>>>| async {
+//! #     let reply = r#"{"id":"chatcmpl-1","choices":[{"message":{"role":"assistant","content":"Hi"}}]}"#;
+//! #     Ok::<_, std::convert::Infallible>(Response::new(Full::from(reply)))
+//! # });
+//! # let folder = std::env::temp_dir().join(format!("records-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
 //! use tower_llm_bridge::record::{Recorder, sql::SqliteSink};
 //!
 //! let (recorder, events) = Recorder::channel(1024);
-//! let sink = SqliteSink::open("records.db")?.spool("records.spool");
+//! let sink = SqliteSink::open(folder.join("records.db"))?.spool(folder.join("records.spool"));
 //! let writer = std::thread::spawn(move || sink.run(events));
 //!
-//! // … build the layer with `recorder`, serve, shut down …
-//! drop(recorder);
-//! let summary = writer.join().map_err(|_| "the record writer panicked")??;
-//! println!("{} events stored", summary.stored());
+//! let service = BridgeLayer::new()
+//!     .pool(KeyPool::from_secrets(["sk-0123456789abcdefghij"])?)
+//!     .recorder(recorder)
+//!     .layer(provider);
+//! let request = Request::post("/v1/chat/completions")
+//!     .body(Full::from(r#"{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}"#))?;
+//! service.oneshot(request).await?.into_body().collect().await?;
+//!
+//! // The last recorder is gone: the sink drains the events and ends.
+//! let summary = writer.join().map_err(|_| "the sink panicked")??;
+//! assert_eq!((summary.stored(), summary.left_in_spool()), (3, 0));
+//! # std::fs::remove_dir_all(folder)?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "sqlite"))]
