@@ -27,7 +27,7 @@ fn each_set_of_a_live_source_is_changed_once() {
     assert_eq!(changes.load(Ordering::SeqCst), 0);
     let first = source.current();
     assert!(first.names().eq(["bmcp_s_a"]));
-    assert!(first.is_same(&source.clone().current()));
+    assert!(first.is_same(&source.current()));
     assert_eq!(changes.load(Ordering::SeqCst), 1);
 
     current.store(Arc::new(Tools::new([tool("s", "b"), tool("s", "c")])));
