@@ -100,10 +100,11 @@ impl BridgeLayer {
         self.set(|config| config.recorder = Some(recorder))
     }
 
-    /// The provider's name in records and spans (OpenTelemetry's `gen_ai.provider.name`). Default: `openai`.
+    /// The provider's name in records and spans (OpenTelemetry's `gen_ai.provider.name`). Default: `openai`, and for
+    /// Messages `anthropic`.
     pub fn provider(self, name: impl Into<String>) -> Self {
         let name = name.into();
-        self.set(|config| config.provider = name)
+        self.set(|config| config.provider = Some(name))
     }
 
     /// The largest request body, in bytes; a larger one is answered with 413. Default: 32 MiB.

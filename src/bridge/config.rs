@@ -8,6 +8,7 @@ use super::headers::ForwardedHeader;
 use super::route::{Base, Pattern};
 use crate::body::budget::Budget;
 use crate::body::readers::Readers;
+use crate::dialect;
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::response_ids::ResponseIds;
@@ -33,7 +34,7 @@ pub(crate) struct Config {
     pub(crate) tools: ToolSource,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) record_thoughts: bool,
-    pub(crate) provider: String,
+    pub(crate) provider: Option<String>,
     pub(crate) max_request_body: usize,
     pub(crate) budget: Budget,
     pub(crate) readers: Readers,
@@ -77,7 +78,7 @@ impl Default for Config {
             tools: ToolSource::default(),
             recorder: None,
             record_thoughts: false,
-            provider: "openai".to_owned(),
+            provider: None,
             max_request_body: 32 << 20,
             budget: Budget::new(512 << 20),
             readers: Readers::default(),
@@ -105,5 +106,12 @@ impl Default for Config {
             require_actor: false,
             refused_additions: Arc::default(),
         }
+    }
+}
+
+impl Config {
+    /// The provider's name in records and spans.
+    pub(crate) fn provider(&self, dialect: Dialect) -> &str {
+        self.provider.as_deref().unwrap_or(dialect::api(dialect).provider())
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn started(
     let client = Client::recognise(&head.headers);
     let (initiator_id, metadata) = admitted.actor.clone().map(Actor::into_parts).unzip();
     Fact::Started {
-        provider: config.provider.clone(),
+        provider: config.provider(dialect).to_owned(),
         dialect,
         model: about.model.clone(),
         path: head.uri.path().to_owned(),

@@ -85,7 +85,7 @@ fn intercept_span(config: &Config, dialect: Dialect) -> tracing::Span {
     tracing::info_span!(
         "intercept",
         "gen_ai.operation.name" = "chat",
-        "gen_ai.provider.name" = config.provider,
+        "gen_ai.provider.name" = config.provider(dialect),
         "gen_ai.request.model" = tracing::field::Empty,
         "gen_ai.response.model" = tracing::field::Empty,
         "gen_ai.usage.input_tokens" = tracing::field::Empty,

@@ -97,6 +97,11 @@ pub(crate) trait Api: Sync {
 
     fn paths(&self) -> &'static Paths;
 
+    /// The name of the API's own provider in records and spans.
+    fn provider(&self) -> &'static str {
+        "openai"
+    }
+
     /// Reads a request's body, of which `scanner` has found the top-level members.
     fn request(&self, body: Rope, scanner: &Scanner, purpose: Purpose) -> Result<Box<dyn Request>, Invalid>;
 

@@ -73,6 +73,10 @@ impl Api for Messages {
         }
     }
 
+    fn provider(&self) -> &'static str {
+        "anthropic"
+    }
+
     fn request(&self, body: Rope, scanner: &Scanner, purpose: Purpose) -> Result<Box<dyn Request>, Invalid> {
         Ok(Box::new(MessagesRequest::read(body, scanner, purpose)?))
     }

@@ -41,7 +41,7 @@ impl Opening {
         self.ticks = 0;
     }
 
-    /// Keeps what is held, as the round that it began was a hidden one.
+    /// Keeps what is held: the round that it began is over, and was a hidden one.
     pub(super) fn end_round(&mut self) {
         self.kept = self.held.len();
         self.keeps_start = self.has_start;

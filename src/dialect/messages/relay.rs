@@ -283,6 +283,7 @@ impl MessagesRelay {
         }
         if self.fold.is_ours() {
             self.hide();
+            self.opening.end_round();
         } else {
             self.show(event, out);
             if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
@@ -346,12 +347,16 @@ impl Relay for MessagesRelay {
 
     /// A model that gave its reason to stop has finished.
     fn end(&mut self, out: &mut BytesMut) -> bool {
-        let is_complete = self.fold.has_stopped();
-        if is_complete && !self.fold.is_ours() {
+        if !self.fold.has_stopped() {
+            return false;
+        }
+        if self.fold.is_ours() {
+            self.opening.end_round();
+        } else {
             self.opening.release(out);
             out.extend_from_slice(STOP);
         }
-        is_complete
+        true
     }
 
     fn keep_alive(&mut self, out: &mut BytesMut) {
@@ -387,7 +392,6 @@ impl Relay for MessagesRelay {
         if let Some(usage) = self.fold.usage() {
             self.total.add(&usage);
         }
-        self.opening.end_round();
         self.is_later = true;
         self.fold.replay().into()
     }
