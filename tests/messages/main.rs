@@ -1,0 +1,12 @@
+//! Anthropic's Messages through the bridge: keys and headers, errors, streams against the clock, and counts. What happens
+//! to the bytes of a conversation is in the golden files, and beside the dialect's code.
+#![allow(clippy::unwrap_used, reason = "a panic fails a test")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod counts;
+mod errors;
+mod headers;
+mod streams;
+mod words;
