@@ -163,7 +163,7 @@ impl Output {
     /// Notes that the answer counts: its key has served, and its head is the caller's.
     pub(super) fn open<U: Upstream>(
         &mut self,
-        provider: &Provider<U>,
+        provider: &mut Provider<U>,
         interception: &mut Interception,
         request: &dyn Request,
         walk: &mut RoundWalk,
@@ -171,6 +171,7 @@ impl Output {
     ) {
         let Some((parts, lease)) = opening.take() else { return };
         self.has_opened = true;
+        provider.keep_sticky(&parts.headers, lease.as_ref());
         provider.accept(walk, lease);
         if self.commit.is_some() {
             self.parts = Some(parts);

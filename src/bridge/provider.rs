@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Method, Request, request};
 
 use super::config::Config;
@@ -29,6 +29,9 @@ pub(crate) struct Provider<U> {
     pub(crate) caller: Caller,
     /// The next attempt takes the key that was sent last.
     pub(crate) sends_again: bool,
+    /// The headers of an earlier round's answer that go back to its key, and that key; none for the caller's own.
+    sticky: Vec<(HeaderName, HeaderValue)>,
+    sticky_key: Option<SentKey>,
 }
 
 /// What the request wants of a key.
@@ -166,6 +169,22 @@ impl<U> Provider<U> {
             target,
             caller,
             sends_again: false,
+            sticky: Vec::new(),
+            sticky_key: None,
+        }
+    }
+
+    /// Keeps the headers of the first answer that has any, by which a provider finds the state that it keeps of a
+    /// conversation.
+    pub(crate) fn keep_sticky(&mut self, answer: &HeaderMap, lease: Option<&Lease>) {
+        if !self.sticky.is_empty() {
+            return;
+        }
+        for name in self.api.sticky_headers() {
+            if let Some(value) = answer.get(*name) {
+                self.sticky.push((HeaderName::from_static(name), value.clone()));
+                self.sticky_key = lease.map(Lease::sent_key);
+            }
         }
     }
 
@@ -198,6 +217,15 @@ impl<U> Provider<U> {
             attempt,
         });
         let headers = request.headers_mut();
+        let is_same_key = match (lease, &self.sticky_key) {
+            (Some(lease), Some(key)) => lease.is_of(key),
+            (lease, key) => lease.is_none() && key.is_none(),
+        };
+        if is_same_key {
+            for (name, value) in &self.sticky {
+                headers.insert(name, value.clone());
+            }
+        }
         let hint = match (&mut self.credentials, lease) {
             (Credentials::Caller(credential), _) => {
                 let (name, value) = credential.as_header();

@@ -105,6 +105,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
                 .map_err(|error| Failure::unread(&error, &provider.credentials))?;
             match request.read_reply(body) {
                 Ok((reply, turn)) => {
+                    provider.keep_sticky(&parts.headers, lease.as_ref());
                     provider.accept(&mut walk, lease);
                     if provider.round == 1 {
                         facts::record_prompt(interception, &turn.completion.id, || request.prompt());

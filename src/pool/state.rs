@@ -420,6 +420,11 @@ impl Lease {
     pub(crate) fn sent_key(&self) -> SentKey {
         SentKey(Arc::clone(&self.entry))
     }
+
+    /// Whether it lends the key that was sent then.
+    pub(crate) fn is_of(&self, sent: &SentKey) -> bool {
+        Arc::ptr_eq(&self.entry, &sent.0)
+    }
 }
 
 impl Drop for Lease {
