@@ -1,0 +1,300 @@
+"""The gateway's Responses seen by OpenAI's own Python client, whose stream decoder is the strictest there is.
+
+usage: openai_responses_client.py PATH_OF_THE_GATEWAY
+
+The gateway runs between a scripted provider and a scripted MCP server, both in this process. Without the client
+(`pip install openai==3.57.0`) it says so and exits with 77, which means: skipped.
+"""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+
+try:
+    import openai
+except ImportError:
+    print("skipped: the openai package is not installed")
+    sys.exit(77)
+
+INJECTED = "bmcp_clock_now"
+MINE = {"type": "function", "name": "mine", "parameters": {"type": "object", "properties": {}}, "strict": False}
+
+
+def message(number, words):
+    part = {"type": "output_text", "text": words, "annotations": []}
+    return {"id": f"msg_{number}", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+
+
+def reasoning(number):
+    summary = [{"type": "summary_text", "text": "hm"}]
+    return {"id": f"rs_{number}", "type": "reasoning", "summary": summary, "encrypted_content": f"gAAA{number}"}
+
+
+def call(number, name):
+    ids = {"id": f"fc_{number}", "call_id": f"call_{number}"}
+    return {**ids, "type": "function_call", "status": "completed", "name": name, "arguments": "{}"}
+
+
+# By prompt: the output of each round.
+TURNS = {
+    "hello": [[reasoning(1), message(1, "Hello")]],
+    "hidden": [[reasoning(1), call(1, INJECTED)], [reasoning(2), message(2, "It is noon")]],
+    "visible": [[message(1, "Let me see. "), call(1, INJECTED)], [call(2, INJECTED)], [message(3, "It is noon")]],
+    "mixed": [[call(1, INJECTED), call(2, "mine")], [reasoning(2), call(3, "mine")]],
+    "mine": [[reasoning(1), call(1, "mine"), reasoning(2), call(2, INJECTED)]],
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Speaks chunked HTTP/1.1, and says nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def read(self):
+        return json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or b"null")
+
+    def answer(self, status, content_type, frames, cut=False):
+        self.send_response(status)
+        self.send_header("content-type", content_type)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for frame in [*frames, *([] if cut else [""])]:
+            data = frame.encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
+        self.close_connection |= cut
+
+    def json(self, status, value):
+        self.answer(status, "application/json", [json.dumps(value)])
+
+
+class Mcp(Handler):
+    """An MCP server with one tool, over streamable HTTP without streams."""
+
+    def do_GET(self):
+        self.json(405, {})
+
+    do_DELETE = do_GET
+
+    def do_POST(self):
+        request = self.read()
+        results = {
+            "initialize": {
+                "protocolVersion": (request.get("params") or {}).get("protocolVersion"),
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "clock", "version": "1"},
+            },
+            "tools/list": {"tools": [{"name": "now", "inputSchema": {"type": "object", "properties": {}}}]},
+            "tools/call": {"content": [{"type": "text", "text": "12:00"}]},
+        }
+        if "id" not in request:
+            return self.answer(202, "application/json", [])
+        self.json(200, {"jsonrpc": "2.0", "id": request["id"], "result": results.get(request["method"], {})})
+
+
+class Provider(Handler):
+    """Answers by the prompt; keeps what it was asked."""
+
+    asked = []
+
+    def do_GET(self):
+        Provider.asked.append(self.path)
+        self.json(200, {**self.response("completed", []), "id": self.path.rsplit("/", 1)[1]})
+
+    def do_POST(self):
+        request = self.read()
+        Provider.asked.append(request)
+        items = request["input"] if isinstance(request["input"], list) else [{"role": "user", "content": request["input"]}]
+        prompt = next(item["content"] for item in items if item.get("role") == "user")
+        if not isinstance(prompt, str):
+            prompt = prompt[0]["text"]
+        self.request_tools = request.get("tools", [])
+        self.round = 1 + sum(1 for item in items if item.get("type") == "function_call_output" and item["output"] == "12:00")
+        if prompt == "refuse":
+            error = {"message": "no such thing", "type": "invalid_request_error", "param": "input", "code": "nope"}
+            return self.json(400, {"error": error})
+        if prompt == "limit":
+            events = list(self.events([]))[:2]
+            flat = {"code": "rate_limit_exceeded", "message": "too fast", "param": None}
+            return self.stream([*events, ("error", flat)])
+        if prompt in ("break", "cut"):
+            events = list(self.events([message(1, "Hel")]))[:-1]
+            flat = {"code": "server_error", "message": "oops", "param": None}
+            return self.stream([*events, ("error", flat)]) if prompt == "break" else self.stream(events, cut=True)
+        items = TURNS[prompt][self.round - 1]
+        if request.get("stream"):
+            return self.stream(self.events(items))
+        self.json(200, self.response("completed", items))
+
+    def response(self, status, output):
+        total = 100 * getattr(self, "round", 1)
+        usage = {
+            "input_tokens": total - 10,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 10,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": total,
+        }
+        return {
+            "id": f"resp_{getattr(self, 'round', 1)}",
+            "object": "response",
+            "created_at": 1,
+            "model": "demo",
+            "status": status,
+            "output": output,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "parallel_tool_calls": False,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "tool_choice": "auto",
+            "tools": getattr(self, "request_tools", []),
+            "usage": usage if status == "completed" else None,
+        }
+
+    def events(self, items):
+        for kind in ("created", "in_progress"):
+            yield f"response.{kind}", {"response": self.response("in_progress", [])}
+        for index, item in enumerate(items):
+            place = {"output_index": index}
+            begun = {**item, **({"status": "in_progress"} if "status" in item else {})}
+            if item["type"] == "message":
+                text = item["content"][0]["text"]
+                part = {"item_id": item["id"], **place, "content_index": 0}
+                empty = {"type": "output_text", "text": "", "annotations": []}
+                yield "response.output_item.added", {**place, "item": {**begun, "content": []}}
+                yield "response.content_part.added", {**part, "part": empty}
+                yield "response.output_text.delta", {**part, "delta": text, "logprobs": []}
+                yield "response.output_text.done", {**part, "text": text, "logprobs": []}
+                yield "response.content_part.done", {**part, "part": item["content"][0]}
+            elif item["type"] == "function_call":
+                yield "response.output_item.added", {**place, "item": {**begun, "arguments": ""}}
+                yield "response.function_call_arguments.delta", {"item_id": item["id"], **place, "delta": "{}"}
+                whole = {"item_id": item["id"], **place, "name": item["name"], "arguments": "{}"}
+                yield "response.function_call_arguments.done", whole
+            else:
+                part = {"item_id": item["id"], **place, "summary_index": 0}
+                yield "response.output_item.added", {**place, "item": {**begun, "summary": []}}
+                yield "response.reasoning_summary_part.added", {**part, "part": {"type": "summary_text", "text": ""}}
+                yield "response.reasoning_summary_text.delta", {**part, "delta": "hm"}
+                yield "response.reasoning_summary_text.done", {**part, "text": "hm"}
+                yield "response.reasoning_summary_part.done", {**part, "part": item["summary"][0]}
+            yield "response.output_item.done", {**place, "item": item}
+        yield "response.completed", {"response": self.response("completed", items)}
+
+    def stream(self, events, cut=False):
+        frames = []
+        for number, (kind, members) in enumerate(events):
+            data = {"type": kind, "sequence_number": number, **members}
+            frames.append(f"event: {kind}\ndata: {json.dumps(data)}\n\n")
+        self.answer(200, "text/event-stream", frames, cut)
+
+
+def serve(handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+class Gateway:
+    """A running gateway and a client of it."""
+
+    def __init__(self, path, *arguments):
+        command = [path, "--listen", "127.0.0.1:0", *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        address = self.process.stdout.readline().removeprefix("listening on ").strip()
+        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="sk-of-the-caller", max_retries=0, timeout=60)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+
+def streamed(client, prompt, **options):
+    """The final response; the client has checked each event against the ones before."""
+    with client.responses.stream(model="demo", input=prompt, **options) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert kinds[0] == "response.created" and kinds.count("response.created") == 1, kinds
+    assert kinds[-1] == "response.completed" and kinds.count("response.completed") == 1, kinds
+    assert INJECTED not in final.to_json(), "nothing of ours is shown"
+    return final
+
+
+def outline(response):
+    return [item.id for item in response.output]
+
+
+def rounds(client):
+    for prompt, shown in [
+        ("hello", ["rs_1", "msg_1"]),
+        ("hidden", ["rs_2", "msg_2"]),
+        ("visible", ["msg_1", "msg_3"]),
+        ("mixed", ["rs_2", "fc_3"]),
+        ("mine", ["rs_1", "fc_1"]),
+    ]:
+        tools = {"tools": [MINE]} if prompt in ("mixed", "mine") else {}
+        whole = client.responses.create(model="demo", input=prompt, **tools)
+        stream = streamed(client, prompt, **tools)
+        assert outline(whole) == outline(stream) == shown, (prompt, outline(whole), outline(stream))
+        assert whole.output_text == stream.output_text
+        assert whole.usage == stream.usage and stream.usage.total_tokens == 100 * len(TURNS[prompt]), stream.usage
+        assert [tool.name for tool in stream.tools] == (["mine"] if tools else []), stream.tools
+        print(f"ok: {prompt}, whole and streamed")
+
+
+def ids(client):
+    stream = streamed(client, "visible")
+    assert stream.id == "resp_1", "the first round that was seen"
+    client.responses.create(model="demo", input="hello", previous_response_id=stream.id)
+    assert Provider.asked[-1]["previous_response_id"] == "resp_3", "the last round, which has the whole conversation"
+    assert client.responses.retrieve(stream.id).id == "resp_3"
+    assert Provider.asked[-1].endswith("/responses/resp_3"), Provider.asked[-1]
+    print("ok: the shown id stands for the last round's")
+
+
+def errors(client):
+    for options in ({}, {"stream": True}):
+        try:
+            client.responses.create(model="demo", input="refuse", **options)
+            raise AssertionError("no error")
+        except openai.BadRequestError as error:
+            assert (error.code, error.param) == ("nope", "input"), error
+    try:
+        client.responses.create(model="demo", input="limit", stream=True)
+        raise AssertionError("no error")
+    except openai.RateLimitError:
+        pass
+    for prompt, words in [("break", "oops"), ("cut", "provider")]:
+        seen = []
+        try:
+            for event in client.responses.create(model="demo", input=prompt, stream=True):
+                seen.append(event.type)
+            raise AssertionError(f"no error: {seen}")
+        except openai.APIError as error:
+            assert words in str(error), error
+        assert "response.output_text.delta" in seen and "response.completed" not in seen, seen
+    print("ok: errors, before the stream and in it")
+
+
+def main():
+    upstream, mcp = serve(Provider), serve(Mcp)
+    arguments = ["--upstream", upstream, "--key", "sk-of-the-operator", "--mcp", f"clock={mcp}/mcp"]
+    with Gateway(sys.argv[1], *arguments) as gateway:
+        rounds(gateway.client)
+        ids(gateway.client)
+        errors(gateway.client)
+
+
+main()
