@@ -18,7 +18,11 @@ use gateway::{
     workers::{self, Workers},
 };
 use tokio::net::TcpListener;
-use tower_llm_bridge::{BridgeLayer, Dialect, pool::KeyPool, record::Recorder};
+use tower_llm_bridge::{
+    BridgeLayer, Dialect,
+    pool::KeyPool,
+    record::{Recorder, price::ListPrices},
+};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -76,7 +80,7 @@ fn main() -> ExitCode {
 async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let signals = Signals::install().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let sink = match arguments.record {
-        Some(target) => target.open()?,
+        Some(target) => target.open(env::var_os("RECORD_SPOOL"))?,
         None => Sink::Log,
     };
     let cannot = |error| format!("cannot listen on {}: {error}", arguments.listen);
@@ -98,6 +102,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     }
     let tools = mcp::connect(arguments.mcp, tools).await?;
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
+    let recorder = recorder.price(ListPrices::new());
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
     signals::on_hangup(records.reopener()).map_err(|error| format!("cannot listen for SIGHUP: {error}"))?;
     // An SDK whose base URL lacks the `/v1` is served all the same.

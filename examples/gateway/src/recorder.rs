@@ -1,4 +1,4 @@
-//! Where records go: a file of JSON lines, or the log. Another place is another variant of [`Target`] and [`Sink`].
+//! Where records go: a file of JSON lines, a database, or the log.
 //!
 //! Records are for billing, so none is dropped. While the file cannot be written the writer keeps what it has, tries
 //! again every second and receives nothing more: the bridge runs out of places and answers new requests with 503
@@ -18,7 +18,10 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use tower_llm_bridge::record::{Event, Events, Fact};
+use tower_llm_bridge::record::{
+    Event, Events, Fact,
+    sql::{PostgresSink, SqlError, SqliteSink, Summary},
+};
 use tracing::{error, info};
 
 /// Bytes after which a batch is written even when more records wait.
@@ -35,11 +38,17 @@ const LAST_TRIES: u32 = 3;
 pub enum Target {
     /// JSON lines.
     File(PathBuf),
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// The address of a PostgreSQL database, which may hold a password.
+    Postgres(String),
 }
 
 /// A [`Target`] that is open, or the log.
 pub enum Sink {
     File(RecordFile),
+    Sqlite(SqliteSink),
+    Postgres(PostgresSink),
     /// The end of each request, as a line of the log.
     Log,
 }
@@ -73,6 +82,8 @@ pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
     thread::Builder::new().name("records".into()).spawn(move || {
         let result = match sink {
             Sink::File(file) => to_file(file, events, &seen),
+            Sink::Sqlite(sink) => summarize(sink.run(events)),
+            Sink::Postgres(sink) => summarize(sink.run(events)),
             Sink::Log => to_log(events),
         };
         // Nobody listens any more only if a further signal has cut even this.
@@ -91,24 +102,42 @@ impl Target {
     /// One line for the user, without the value: a database's address may hold a password.
     pub fn parse(value: OsString) -> Result<Self, String> {
         let scheme = value.to_str().and_then(|value| value.split_once(':'));
-        match scheme.map(|(scheme, _)| scheme) {
-            Some("sqlite") => Err("--record: this version of the gateway cannot write to SQLite yet".into()),
-            Some("postgres" | "postgresql") => {
-                Err("--record: this version of the gateway cannot write to PostgreSQL yet".into())
-            }
+        match scheme {
+            Some(("sqlite", "")) => Err("--record sqlite: needs a file".into()),
+            Some(("sqlite", file)) => Ok(Self::Sqlite(file.into())),
+            Some(("postgres" | "postgresql", _)) => value
+                .into_string()
+                .map(Self::Postgres)
+                .map_err(|_| "--record: the address is not valid UTF-8".into()),
             _ => Ok(Self::File(value.into())),
         }
     }
 
-    /// Opens it.
+    /// Opens it. Until PostgreSQL has them, records wait in `spool`, or without one in memory; those for SQLite in a file
+    /// beside its own.
     ///
     /// # Errors
     ///
     /// One line for the user.
-    pub fn open(&self) -> Result<Sink, String> {
+    pub fn open(&self, spool: Option<OsString>) -> Result<Sink, String> {
         match self {
             Self::File(path) => {
                 Sink::file(path).map_err(|error| format!("cannot record to {}: {error}", path.display()))
+            }
+            Self::Sqlite(path) => {
+                let sink = SqliteSink::open(path);
+                let sink = sink.map_err(|error| format!("cannot record to {}: {error}", path.display()))?;
+                let mut spool = path.clone().into_os_string();
+                spool.push(".spool");
+                Ok(Sink::Sqlite(sink.spool(spool)))
+            }
+            Self::Postgres(url) => {
+                let sink = PostgresSink::connect(url);
+                let mut sink = sink.map_err(|error| format!("cannot record to PostgreSQL: {error}"))?;
+                if let Some(spool) = spool {
+                    sink = sink.spool(spool);
+                }
+                Ok(Sink::Postgres(sink))
             }
         }
     }
@@ -278,6 +307,19 @@ fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io
     }
     if failures > 0 {
         info!(failures, "records are written again, none is lost");
+    }
+    Ok(())
+}
+
+/// Says what a database's sink did with the records.
+fn summarize(ended: Result<Summary, SqlError>) -> Result<(), String> {
+    let summary = ended.map_err(|error| format!("records: {error}"))?;
+    info!(?summary, "all records are written");
+    if summary.left_in_spool() > 0 {
+        return Err(format!(
+            "{} records are left in the spool, the next start writes them",
+            summary.left_in_spool()
+        ));
     }
     Ok(())
 }

@@ -37,7 +37,8 @@ use tracing::{Span, field, info, info_span, warn};
 
 use super::{
     edge::{self, EdgeLayer},
-    identity, refusal,
+    identity,
+    refusal::{self, Shape},
 };
 use crate::upstream::{self, Upstream, WithCauses};
 
@@ -94,8 +95,8 @@ pub fn app(
 }
 
 fn routes(openai: Option<Connected>, anthropic: Option<Connected>) -> Router {
-    let openai = openai.map(Connected::services);
-    let anthropic = anthropic.map(Connected::services);
+    let openai = openai.map(|connected| connected.services(Shape::OpenAi));
+    let anthropic = anthropic.map(|connected| connected.services(Shape::Anthropic));
     let models = by_version(openai.as_ref(), anthropic.as_ref());
     let mut router = Router::new();
     // An SDK whose base URL lacks the `/v1` is served all the same.
@@ -160,9 +161,11 @@ impl Mount {
 // === impl Connected ===
 
 impl Connected {
-    fn services(self) -> Services {
+    fn services(self, shape: Shape) -> Services {
         let bridge = ServiceBuilder::new()
-            .layer(HandleErrorLayer::new(refusal::unreachable))
+            .layer(HandleErrorLayer::new(move |error| async move {
+                refusal::unreachable(shape, &error)
+            }))
             .layer(self.layer)
             .map_err(WithCauses)
             .service(self.upstream);

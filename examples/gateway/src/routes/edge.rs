@@ -29,7 +29,7 @@ use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower::{BoxError, Layer, Service};
 
-use super::refusal;
+use super::refusal::{self, Shape};
 
 /// Bytes of a request body as they come over the wire.
 pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -88,10 +88,11 @@ struct Decoded<B> {
 
 #[pin_project(project = Projected)]
 pub(super) enum ResponseFuture<F> {
-    Refused(Fault),
+    Refused(Shape, Fault),
     Asked {
         #[pin]
         inner: F,
+        shape: Shape,
         upload: Arc<Upload>,
     },
 }
@@ -122,8 +123,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let shape = Shape::of(request.uri().path(), request.headers());
         if let Err(fault) = check(&request) {
-            return ResponseFuture::Refused(fault);
+            return ResponseFuture::Refused(shape, fault);
         }
         let upload = Arc::<Upload>::default();
         if name_encoding(request.headers_mut()) {
@@ -138,6 +140,7 @@ where
         });
         ResponseFuture::Asked {
             inner: self.inner.call(request),
+            shape,
             upload,
         }
     }
@@ -278,13 +281,13 @@ where
     type Output = Result<Response, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (inner, upload) = match self.project() {
-            Projected::Refused(fault) => return Poll::Ready(Ok(refusal::of_upload(*fault))),
-            Projected::Asked { inner, upload } => (inner, upload),
+        let (inner, shape, upload) = match self.project() {
+            Projected::Refused(shape, fault) => return Poll::Ready(Ok(refusal::of_upload(*shape, *fault))),
+            Projected::Asked { inner, shape, upload } => (inner, *shape, upload),
         };
         let mut response = ready!(inner.poll(cx))?;
         if let Some(fault) = upload.fault.get() {
-            return Poll::Ready(Ok(refusal::of_upload(*fault)));
+            return Poll::Ready(Ok(refusal::of_upload(shape, *fault)));
         }
         let headers = response.headers_mut();
         let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);

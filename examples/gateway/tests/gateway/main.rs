@@ -8,7 +8,7 @@ mod dialects;
 mod harness;
 mod limits;
 mod records;
-mod rotation;
+mod targets;
 
 use std::{collections::BTreeMap, ffi::OsStr, fs};
 
@@ -311,6 +311,11 @@ async fn mistakes_on_the_command_line_are_explained() {
         (&["--listen", &taken], 1, "cannot listen on"),
         (
             &["--listen", "127.0.0.1:0", "--record", "/nowhere/at/all"],
+            1,
+            "cannot record to /nowhere/at/all",
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--record", "sqlite:/nowhere/at/all"],
             1,
             "cannot record to /nowhere/at/all",
         ),
