@@ -46,10 +46,6 @@ impl Connector {
     /// # Errors
     ///
     /// When there is no HTTP client for the server.
-    #[cfg_attr(
-        not(feature = "mcp-http"),
-        expect(clippy::unnecessary_wraps, reason = "only an HTTP client can fail")
-    )]
     pub(super) fn new(server: &McpServer) -> Result<Self, String> {
         match &server.endpoint {
             #[cfg(feature = "mcp-http")]

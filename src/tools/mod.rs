@@ -45,8 +45,8 @@
 
 mod call;
 #[cfg_attr(
-    not(any(feature = "json-schema", feature = "mcp")),
-    allow(dead_code, reason = "for schemas of others")
+    not(feature = "json-schema"),
+    allow(dead_code, reason = "the cost of a check is for the validator alone")
 )]
 mod expansion;
 mod name;
