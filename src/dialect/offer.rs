@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::turn::Owner;
 use crate::rope::Rope;
-use crate::tools::{PREFIX, ToolDefinition, Tools};
+use crate::tools::{PREFIX, Registered, ToolDefinition, Tools};
 use crate::types::Dialect;
 
 /// Appends the JSON of one injected tool, see [`Api::define`](super::Api::define).
@@ -18,8 +18,8 @@ pub(crate) struct Offer {
     tools: Tools,
     /// Names with our prefix that the caller uses for tools of its own.
     taken: Vec<String>,
-    /// The first name that the provider's limit left no room for.
-    cut: Option<String>,
+    /// Sorted names that the provider's limit left no room for.
+    left_out: Vec<String>,
     /// Whether any tool is left.
     offers_any: bool,
 }
@@ -51,26 +51,29 @@ fn is_bare_object(schema: &Map<String, Value>) -> bool {
 // === impl Offer ===
 
 impl Offer {
-    /// All of `tools` but the `taken`, and at most `room`, in name order.
+    /// All of `tools` but the `taken`. If there is not `room` for all, servers get it in turn, so that a large one leaves
+    /// some for the others.
     pub(crate) fn new(tools: Tools, taken: Vec<String>, room: usize) -> Self {
         let mut offer = Self {
             tools,
             taken,
-            cut: None,
+            left_out: Vec::new(),
             offers_any: false,
         };
-        let cut = offer.names().nth(room).map(str::to_owned);
-        if cut.is_some() {
-            let all = offer.names().count();
+        let all = offer.names().count();
+        if all > room {
             tracing::warn!(
                 offered = room,
                 left_out = all - room,
                 "more tools than the provider takes"
             );
+            let in_turns = offer.tools.in_turns(|name| offer.offers(name)).into_iter();
+            let names = in_turns.map(Registered::injected_name);
+            let mut left_out: Vec<String> = names.skip(room).map(str::to_owned).collect();
+            left_out.sort_unstable();
+            offer.left_out = left_out;
         }
-        offer.cut = cut;
-        let offers_any = offer.names().next().is_some();
-        offer.offers_any = offers_any;
+        offer.offers_any = all.min(room) > 0;
         offer
     }
 
@@ -85,7 +88,11 @@ impl Offer {
     }
 
     fn offers(&self, name: &str) -> bool {
-        !self.taken.iter().any(|taken| taken == name) && self.cut.as_deref().is_none_or(|cut| name < cut)
+        !self.taken.iter().any(|taken| taken == name)
+            && self
+                .left_out
+                .binary_search_by(|left_out| left_out.as_str().cmp(name))
+                .is_err()
     }
 
     /// The definitions in one dialect, with commas between them; `None` if no tool is offered.
@@ -94,7 +101,7 @@ impl Offer {
             return None;
         }
         let encoding = self.tools.encoding(dialect, define);
-        let rope = if self.taken.is_empty() && self.cut.is_none() {
+        let rope = if self.taken.is_empty() && self.left_out.is_empty() {
             Rope::from(encoding.all())
         } else {
             let mut rope = Rope::default();
@@ -133,7 +140,30 @@ impl fmt::Debug for Offer {
 mod tests {
     use serde_json::json;
 
-    use super::object_schema;
+    use super::{Offer, object_schema};
+    use crate::tools::{Tool, ToolDefinition, Tools, tool_fn};
+
+    fn tool(server: &str, name: String) -> Tool {
+        let definition = ToolDefinition::new(name).server(server);
+        tool_fn(definition, |_call| async { Ok::<_, std::convert::Infallible>("") })
+    }
+
+    #[test]
+    fn a_large_server_leaves_room_for_the_others() {
+        let large = (0..9).map(|n| tool("a", format!("t{n}")));
+        let tools: Tools = large.chain((0..3).map(|n| tool("b", format!("t{n}")))).collect();
+        let names = |taken: &[&str], room| -> Vec<String> {
+            let taken = taken.iter().map(|name| (*name).to_owned()).collect();
+            let offer = Offer::new(tools.clone(), taken, room);
+            assert_eq!(offer.is_empty(), offer.names().next().is_none());
+            offer.names().map(|name| name.replace("bmcp_", "")).collect()
+        };
+        assert_eq!(names(&[], 4), ["a_t0", "a_t1", "b_t0", "b_t1"]);
+        assert_eq!(names(&["bmcp_b_t0"], 4), ["a_t0", "a_t1", "b_t1", "b_t2"]);
+        assert_eq!(names(&[], 7), ["a_t0", "a_t1", "a_t2", "a_t3", "b_t0", "b_t1", "b_t2"]);
+        assert_eq!(names(&[], 12).len(), 12);
+        assert_eq!(names(&[], 0), [""; 0]);
+    }
 
     #[test]
     fn an_object_schema_always_has_properties() {

@@ -203,7 +203,6 @@ impl ToolCall {
 
     /// The same call on behalf of the request that had these extensions.
     #[must_use]
-    #[allow(dead_code, reason = "the bridge fills it in a change of its own")]
     pub(crate) fn with_extensions(mut self, extensions: Extensions) -> Self {
         self.extensions = extensions;
         self

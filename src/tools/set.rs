@@ -104,14 +104,13 @@ impl Tools {
         merged.into_iter().collect()
     }
 
-    /// Every tool once, one of each server in turn, so that the first few are not all of one server.
+    /// Every tool whose name `counts`, one of each server in turn, so that the first few are not all of one server.
     ///
     /// For a provider that takes fewer tools than there are. Servers are in name order, and so are the tools of each.
-    #[allow(dead_code, reason = "the offer uses it in a change of its own")]
-    pub(crate) fn in_turns(&self) -> Vec<&Registered> {
+    pub(crate) fn in_turns(&self, counts: impl Fn(&str) -> bool) -> Vec<&Registered> {
         let mut turns: HashMap<&str, usize> = HashMap::new();
         let mut ordered: Vec<(usize, &str, &Registered)> = Vec::with_capacity(self.len());
-        for registered in self.registered().iter() {
+        for registered in self.registered().iter().filter(|tool| counts(tool.injected_name())) {
             let server = registered.definition().get_server();
             let turn = turns.entry(server).or_default();
             ordered.push((*turn, server, registered));

@@ -67,7 +67,7 @@ fn the_first_tools_are_of_all_servers() {
         .chain([tool("few", "a"), tool("few", "b"), tool("one", "a")])
         .collect();
     let order: Vec<String> = tools
-        .in_turns()
+        .in_turns(|_| true)
         .iter()
         .map(|registered| registered.injected_name().replace("bmcp_", ""))
         .collect();
@@ -83,7 +83,7 @@ proptest! {
     #[test]
     fn no_server_is_a_turn_ahead_of_one_that_has_tools_left((tools, _) in tool_sets(), room in 0usize..20) {
         let tools: Tools = tools.iter().map(|(server, name)| tool(server, name)).collect();
-        let order = tools.in_turns();
+        let order = tools.in_turns(|_| true);
         prop_assert_eq!(order.len(), tools.len());
         let count = |registered: &[&super::Registered], server: &str| {
             registered.iter().filter(|registered| registered.definition().get_server() == server).count()
