@@ -48,7 +48,7 @@ pub enum Target {
 pub enum Sink {
     File(RecordFile),
     Sqlite(SqliteSink),
-    Postgres(PostgresSink),
+    Postgres(Box<PostgresSink>),
     /// The end of each request, as a line of the log.
     Log,
 }
@@ -137,7 +137,7 @@ impl Target {
                 if let Some(spool) = spool {
                     sink = sink.spool(spool);
                 }
-                Ok(Sink::Postgres(sink))
+                Ok(Sink::Postgres(Box::new(sink)))
             }
         }
     }

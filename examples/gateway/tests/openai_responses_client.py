@@ -2,8 +2,8 @@
 
 usage: openai_responses_client.py PATH_OF_THE_GATEWAY
 
-The gateway runs between a scripted provider and a scripted MCP server, both in this process. Without the client
-(`pip install openai==3.57.0`) it says so and exits with 77, which means: skipped.
+The gateway runs between a scripted provider and a scripted MCP server, both in this process. Needs `pip install openai`;
+the version that is tested stands in `.ci/run`.
 """
 
 import http.server
@@ -12,11 +12,7 @@ import subprocess
 import sys
 import threading
 
-try:
-    import openai
-except ImportError:
-    print("skipped: the openai package is not installed")
-    sys.exit(77)
+import openai
 
 INJECTED = "bmcp_clock_now"
 MINE = {"type": "function", "name": "mine", "parameters": {"type": "object", "properties": {}}, "strict": False}
