@@ -32,7 +32,7 @@ pub(super) struct Frame {
 /// An event that waits for a decision on whether the caller sees it.
 #[derive(Debug)]
 pub(super) struct HeldEvent {
-    raw: Bytes,
+    raw: Vec<u8>,
     frame: Frame,
 }
 
@@ -104,7 +104,7 @@ impl Frame {
 
     pub(super) fn hold(self, event: &Event<'_>) -> HeldEvent {
         HeldEvent {
-            raw: Bytes::copy_from_slice(event.raw()),
+            raw: event.raw().to_vec(),
             frame: self.of_raw(event),
         }
     }
@@ -113,6 +113,11 @@ impl Frame {
 // === impl HeldEvent ===
 
 impl HeldEvent {
+    /// Adds the late LF of its last line end.
+    pub(super) fn push_tail(&mut self, tail: &Event<'_>) {
+        self.raw.extend_from_slice(tail.raw());
+    }
+
     /// How many bytes it keeps.
     pub(super) fn len(&self) -> usize {
         self.raw.len() + self.frame.object.as_ref().map_or(0, |(_, text)| text.len())

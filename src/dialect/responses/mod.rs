@@ -5,6 +5,7 @@
 
 mod caller;
 mod error;
+mod event_kind;
 mod failure;
 mod items;
 mod object;

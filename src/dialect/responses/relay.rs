@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::caller::{Caller, Frame};
 use super::error::{Words, in_band};
+use super::event_kind::{EventKind, object};
 use super::failure::{self, Failure};
 use super::items::{Item, replay};
 use super::object::{self, Echo, Object, Output};
@@ -15,7 +16,7 @@ use super::sorter::{Decided, Sight};
 use crate::dialect::sse::Event;
 use crate::dialect::turn::{Completion, Earlier, ErrorWords, Fault, Progress, ShownId, Turn};
 use crate::dialect::{Relay, RelaySetup, quote};
-use crate::json::{Kind, Scanner, walk};
+use crate::json::Scanner;
 use crate::rope::{Edits, Rope};
 use crate::types::ReportedUsage;
 
@@ -34,30 +35,21 @@ pub(super) struct ResponsesRelay {
     earlier: Earlier,
     /// Bytes that are kept of the rounds before this one.
     held_before: usize,
-    is_last_shown: bool,
+    last: Fate,
     /// The provider's id that the bridge was told last.
     told_id: String,
     decided: Vec<Decided>,
     round: Round,
 }
 
-/// The kinds of events that are told apart.
+/// Where the last event went: a late LF of it goes there, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EventKind {
-    /// `response.created`, `response.queued` or `response.in_progress`.
-    Cycle,
-    Added,
-    Done,
-    /// Another event of an item.
-    Part,
-    /// `response.completed`.
-    Completed,
-    Incomplete,
-    Failed,
-    Error,
-    /// A sign of life without a meaning.
-    KeepAlive,
-    Other,
+enum Fate {
+    Shown,
+    Hidden,
+    HeldInPreamble,
+    /// By the item's place.
+    HeldForItem(usize),
 }
 
 // === impl ResponsesRelay ===
@@ -82,37 +74,16 @@ impl ResponsesRelay {
             is_stored,
             scanner: Scanner::allow_lone_surrogates(),
             held_before: 0,
-            is_last_shown: false,
+            last: Fate::Hidden,
             told_id: String::new(),
             decided: Vec::new(),
             round: Round::default(),
         }
     }
 
-    fn kind(&self, data: &[u8]) -> EventKind {
-        let kind = self
-            .scanner
-            .get("type")
-            .map(|member| walk::unescape(&data[member.value()]));
-        match kind.flatten().as_deref() {
-            Some("response.created" | "response.queued" | "response.in_progress") => EventKind::Cycle,
-            Some("response.output_item.added") => EventKind::Added,
-            Some("response.output_item.done") => EventKind::Done,
-            Some("response.completed") => EventKind::Completed,
-            Some("response.incomplete") => EventKind::Incomplete,
-            Some("response.failed") => EventKind::Failed,
-            Some("error") => EventKind::Error,
-            Some("keepalive") => EventKind::KeepAlive,
-            Some(_) if self.scanner.get("output_index").is_some() => EventKind::Part,
-            None if self.object("error").is_some() => EventKind::Error,
-            _ => EventKind::Other,
-        }
-    }
-
     /// The place of a member that is an object.
     fn object(&self, name: &str) -> Option<Range<usize>> {
-        let member = self.scanner.get(name).filter(|member| member.kind() == Kind::Object);
-        member.map(|member| member.value())
+        object(&self.scanner, name)
     }
 
     /// Counts bytes that are about to be kept: no slow reader holds back the events that the caller does not see.
@@ -122,6 +93,25 @@ impl ResponsesRelay {
             return Err(Fault::Shape("the streamed turn is over the limit"));
         }
         Ok(())
+    }
+
+    /// The late LF of the last event.
+    fn tail(&mut self, tail: &Event<'_>, out: &mut BytesMut) {
+        let held = match self.last {
+            Fate::Shown => {
+                out.extend_from_slice(tail.raw());
+                None
+            }
+            Fate::Hidden => None,
+            Fate::HeldInPreamble => self.round.preamble.last_mut(),
+            Fate::HeldForItem(place) => match self.round.slots.get_mut(place).map(|slot| &mut slot.state) {
+                Some(State::Open(waiting)) => waiting.last_mut(),
+                _ => None,
+            },
+        };
+        if let Some(held) = held {
+            held.push_tail(tail);
+        }
     }
 
     /// An event of the response's life cycle: the caller sees those of one round, once it sees an item.
@@ -148,6 +138,7 @@ impl ResponsesRelay {
             let held = frame.hold(event);
             self.hold(held.len())?;
             self.round.preamble.push(held);
+            self.last = Fate::HeldInPreamble;
             return Ok(Progress::Held);
         }
         if !self.round.is_callers_cycle {
@@ -264,6 +255,7 @@ impl ResponsesRelay {
         self.hold(held.len())?;
         if let State::Open(waiting) = &mut self.round.slots[place].state {
             waiting.push(held);
+            self.last = Fate::HeldForItem(place);
         }
         Ok(Progress::Held)
     }
@@ -277,6 +269,7 @@ impl ResponsesRelay {
         let held = frame.hold(event);
         self.hold(held.len())?;
         self.round.preamble.push(held);
+        self.last = Fate::HeldInPreamble;
         Ok(Progress::Held)
     }
 
@@ -371,24 +364,22 @@ impl Relay for ResponsesRelay {
     fn begin_round(&mut self, begun: bool) {
         self.round = Round::default();
         self.decided.clear();
-        self.is_last_shown = false;
+        self.last = Fate::Hidden;
         self.caller.has_bytes = begun;
     }
 
     fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<Progress, Fault> {
         if event.is_tail() {
-            if self.is_last_shown {
-                out.extend_from_slice(event.raw());
-            }
+            self.tail(event, out);
             return Ok(Progress::Aside);
         }
         let data = event.data();
         if data.trim_ascii().is_empty() {
-            self.is_last_shown = true;
+            self.last = Fate::Shown;
             self.caller.pass(event, out);
             return Ok(Progress::Aside);
         }
-        self.is_last_shown = false;
+        self.last = Fate::Hidden;
         // Some hosts end this stream as they end chat completions.
         if data.trim_ascii() == b"[DONE]" {
             return Ok(Progress::Aside);
@@ -397,7 +388,7 @@ impl Relay for ResponsesRelay {
             return Err(Fault::Shape("the stream has an event that is not a JSON object"));
         }
         let frame = Frame::read(data, &self.scanner);
-        let progress = match self.kind(data) {
+        let progress = match EventKind::of(data, &self.scanner) {
             EventKind::Cycle => self.cycle(event, frame, out)?,
             EventKind::Added => self.added(event, frame, out)?,
             EventKind::Done => self.done(event, frame, out)?,
@@ -409,7 +400,9 @@ impl Relay for ResponsesRelay {
             EventKind::KeepAlive if !self.caller.is_open => Progress::Held,
             EventKind::KeepAlive | EventKind::Other => self.other(event, frame, out)?,
         };
-        self.is_last_shown = progress == Progress::Shown;
+        if progress == Progress::Shown {
+            self.last = Fate::Shown;
+        }
         Ok(progress)
     }
 
