@@ -247,7 +247,8 @@ impl BridgeLayer {
     }
 
     /// The paths below a [base](Self::base) that get a key of the pool without being read, replacing the default.
-    /// Default: `/models` and `/models/*`.
+    /// Default: `/models`, `/models/*`, and `GET`, `DELETE` and `POST` of `/responses/*`, whose ids are bound to their
+    /// [`Actor`](crate::Actor).
     ///
     /// A pattern is a path, with an optional method before it (`GET`, which covers `HEAD`, if there is none) and an
     /// optional last segment `*` for one or more segments. A request's path may consist of letters, digits and `-._~:@`

@@ -9,7 +9,9 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How many ids are remembered at most, and for how long after their last use.
 const MAX_IDS: usize = 10_000;

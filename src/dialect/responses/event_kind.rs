@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::json::{Kind, Scanner, walk};
+use crate::json::{Kind, Member, Scanner, walk};
 
 /// The kinds of events that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum EventKind {
 /// The place of a member that is an object.
 pub(super) fn object(scanner: &Scanner, name: &str) -> Option<Range<usize>> {
     let member = scanner.get(name).filter(|member| member.kind() == Kind::Object);
-    member.map(|member| member.value())
+    member.map(Member::value)
 }
 
 // === impl EventKind ===

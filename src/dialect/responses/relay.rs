@@ -116,21 +116,19 @@ impl ResponsesRelay {
 
     /// An event of the response's life cycle: the caller sees those of one round, once it sees an item.
     fn cycle(&mut self, event: &Event<'_>, mut frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
-        let place = self.object("response");
-        if let Some(place) = place.clone() {
+        if let Some(place) = self.object("response") {
             let text = Bytes::copy_from_slice(&event.data()[place.clone()]);
             let object = Object::read(&text);
             self.round.is_usage_new |= object.describe(&text, &mut self.round.completion);
-            let (mut edits, shown) = (Edits::default(), text.clone());
+            let mut edits = Edits::default();
             object.restore(&text, &self.echo, &mut edits);
             let shown = if edits.is_empty() {
-                shown
+                text
             } else {
-                edits.apply(&text.into()).into_bytes()
+                let edited = edits.apply(&text.into()).into_bytes();
+                frame.replace_object(place, edited.clone());
+                edited
             };
-            if !edits.is_empty() {
-                frame.replace_object(place, shown.clone());
-            }
             self.hold(shown.len())?;
             self.round.object = Some(shown);
         }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::dialect::turn::CallKind;
+use crate::dialect::usage::Usage;
 
 const HELLO: &str = r#"{"model":"gpt-9","input":"hi","store":false}"#;
 
@@ -54,7 +55,7 @@ fn both(body: &str, rounds: &[(&str, Vec<String>)]) -> (Value, Talk) {
                         })
                         .collect();
                     let completion = &turn.completion;
-                    let counts = completion.usage.as_ref().map(|usage| usage.counts());
+                    let counts = completion.usage.as_ref().map(Usage::counts);
                     (
                         calls,
                         turn.thoughts.clone(),
@@ -84,13 +85,13 @@ fn ids(answer: &Value) -> Vec<&str> {
 fn without_tools_a_reply_and_a_stream_are_the_providers_bytes() {
     let items = [reasoning("rs_1"), message("msg_1", "hi"), call("call_1", "shell")];
     let body = response("resp_1", "completed", &items, 5);
-    let whole = whole_talk(&mut *read(HELLO), &[body.clone()]);
+    let whole = whole_talk(&mut *read(HELLO), std::slice::from_ref(&body));
     assert_eq!(whole.shown, body);
     assert_eq!(whole.asked, [HELLO]);
     assert_eq!(whole.turns[0].calls[0].name, "shell");
     let stream = streamed("resp_1", &items, 5);
     for frame in 1..60 {
-        let talk = stream_talk(&mut *read(HELLO), &[stream.clone()], frame);
+        let talk = stream_talk(&mut *read(HELLO), std::slice::from_ref(&stream), frame);
         assert_eq!(talk.shown, stream);
         assert_eq!(talk.turns[0].calls[0].id, "call_1");
         assert_eq!(talk.turns[0].thoughts[0].content, "hm rs_1");
