@@ -326,7 +326,7 @@ async fn a_tool_knows_the_caller_s_request_and_its_actor() {
     let tool = tool_fn(
         ToolDefinition::new("whoami").server("staff"),
         |call: ToolCall| async move {
-            let actor = call.extensions().get::<Actor>().map(Actor::id).unwrap_or("nobody");
+            let actor = call.extensions().get::<Actor>().map_or("nobody", Actor::id);
             let tenant = call.extensions().get::<Tenant>().map_or("none", |tenant| tenant.0);
             Ok::<_, Infallible>(format!("{actor} of {tenant} at {}", call.server()))
         },

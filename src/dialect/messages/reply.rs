@@ -102,7 +102,7 @@ impl MessagesReply {
             content,
             parts,
             end: scanner.end(),
-            whole: whole.clone(),
+            whole,
             body: body.clone(),
         };
         let turn = Turn {

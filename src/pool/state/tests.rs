@@ -285,7 +285,7 @@ async fn a_report_from_before_the_restore_has_no_effect() {
     let pool = pool(&["key"]);
     let [first, late, later, latest] = [(); 4].map(|()| fresh(&pool).unwrap());
     report(&pool, first, Report::Revoked);
-    assert_eq!(pool.restore(&KeyHint::of("key")), 1);
+    assert_eq!(pool.restore(KeyHint::of("key")), 1);
     let current = fresh(&pool).unwrap();
     report(&pool, late, Report::Revoked);
     report(&pool, later, Report::CoolDown(MINUTE));

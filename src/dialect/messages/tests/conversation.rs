@@ -186,6 +186,7 @@ pub(super) fn feed_broken(relay: &mut dyn Relay, stream: &[u8], is_clean: bool, 
 }
 
 /// An answer as a whole reply.
+#[expect(clippy::needless_pass_by_value, reason = "json! values read better without a borrow")]
 pub(super) fn message(id: &str, content: Value, stop_reason: &str, usage: Value) -> Value {
     json!({"id": id, "type": "message", "role": "assistant", "model": "m-1", "content": content,
         "stop_reason": stop_reason, "stop_sequence": null, "usage": usage})
@@ -196,6 +197,7 @@ pub(super) fn usage(input: u64, output: u64) -> Value {
         "output_tokens": output, "service_tier": "standard"})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "json! values read better without a borrow")]
 pub(super) fn call(id: &str, name: &str, input: Value) -> Value {
     json!({"type": "tool_use", "id": id, "name": name, "input": input})
 }

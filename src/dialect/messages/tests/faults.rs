@@ -105,7 +105,7 @@ fn block_of_ours(index: usize) -> String {
 #[test]
 fn m4_thinking_with_a_signature_alone_is_kept() {
     let content = json!([thinking("", "s=="), call("t", CLOCK, json!({}))]);
-    for told in both(&[calls("a", content.clone()), done("b", json!([words("x")]))]) {
+    for told in both(&[calls("a", content), done("b", json!([words("x")]))]) {
         assert!(told.requests[1].contains(r#"{"signature":"s==","thinking":"","type":"thinking"}"#));
         assert!(told.turns[0].thoughts.is_empty());
     }

@@ -115,7 +115,7 @@ fn described(turn: &Turn) -> String {
     let calls: Vec<_> = calls
         .map(|call| format!("{} {} {} {}", call.id, call.name, call.arguments, call.is_callers()))
         .collect();
-    let usage = turn.completion.usage.as_ref().map(|usage| usage.counts());
+    let usage = turn.completion.usage.as_ref().map(crate::dialect::usage::Usage::counts);
     let completion = (
         &turn.completion.id,
         &turn.completion.model,

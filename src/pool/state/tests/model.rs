@@ -194,7 +194,7 @@ impl Model {
         })
     }
 
-    fn end(&mut self, walk: ModelWalk) {
+    fn end(&mut self, walk: &ModelWalk) {
         if let Some((after, undecided)) = walk.probe
             && undecided > 0
             && self.next_probe == after
@@ -482,7 +482,7 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 };
                 let walk = Walk::new(Caller::new(actor, None));
                 let (_, ended) = std::mem::replace(&mut walks[at], (walk, model_walk));
-                model.end(ended);
+                model.end(&ended);
             }
             Step::Lease(at, name) => {
                 let (walk, model_walk) = &mut walks[at];
