@@ -25,7 +25,7 @@ fn all_usable(pool: &KeyPool) -> bool {
 }
 
 fn get(path: &str) -> Request<MockBody> {
-    Request::get(path).body(MockBody::new()).unwrap()
+    Request::get(path).body(MockBody::new()).expect("a request")
 }
 
 fn model(name: &str) -> Request<MockBody> {
@@ -271,7 +271,7 @@ fn messages(path: &str) -> Request<MockBody> {
         .header("anthropic-version", "2023-06-01")
         .header("anthropic-workspace-id", "of-the-caller")
         .body(body.to_string().into())
-        .unwrap()
+        .expect("a request")
 }
 
 /// An error in Anthropic's words.

@@ -206,7 +206,10 @@ async fn after_ten_seconds_of_nothing_the_head_goes_out_and_failover_still_works
     let limited = Reply::error(429, "rate_limit_exceeded").after(Duration::from_secs(13));
     let answer = Reply::events([chunk(r#"{"content":"x"}"#, "\"stop\""), DONE.into()].concat());
     let provider = Provider::queue([limited, answer]);
-    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.expect("an answer");
+    let response = bridge(&layer(), &provider)
+        .oneshot(ask_streamed("hi"))
+        .await
+        .expect("an answer");
     assert_eq!(since(begun), 10_000, "the head and a comment");
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let answer = support::answer(response).await;
@@ -216,7 +219,10 @@ async fn after_ten_seconds_of_nothing_the_head_goes_out_and_failover_still_works
 
     // An error after the head is an event.
     let provider = Provider::queue([Reply::error(500, "server_error").after(Duration::from_secs(13))]);
-    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.expect("an answer");
+    let response = bridge(&layer(), &provider)
+        .oneshot(ask_streamed("hi"))
+        .await
+        .expect("an answer");
     let answer = support::answer(response).await;
     assert!(
         answer.status == 200 && answer.text().contains("server_error"),
@@ -235,7 +241,10 @@ async fn comments_of_the_provider_are_no_answer() {
     let body = body.data(chunk(r#"{"content":"x"}"#, "\"stop\"")).data(DONE);
     let begun = Instant::now();
     let provider = Provider::queue([Reply::events(body)]);
-    let response = bridge(&layer(), &provider).oneshot(ask_streamed("hi")).await.expect("an answer");
+    let response = bridge(&layer(), &provider)
+        .oneshot(ask_streamed("hi"))
+        .await
+        .expect("an answer");
     assert_eq!(since(begun), 10_000);
     let answer = answer(response).await;
     assert!(answer.text().ends_with(DONE));
