@@ -156,7 +156,10 @@ fn recorded_arguments(text: &str) -> Value {
 pub(super) fn finish(mut interception: Interception, outcome: Outcome, status: StatusCode, error_type: Option<&str>) {
     interception.release();
     let (span, usage) = (tracing::Span::current(), interception.usage());
-    span.record("gen_ai.usage.input_tokens", usage.input + usage.cache_read_input_tokens);
+    span.record(
+        "gen_ai.usage.input_tokens",
+        usage.input.saturating_add(usage.cache_read_input_tokens),
+    );
     span.record("gen_ai.usage.output_tokens", usage.output);
     interception.finish(outcome, Some(status), error_type);
 }

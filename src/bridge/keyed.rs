@@ -1,5 +1,6 @@
-//! A keyed path: it gets a key of the pool and the same failover, and its body is not read as JSON.
+//! A keyed path: it gets a key of the pool and the same failover; its body is read only where it names a stored answer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,11 +13,13 @@ use super::config::Config;
 use super::headers;
 use super::intake::admit;
 use super::provider::{Provider, Target};
-use super::route::stored_id;
+use super::route::{stored_id, stored_member};
 use super::stored::StoredAnswers;
 use crate::body::ResponseBody;
 use crate::dialect::{self, Api};
-use crate::rope::Rope;
+use crate::error::BridgeError;
+use crate::json::{Member, Scanner, walk};
+use crate::rope::{Edits, Rope};
 use crate::upstream::Upstream;
 
 pub(crate) async fn answer<U, B>(
@@ -46,6 +49,13 @@ where
                     return bridge_response(api, error, None);
                 }
             }
+            let body = match stored_member(&config, head.uri.path()) {
+                Some((api, member)) => match resolve(&StoredAnswers::new(&config, &admitted), body, member).await {
+                    Ok(body) => body,
+                    Err(error) => return bridge_response(api, error, None),
+                },
+                None => body,
+            };
             let provider = Provider::new(
                 config,
                 api,
@@ -58,6 +68,29 @@ where
             relay(provider, api, body).await
         }
         Err(error) => bridge_response(api, error, None),
+    }
+}
+
+/// Puts the provider's id of a stored answer in the place of the caller's, if the caller may use that answer. A body that
+/// is not JSON is the provider's to refuse.
+async fn resolve(stored: &StoredAnswers, body: Rope, member: &str) -> Result<Rope, BridgeError> {
+    let (mut scanner, mut edits) = (Scanner::new(), Edits::default());
+    let text = body.clone().into_bytes();
+    if scanner.scan(&text).is_err() {
+        return Ok(body);
+    }
+    let Some(place) = scanner.get(member).map(Member::value) else {
+        return Ok(body);
+    };
+    let Some(id) = walk::unescape(&text[place.clone()]).map(Cow::into_owned) else {
+        return Ok(body);
+    };
+    match stored.previous(&id).await? {
+        Some(known) if known != id => {
+            edits.replace(place, dialect::quote(&known).into_bytes());
+            Ok(edits.apply(&body))
+        }
+        _ => Ok(body),
     }
 }
 

@@ -101,6 +101,13 @@ pub(super) fn stored_id(config: &Config, path: &str) -> Option<(&'static dyn Api
     })
 }
 
+/// The member of a keyed path's body that names a stored answer, and its API.
+pub(super) fn stored_member(config: &Config, path: &str) -> Option<(&'static dyn Api, &'static str)> {
+    let below = below(config, path)?;
+    let apis = Dialect::ALL.into_iter().map(dialect::api);
+    apis.filter_map(|api| Some((api, api.stored_member(below)?))).next()
+}
+
 /// RFC 6455 §4.1.
 fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::GET

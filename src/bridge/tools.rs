@@ -64,7 +64,7 @@ impl<'a> Calls<'a> {
             while running.len() < self.config.max_parallel_tools.max(1) {
                 let Some((place, call)) = waiting.next() else { break };
                 match checked(call) {
-                    Err(message) => self.finished(place, Err(message)),
+                    Err(message) => self.finished(place, Instant::now(), Err(message)),
                     Ok((tool, call)) => {
                         let span = tracing::debug_span!(
                             "tool_call",
@@ -74,7 +74,7 @@ impl<'a> Calls<'a> {
                         );
                         let call = call.with_extensions(self.extensions.clone());
                         let task = running.spawn(invoke(tool, call, self.config.tool_timeout).instrument(span));
-                        places.insert(task.id(), place);
+                        places.insert(task.id(), (place, Instant::now()));
                     }
                 }
             }
@@ -86,8 +86,8 @@ impl<'a> Calls<'a> {
                 // The panic's own words may hold anything, a key too.
                 Err(error) => (error.id(), Err("the tool crashed".to_owned())),
             };
-            if let Some(place) = places.remove(&id) {
-                self.finished(place, outcome);
+            if let Some((place, begun)) = places.remove(&id) {
+                self.finished(place, begun, outcome);
             }
         }
         self.done = true;
@@ -103,7 +103,7 @@ impl<'a> Calls<'a> {
         self.turn.calls.iter().zip(results).map(result).collect()
     }
 
-    fn finished(&mut self, place: usize, outcome: Outcome) {
+    fn finished(&mut self, place: usize, begun: Instant, outcome: Outcome) {
         let call = &self.turn.calls[place];
         let output = outcome.unwrap_or_else(ToolOutput::error);
         let is_error = output.is_error();
@@ -112,7 +112,7 @@ impl<'a> Calls<'a> {
             // Why is for the model and the record: an error may quote arguments, or a secret of the tool's.
             tracing::debug!(tool = call.name, id = call.id, "a tool call failed");
         }
-        let duration = Instant::now().saturating_duration_since(self.started);
+        let duration = Instant::now().saturating_duration_since(begun);
         facts::record_call(self.interception, &self.turn.completion.id, call, error, Some(duration));
         self.results[place] = Some((output.into_text(self.config.max_tool_result), is_error));
     }

@@ -131,6 +131,11 @@ pub(crate) trait Api: Sync {
         None
     }
 
+    /// The member of a keyed path's body that names a stored answer; `below` is the path below the API's base.
+    fn stored_member(&self, _below: &str) -> Option<&'static str> {
+        None
+    }
+
     /// The response headers that go back to the same key in the later rounds of a request.
     fn sticky_headers(&self) -> &'static [&'static str] {
         &[]

@@ -20,6 +20,8 @@ const MAX_TOOLS: usize = 10_000;
 // Every caller's every request carries these definitions.
 const MAX_DEFINITION: usize = 32 << 10;
 const MAX_DEFINITIONS: usize = 256 << 10;
+/// In bytes, those of tools that are left out included.
+const MAX_LISTED: usize = 8 << 20;
 
 /// Why there is no list.
 pub(super) enum ListError {
@@ -41,7 +43,7 @@ pub(super) struct Listing {
 /// Lists the tools that the operator allows.
 pub(super) async fn list(server: &McpServer, peer: Peer<RoleClient>) -> Result<Listing, ListError> {
     let mut listing = Listing::default();
-    let mut bytes = 0;
+    let (mut bytes, mut listed) = (0, 0_usize);
     let mut names = HashSet::new();
     let mut cursor: Option<String> = None;
     for _ in 0..MAX_PAGES {
@@ -64,13 +66,22 @@ pub(super) async fn list(server: &McpServer, peer: Peer<RoleClient>) -> Result<L
             Err(error) => return Err(ListError::Gone(explain(&error))),
         };
         for definition in page {
-            if !server.offers(definition.name()) || !names.insert(definition.name().to_owned()) {
+            let size = size(&definition);
+            listed = listed.saturating_add(size);
+            if listed > MAX_LISTED {
+                return Err(refused("the list of tools is too large"));
+            }
+            // A name is kept only of a definition that is no larger than it may be.
+            let is_known = size <= MAX_DEFINITION && names.contains(definition.name());
+            if is_known || !server.offers(definition.name()) {
                 continue;
+            }
+            if size <= MAX_DEFINITION {
+                names.insert(definition.name().to_owned());
             }
             if names.len() > MAX_TOOLS {
                 return Err(refused("the list of tools is too long"));
             }
-            let size = size(&definition);
             if size > MAX_DEFINITION || size > MAX_DEFINITIONS - bytes || !is_within_expansion_limit(&definition) {
                 listing.left_out.push(shortened(definition.name()));
             } else {

@@ -85,6 +85,10 @@ impl Api for Responses {
         error::read_error(body)
     }
 
+    fn stored_member(&self, below: &str) -> Option<&'static str> {
+        matches!(below, "/responses/compact" | "/responses/input_tokens").then_some("previous_response_id")
+    }
+
     fn stored_id(&self, below: &str) -> Option<Range<usize>> {
         const PREFIX: &str = "/responses/";
         let rest = below.strip_prefix(PREFIX)?;

@@ -1,7 +1,7 @@
 //! Events between receiving and storing, as JSON lines: in the spool file if there is one, else in memory.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -9,6 +9,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+use super::private::private;
 use super::{Settings, SqlError, SqlErrorKind};
 
 /// How much is read of the spool at a time.
@@ -64,7 +65,7 @@ impl Backlog {
             None => (Medium::Memory(Vec::new()), 0),
             Some(path) => {
                 let failed = |error| SqlError::spool("the spool cannot be opened", error);
-                let mut file = OpenOptions::new()
+                let mut file = private()
                     .read(true)
                     .write(true)
                     .create(true)

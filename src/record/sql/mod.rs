@@ -71,6 +71,7 @@
 mod backlog;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod private;
 mod row;
 mod schema;
 #[cfg(feature = "sqlite")]

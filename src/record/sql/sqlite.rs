@@ -8,6 +8,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params_from_iter, types::Value as Cell};
 use serde_json::Value;
 
+use super::private::private;
 use super::{
     Settings, SqlError, Summary,
     row::Row,
@@ -82,6 +83,9 @@ impl Connect for PathBuf {
 
 impl SqliteStore {
     fn open(path: &Path) -> Result<Self, StoreError> {
+        // Made here, so that SQLite's files have its mode.
+        let made = private().append(true).create(true).open(path);
+        drop(made);
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(LOCK_WAIT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -1,9 +1,10 @@
 //! Writes the backlog to the database: in batches, again after a failure, and row by row around one that is refused.
 
-use std::{fs::OpenOptions, io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use super::private::private;
 use super::{
     Settings, SqlError, SqlErrorKind, Summary,
     backlog::{Backlog, Next},
@@ -182,16 +183,12 @@ impl<C: Connect> Writer<C> {
     fn set_aside(&mut self, line: &str, why: &dyn std::fmt::Display) {
         self.summary.set_aside += 1;
         let kept = self.rejected_path().is_some_and(|path| {
-            let appended = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .and_then(|mut file| {
-                    if file.metadata()?.len() > MAX_REJECTED {
-                        return Err(std::io::ErrorKind::QuotaExceeded.into());
-                    }
-                    file.write_all(format!("{line}\n").as_bytes())
-                });
+            let appended = private().create(true).append(true).open(path).and_then(|mut file| {
+                if file.metadata()?.len() > MAX_REJECTED {
+                    return Err(std::io::ErrorKind::QuotaExceeded.into());
+                }
+                file.write_all(format!("{line}\n").as_bytes())
+            });
             appended.is_ok()
         });
         tracing::error!(%why, kept, "a record is set aside, because the database does not take it");
