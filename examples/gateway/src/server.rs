@@ -1,8 +1,8 @@
 //! The connections of one worker: served, and ended in order, so that requests under way are answered and nobody waits
 //! for ever.
 //!
-//! No connection stays silent for longer than [`SILENCE`], or twice that where its protocol came late: until the protocol
-//! is known [`FirstBytes`] waits, then hyper for a request's head, also between two requests of HTTP/1; on HTTP/2 pings
+//! No connection stays silent for longer than 75 s, or twice that where its protocol came late: until the protocol is
+//! known [`FirstBytes`] waits, then hyper for a request's head, also between two requests of HTTP/1; on HTTP/2 pings
 //! find a caller that is gone.
 
 use std::{convert::Infallible, time::Duration};
