@@ -58,6 +58,10 @@ async fn a_reply_that_is_only_relayed_is_not_judged() {
         }
         assert_eq!(ended(&drain(&mut events))["outcome"], "completed", "{message}");
     }
+    // Of a repeated name the last counts.
+    let twice = completion("hello").replacen('{', r#"{"model":"first","#, 1);
+    let (_, answer) = converse(&layer(), ask("hi"), [twice]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     let (_, answer) = converse(&layer(), ask("hi"), [format!("\u{feff}{}", completion("hello"))]).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json()["choices"][0]["message"]["content"], "hello");

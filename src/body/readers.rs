@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use super::response::Driver;
 
+/// Twice the time after which a keep-alive makes every reader ask.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
+
 /// All streams of one bridge that are being read.
 #[derive(Clone, Default)]
 pub(crate) struct Readers(Arc<Mutex<Registry>>);
@@ -58,7 +61,7 @@ impl Readers {
 
     /// Ends every stream whose reader has not asked for bytes for `patience`; how many there were.
     pub(crate) fn end_stalled(&self, patience: Duration) -> usize {
-        let now = Instant::now();
+        let (now, patience) = (Instant::now(), patience.max(SHORTEST_PATIENCE));
         let streams: Vec<_> = lock(&self.0).streams.values().filter_map(Weak::upgrade).collect();
         let mut ended = 0;
         for stream in streams {

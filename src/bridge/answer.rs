@@ -188,6 +188,10 @@ pub(crate) fn bridge_response<B>(api: &dyn Api, error: BridgeError, id: Option<U
     if let Some(seconds) = error.retry_after_seconds() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if error.kind() == BridgeErrorKind::KeysRevoked {
+        // The official SDKs and Claude Code then do not try again.
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
     if let (Some(name), Some(id)) = (api.error_id_header(), id)
         && let Ok(id) = HeaderValue::try_from(id.to_string())
     {

@@ -19,6 +19,9 @@ use crate::record::Interception;
 use crate::rope::Rope;
 use crate::upstream::Upstream;
 
+/// Stands for a time-out that is longer than a clock can count.
+const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How much of a refusal is read to understand it, and how long that may take. A longer one is judged by its status.
 const REFUSAL_BYTES: usize = 256 << 10;
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
@@ -68,7 +71,8 @@ impl<U: Upstream> Provider<U> {
                 interception.key_attempt(hint.as_ref());
             }
             let span = attempt_span(walk.attempts, self.round, lease.as_ref());
-            let deadline = Instant::now() + self.config.attempt_timeout;
+            let now = Instant::now();
+            let deadline = now.checked_add(self.config.attempt_timeout).unwrap_or(now + FAR_FUTURE);
             let sent = timeout_at(deadline, self.upstream.send(request))
                 .instrument(span.clone())
                 .await;

@@ -119,6 +119,13 @@ pub(super) fn record_calls(interception: &mut Interception, turn: &Turn) {
     }
 }
 
+/// Records calls of ours that nobody runs.
+pub(super) fn record_unrun(interception: &mut Interception, turn: &Turn, why: &str) {
+    for call in turn.calls.iter().filter(|call| !call.is_callers()) {
+        record_call(interception, &turn.completion.id, call, Some(why.to_owned()), None);
+    }
+}
+
 /// Records one call.
 pub(super) fn record_call(
     interception: &mut Interception,

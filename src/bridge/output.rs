@@ -139,22 +139,24 @@ impl Output {
         relayed
     }
 
-    /// Handles the end of the provider's body, an unterminated final event first: the answer's end and errors count
-    /// there, a part of an answer does not. Whether the answer is complete.
+    /// Handles the end of the provider's body, an unterminated final event first: it counts if it is whole but for its
+    /// blank line. Whether the answer is complete.
     pub(super) fn relay_end(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
         if let Some(rest) = decoder.finish() {
             let whole = self.out.len();
             match self.relay.event(&rest.event, &mut self.out) {
-                Ok(Progress::Done) => {
+                Ok(progress) => {
                     if self.out.len() > whole {
                         // An event here has to be one for the caller, too.
                         self.out
                             .extend_from_slice(if rest.line_ended { b"\n" } else { b"\n\n" });
                     }
-                    return Ok(true);
+                    if progress == Progress::Done {
+                        return Ok(true);
+                    }
                 }
                 Err(Fault::Refused(error)) => return Err(Fault::Refused(error)),
-                Ok(_) | Err(Fault::Shape(_)) => self.out.truncate(whole),
+                Err(Fault::Shape(_)) => self.out.truncate(whole),
             }
         }
         Ok(self.relay.end(&mut self.out))

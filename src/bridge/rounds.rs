@@ -98,6 +98,11 @@ where
         match rounds.advance(turn.is_ours) {
             Step::Finish => return Ok(answer),
             Step::Fail => {
+                facts::record_unrun(
+                    &mut conversation.interception,
+                    &turn,
+                    "not run: the model was told to answer",
+                );
                 return Err(Failure::bridge(
                     BridgeErrorKind::TooManyRounds,
                     "the model kept asking for tools after it was told to answer",
@@ -107,7 +112,8 @@ where
                 let config = &conversation.provider.config;
                 // The guard comes before anything is awaited: a call that never starts is recorded as well.
                 let extensions = conversation.provider.call_extensions(conversation.actor.as_ref());
-                let mut calls = Calls::new(config, &mut conversation.interception, &turn, extensions);
+                let room = config.max_appended.saturating_sub(appended);
+                let mut calls = Calls::new(config, &mut conversation.interception, &turn, extensions, room);
                 reader.wait(calls.run()).await;
                 let results: Vec<ToolResult<'_>> = calls.into_results(PLACEHOLDER);
                 let replay = reader.replay(answer);

@@ -88,7 +88,9 @@ pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Route {
 
 /// What follows a declared base in `path`, from its slash on.
 pub(super) fn below<'a>(config: &Config, path: &'a str) -> Option<&'a str> {
-    config.bases.iter().find_map(|base| base.below(path))
+    let below = config.bases.iter().filter_map(|base| base.below(path));
+    // Of several bases the longest: `/v1` before `/`.
+    below.min_by_key(|below| below.len())
 }
 
 /// The place in `path` of a stored answer's id, and its API.
@@ -263,6 +265,20 @@ mod tests {
             ..config(&["/v1"])
         };
         assert_eq!(routed(&narrowed, &Method::POST, "/v1/messages"), Route::Untouched);
+    }
+
+    #[test]
+    fn of_several_bases_the_longest_counts() {
+        let messages = Route::Api(Dialect::Messages, Purpose::Answer);
+        for bases in [["/", "/v1"], ["/v1", "/"]] {
+            for path in ["/v1/messages", "/messages"] {
+                assert_eq!(
+                    routed(&config(&bases), &Method::POST, path),
+                    messages,
+                    "{bases:?} {path}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -214,11 +214,14 @@ where
         prepare_head(provider, &mut parts);
         output.relay.begin_round(output.commit.is_none());
         let mut decoder = Decoder::new(config.max_response_body);
+        let mut has_ended = false;
         let (mut next, mut opening, mut answers) = (first, Some((parts, lease)), false);
         loop {
-            match next.take() {
-                Some(frame) => decoder.push(frame),
-                None => match output.relay_end(&mut decoder) {
+            if let Some(frame) = next.take() {
+                decoder.push(frame);
+            } else {
+                has_ended = true;
+                match output.relay_end(&mut decoder) {
                     Ok(true) => break,
                     Ok(false) if answers => {
                         output.flush_opened(opening.is_none()).await;
@@ -232,7 +235,7 @@ where
                         output.flush_opened(opening.is_none()).await;
                         return unopened(opening, fault, provider);
                     }
-                },
+                }
             }
             let relayed = output.relay_events(&mut decoder);
             if output.relay.take_usage_changed() {
@@ -267,7 +270,10 @@ where
                 .await??;
         }
         output.open(provider, interception, &**request, walk, &mut opening);
-        self.incoming = Some(body);
+        // A body must not be polled after its end.
+        if !has_ended {
+            self.incoming = Some(body);
+        }
         // The rest of the output waits for the rounds' verdict: it may be the conversation's end.
         let turn = self.output.relay.turn();
         facts::record_usage(interception, &turn.completion);
@@ -294,7 +300,8 @@ fn unopened<U: Upstream>(
 /// Whether an answer is one JSON document and not a stream: told by its first byte, since providers label streams with
 /// any content type or none.
 fn is_json(first: &[u8]) -> bool {
-    first.trim_ascii_start().starts_with(b"{")
+    let text = first.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first);
+    text.trim_ascii_start().starts_with(b"{")
 }
 
 /// The provider's next bytes; none at the end of its body.

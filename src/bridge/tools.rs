@@ -23,6 +23,8 @@ pub(crate) struct Calls<'a> {
     turn: &'a Turn,
     /// Those of the caller's request.
     extensions: Extensions,
+    /// How many bytes of results the request still has room for.
+    room: usize,
     /// The text for the model and whether it is an error; none until the call is over, and for the caller's calls.
     results: Vec<Option<(String, bool)>>,
     started: Instant,
@@ -41,12 +43,14 @@ impl<'a> Calls<'a> {
         interception: &'a mut Interception,
         turn: &'a Turn,
         extensions: Extensions,
+        room: usize,
     ) -> Self {
         Self {
             config,
             interception,
             turn,
             extensions,
+            room,
             results: turn.calls.iter().map(|_| None).collect(),
             started: Instant::now(),
             done: false,
@@ -114,7 +118,9 @@ impl<'a> Calls<'a> {
         }
         let duration = Instant::now().saturating_duration_since(begun);
         facts::record_call(self.interception, &self.turn.completion.id, call, error, Some(duration));
-        self.results[place] = Some((output.into_text(self.config.max_tool_result), is_error));
+        let text = output.into_text(self.config.max_tool_result.min(self.room));
+        self.room = self.room.saturating_sub(text.len());
+        self.results[place] = Some((text, is_error));
     }
 }
 
@@ -126,7 +132,7 @@ impl Drop for Calls<'_> {
         let duration = Instant::now().saturating_duration_since(self.started);
         for (call, result) in self.turn.calls.iter().zip(&self.results) {
             if result.is_none() && !call.is_callers() {
-                let why = "cancelled: the caller left".to_owned();
+                let why = "cancelled".to_owned();
                 let msg_id = &self.turn.completion.id;
                 facts::record_call(self.interception, msg_id, call, Some(why), Some(duration));
             }

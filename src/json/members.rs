@@ -123,7 +123,7 @@ impl Members {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<&Member> {
-        self.members.iter().find(|member| self.name(member) == name)
+        self.members.iter().rev().find(|member| self.name(member) == name)
     }
 
     /// The first member whose name an earlier member has.

@@ -28,6 +28,7 @@ const COMPLETES: usize = 2 * MAX_ESCAPE;
 /// [RFC 8259]: https://www.rfc-editor.org/rfc/rfc8259
 #[derive(Default)]
 pub(crate) struct Scanner {
+    allow_duplicates: bool,
     grammar: Grammar,
     members: Members,
     /// How many bytes the grammar has taken.
@@ -50,10 +51,12 @@ impl Scanner {
         Self::default()
     }
 
-    /// A scanner that accepts half of a surrogate pair in a value: some providers split a character between two deltas.
-    pub(crate) fn allow_lone_surrogates() -> Self {
+    /// A scanner for a provider's answers, which SDKs read leniently: of a repeated name the last member counts, and half
+    /// of a surrogate pair may stand alone in a value, since some providers split a character between two deltas.
+    pub(crate) fn lenient() -> Self {
         Self {
             grammar: Grammar::new(true),
+            allow_duplicates: true,
             ..Self::default()
         }
     }
@@ -102,6 +105,9 @@ impl Scanner {
         if !self.grammar.is_done() {
             let end = self.offset + self.cut.len;
             return Err(self.fail(ScanError::new(ScanErrorKind::Truncated, end)));
+        }
+        if self.allow_duplicates {
+            return Ok(());
         }
         match self.members.find_duplicate() {
             Some(member) => {

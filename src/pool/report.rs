@@ -97,11 +97,11 @@ impl KeyPool {
                 }
             }
             Report::CoolDown(rest) => self.cool_down(lease, purpose, rest, now),
+            Report::CoolDownDomain(rest) => self.cool_down_domain(lease, purpose, rest, now),
             // On a keyed path, answers never speak against the key.
-            Report::CoolDownDomain(_) | Report::Revoked | Report::Suspect | Report::NextKey if is_keyed => {
+            Report::Revoked | Report::Suspect | Report::NextKey if is_keyed => {
                 key.counters.next_key.fetch_add(1, Ordering::Relaxed);
             }
-            Report::CoolDownDomain(rest) => self.cool_down_domain(lease, purpose, rest, now),
             Report::Revoked => self.revoke(walk, lease, now),
             Report::NextKey => {
                 key.counters.next_key.fetch_add(1, Ordering::Relaxed);

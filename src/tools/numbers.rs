@@ -60,7 +60,13 @@ fn loses_digits(number: &str) -> bool {
         return false;
     }
     match Number::from_str(number) {
-        Ok(read) => Decimal::of(&read.to_string()) != Decimal::of(number),
+        Ok(read) => {
+            let wanted = Decimal::of(number);
+            // Two texts of the same length can be the shortest of one float; each library prints another.
+            let printed = read.as_f64().map(|float| format!("{float:e}"));
+            Decimal::of(&read.to_string()) != wanted
+                && (!read.is_f64() || printed.is_none_or(|printed| Decimal::of(&printed) != wanted))
+        }
         // `serde_json` refuses the arguments anyway.
         Err(_) => false,
     }
@@ -133,6 +139,8 @@ mod tests {
             "123456789.123456",
             "0.000000000000000000001",
             "12.50000000000000000000",
+            "1341185378103335.2",
+            "1341185378103335.3",
         ] {
             assert!(!loses_digits(number), "{number}");
         }

@@ -11,10 +11,6 @@ async fn a_stream_that_does_not_begin_is_a_502() {
         ("[DONE] alone", Reply::events("data: [DONE]\n\n")),
         ("no JSON", Reply::events("data: hello\n\n")),
         ("a list", Reply::events("data: []\n\n")),
-        (
-            "a name twice",
-            Reply::events("data: {\"id\":\"a\",\"id\":\"b\",\"choices\":[]}\n\n"),
-        ),
         ("cut in the first event", Reply::events("data: {\"id\":")),
         (
             "no UTF-8",

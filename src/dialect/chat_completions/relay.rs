@@ -62,7 +62,7 @@ impl ChatRelay {
             setup,
             role_shown: false,
             earlier: UsageSum::default(),
-            scanner: Scanner::allow_lone_surrogates(),
+            scanner: Scanner::lenient(),
             fold: Fold::default(),
             writer: EventWriter::default(),
             usage_changed: false,

@@ -242,6 +242,9 @@ impl Request for ChatRequest {
             let text = self.body.bytes(member.value());
             for item in walk::items(&text) {
                 count += 1;
+                if count > MAX_TOOLS {
+                    return false;
+                }
                 let name = tool_name(&text[item]);
                 taken.extend(name.filter(|name| is_injected(name)).map(Cow::into_owned));
             }

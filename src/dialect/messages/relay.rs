@@ -69,7 +69,7 @@ impl MessagesRelay {
             setup,
             offer,
             reported_usage,
-            scanner: Scanner::allow_lone_surrogates(),
+            scanner: Scanner::lenient(),
             writer: EventWriter::default(),
             opening: Opening::default(),
             fold: Fold::default(),

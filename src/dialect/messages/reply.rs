@@ -64,7 +64,7 @@ impl MessagesReply {
         // A byte order mark is no JSON, but every SDK passes over it.
         let start = if whole.starts_with(BOM) { BOM.len() } else { 0 };
         let body = whole.slice(start..);
-        let mut scanner = Scanner::allow_lone_surrogates();
+        let mut scanner = Scanner::lenient();
         if scanner.scan(&body).is_err() {
             return Err(Fault::Shape("the reply is not one JSON object"));
         }

@@ -202,6 +202,9 @@ impl Request for MessagesRequest {
             let text = self.body.bytes(member.value());
             for item in walk::items(&text) {
                 count += 1;
+                if count > MAX_TOOLS {
+                    return false;
+                }
                 let tool = &text[item];
                 let name = walk::get(tool, "name").and_then(|name| walk::unescape(&tool[name]));
                 taken.extend(name.filter(|name| is_injected(name)).map(Cow::into_owned));

@@ -72,7 +72,7 @@ impl ResponsesRelay {
             echo,
             model,
             is_stored,
-            scanner: Scanner::allow_lone_surrogates(),
+            scanner: Scanner::lenient(),
             held_before: 0,
             last: Fate::Hidden,
             told_id: String::new(),

@@ -36,7 +36,7 @@ impl ResponsesReply {
         if body.starts_with(b"\xEF\xBB\xBF") {
             body = body.slice(3..);
         }
-        if Scanner::allow_lone_surrogates().scan(&body).is_err() {
+        if Scanner::lenient().scan(&body).is_err() {
             return Err(Fault::Shape("the response is not one JSON object"));
         }
         // White space before the object would shift its places.

@@ -135,6 +135,9 @@ impl ResponsesRequest {
     fn callers_tools(&self) -> (Vec<String>, usize) {
         let (text, elements) = self.elements(self.tools);
         let count = elements.len();
+        if count > MAX_TOOLS {
+            return (Vec::new(), count);
+        }
         let name = |tool: Range<usize>| {
             let tool = &text[tool];
             walk::unescape(&tool[walk::get(tool, "name")?]).map(Cow::into_owned)

@@ -71,7 +71,7 @@ fn an_id_of_any_kind_is_replaced_and_a_missing_one_is_not_missed() {
 
 #[test]
 fn an_event_that_is_not_a_chunk_is_a_fault() {
-    for data in ["[]", "1", "{", "{}x", r#"{"id":1,"id":2}"#, ""] {
+    for data in ["[]", "1", "{", "{}x", ""] {
         let (out, last) = feed(&mut relay(true), &[&format!("data: {data}\n\n")]);
         assert!(out.is_empty() && matches!(last, Err(Fault::Shape(_))), "{data}");
     }

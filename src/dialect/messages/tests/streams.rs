@@ -125,7 +125,7 @@ fn an_error_in_a_stream_is_the_providers_with_its_status() {
 
 #[test]
 fn what_is_no_event_of_the_api_is_a_fault() {
-    for data in ["[]", "1", "{", "{}x", r#"{"type":1,"type":2}"#] {
+    for data in ["[]", "1", "{", "{}x"] {
         let (mut relay, mut out) = (offered(REQUEST, None).relay(SETUP), BytesMut::new());
         relay.begin_round(false);
         let last = feed(&mut *relay, &format!("data: {data}\n\n"), Cut::Whole, &mut out);
