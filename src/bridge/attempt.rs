@@ -116,10 +116,19 @@ impl<U: Upstream> Provider<U> {
             message: names.and_then(|names| names.message.as_deref()).unwrap_or_default(),
             is_api_error: names.is_some(),
         });
-        let report = verdict.report(&refusal.parts.headers, SystemTime::now());
         let purpose = self.target.purpose();
-        pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
         let is_keyed = !matches!(purpose, Purpose::Model(_));
+        let verdict = match verdict {
+            // On a path that only gets a key, the caller's choice of path must rest nothing; a 429 rests the path alone.
+            Verdict::CoolDown | Verdict::CoolDownFor(_)
+                if is_keyed && refusal.parts.status != StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Verdict::NextKey
+            }
+            verdict => verdict,
+        };
+        let report = verdict.report(&refusal.parts.headers, SystemTime::now());
+        pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
         match verdict {
             Verdict::Relay => return Err(self.refused(refusal).into()),
             // On paths without rounds no refusal speaks against a key, so each is an answer.
