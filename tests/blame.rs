@@ -484,19 +484,3 @@ async fn a_refusal_of_the_caller_s_own_members_goes_back_at_once() {
         assert_eq!(provider.calls(), calls, "not remembered");
     }
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_402_on_a_keyed_path_rests_no_key() {
-    let keys = pool(2);
-    let broke = || {
-        Reply::json(
-            402,
-            r#"{"error":{"message":"no credit","type":"billing_error","code":null}}"#,
-        )
-    };
-    let models = || Reply::ok(r#"{"object":"list","data":[]}"#);
-    let provider = Provider::queue([broke(), broke(), models()]);
-    let stack = bridge(&BridgeLayer::new().pool(keys), &provider);
-    assert_eq!(send(&stack, get("/v1/models/x")).await.status, 402);
-    assert_eq!(send(&stack, get("/v1/models")).await.status, 200);
-}

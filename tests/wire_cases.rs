@@ -279,3 +279,20 @@ async fn what_all_requests_hold_is_bounded() {
     let served = answer(waiting.await.expect("an answer")).await;
     assert_eq!(served.status, 200, "whoever holds keeps");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_402_on_a_keyed_path_rests_no_key() {
+    let models_of = |path: &str| http::Request::get(path).body(MockBody::new()).expect("a request");
+    let keys = pool(2);
+    let broke = || {
+        Reply::json(
+            402,
+            r#"{"error":{"message":"no credit","type":"billing_error","code":null}}"#,
+        )
+    };
+    let models = || Reply::ok(r#"{"object":"list","data":[]}"#);
+    let provider = Provider::queue([broke(), broke(), models()]);
+    let stack = bridge(&BridgeLayer::new().pool(keys), &provider);
+    assert_eq!(send(&stack, models_of("/v1/models/x")).await.status, 402);
+    assert_eq!(send(&stack, models_of("/v1/models")).await.status, 200);
+}

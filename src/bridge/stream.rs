@@ -297,11 +297,10 @@ fn unopened<U: Upstream>(
     }
 }
 
-/// Whether an answer is one JSON document and not a stream: told by its first byte, since providers label streams with
-/// any content type or none.
+/// Whether an answer is one JSON document and not a stream: told by its very first byte, however it is cut into frames,
+/// since providers label streams with any content type or none.
 fn is_json(first: &[u8]) -> bool {
-    let text = first.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first);
-    text.trim_ascii_start().starts_with(b"{")
+    first.starts_with(b"{")
 }
 
 /// The provider's next bytes; none at the end of its body.

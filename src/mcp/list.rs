@@ -21,7 +21,7 @@ const MAX_TOOLS: usize = 10_000;
 const MAX_DEFINITION: usize = 32 << 10;
 const MAX_DEFINITIONS: usize = 256 << 10;
 /// In bytes, those of tools that are left out included.
-const MAX_LISTED: usize = 8 << 20;
+const MAX_LISTED: usize = 16 << 20;
 
 /// Why there is no list.
 pub(super) enum ListError {

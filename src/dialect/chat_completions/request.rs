@@ -243,7 +243,8 @@ impl Request for ChatRequest {
             for item in walk::items(&text) {
                 count += 1;
                 if count > MAX_TOOLS {
-                    return false;
+                    // There is no room for ours, whatever the rest says.
+                    break;
                 }
                 let name = tool_name(&text[item]);
                 taken.extend(name.filter(|name| is_injected(name)).map(Cow::into_owned));

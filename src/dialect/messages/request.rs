@@ -203,7 +203,8 @@ impl Request for MessagesRequest {
             for item in walk::items(&text) {
                 count += 1;
                 if count > MAX_TOOLS {
-                    return false;
+                    // There is no room for ours, whatever the rest says.
+                    break;
                 }
                 let tool = &text[item];
                 let name = walk::get(tool, "name").and_then(|name| walk::unescape(&tool[name]));
