@@ -256,7 +256,7 @@ fn known_pairs(known: &[(&str, &str)]) -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// Compares what is with what is known.
+/// Fails when `found` has an entry that `known` lacks, or the other way round.
 fn assert_known<T: Ord + std::fmt::Debug>(found: &BTreeSet<T>, known: &BTreeSet<T>) {
     let new: Vec<_> = found.difference(known).collect();
     assert!(new.is_empty(), "not allowed: {new:#?}");

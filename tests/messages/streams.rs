@@ -44,7 +44,7 @@ async fn m20_pings_keep_the_caller_while_a_tool_runs() {
     assert!(!answer.text().contains("tool_use") && !answer.text().contains("bmcp_"));
 }
 
-/// M21: what has come is the caller's, whatever comes after.
+/// M21: each delta reaches the caller before the next event arrives.
 #[tokio::test(start_paused = true)]
 async fn m21_a_delta_does_not_wait_for_the_next() {
     let gate = Gate::new();

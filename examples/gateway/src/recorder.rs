@@ -162,7 +162,7 @@ impl Sink {
 // === impl RecordFile ===
 
 impl RecordFile {
-    /// Opens the path again if that was asked for, or if the file was deleted: what is written to it then is lost.
+    /// Opens the path again on request, or when the file was deleted: lines written to a deleted file are lost.
     fn renew(&mut self, orders: &Orders) -> io::Result<()> {
         let asked = orders.reopen.load(Ordering::Relaxed);
         if !asked && !is_deleted(&self.file) {

@@ -1,4 +1,4 @@
-//! What is emitted is what is stored: once, whatever fails in between.
+//! Every emitted event is stored exactly once, through each failure of the writer and of the database.
 
 mod process;
 #[cfg(feature = "sqlite")]
@@ -23,15 +23,15 @@ use super::{
 };
 use crate::record::{Fact, Interception, Outcome, Recorder};
 
-/// A folder that goes with the test.
+/// A folder that is removed at the end of the test.
 pub(super) struct Folder(PathBuf);
 
-/// A database that answers by a script, then with yes; clones are the same.
+/// A database that answers by a script, then accepts everything. Clones share one state.
 #[derive(Clone, Default)]
 struct Scripted {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     stored: Arc<Mutex<Vec<Value>>>,
-    /// Refused for good.
+    /// The text of the row that is refused every time.
     poison: Option<&'static str>,
 }
 

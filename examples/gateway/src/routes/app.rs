@@ -201,7 +201,7 @@ fn on_response<B>(response: &Response<B>, latency: Duration, _: &Span) {
 }
 
 fn on_failure(failure: ServerErrorsFailureClass, latency: Duration, _: &Span) {
-    // A status is told by `on_response`; what is left is an answer that broke after its head.
+    // `on_response` logs the statuses. An error is a body that broke after its head.
     if let ServerErrorsFailureClass::Error(error) = failure {
         warn!(error, latency_ms = latency.as_millis(), "the answer broke");
     }

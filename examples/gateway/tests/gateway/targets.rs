@@ -11,7 +11,7 @@ use crate::records::Records;
 async fn sighup_opens_the_record_file_anew_and_no_record_is_lost() {
     let mut gateway = Gateway::start(&[]).await;
     assert_eq!(gateway.ask("before").await.0, StatusCode::OK);
-    // Written before the move: the writer is behind by some milliseconds, and what it writes goes with the file.
+    // The writer lags by milliseconds: a line written after the move would land in the moved file.
     let rotated = scratch("jsonl.1");
     fs::rename(&gateway.records, &rotated).expect("the file is there");
     gateway.signal_by_name("HUP").await;
