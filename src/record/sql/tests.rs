@@ -31,7 +31,7 @@ pub(super) struct Folder(PathBuf);
 struct Scripted {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     stored: Arc<Mutex<Vec<Value>>>,
-    /// The text of the row that is refused every time.
+    /// A row that contains this is refused every time.
     poison: Option<&'static str>,
 }
 
