@@ -77,7 +77,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Exists under `cfg(fuzzing)` alone.
-    // Exists under `cfg(fuzzing)` alone.
     ("fuzzing", &["dialect", "dialect::<api>", "json"]),
     ("error_body", &["types", "error", "dialect"]),
     // Exists with the feature `test-util` alone.

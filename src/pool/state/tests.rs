@@ -1,4 +1,4 @@
-//! The pool's rules one by one. `model.rs` has them all at once.
+//! The pool's rules one by one. `histories.rs` has them all at once.
 
 use std::{
     sync::{Barrier, atomic::AtomicUsize},
@@ -17,6 +17,7 @@ use crate::{
 mod blame;
 mod domains;
 mod fairness;
+mod histories;
 mod model;
 mod order;
 mod probe;
