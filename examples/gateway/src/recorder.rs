@@ -66,6 +66,8 @@ struct Orders {
     ending: AtomicBool,
     /// The file is to be opened anew, for log rotation.
     reopen: AtomicBool,
+    /// The writer is gone, so the recorder is closed.
+    closed: AtomicBool,
 }
 
 /// The writer at work.
@@ -86,6 +88,13 @@ pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
             Sink::Postgres(sink) => summarize(sink.run(events)),
             Sink::Log => to_log(events),
         };
+        seen.closed.store(true, Ordering::Relaxed);
+        // While requests are served, nobody waits for the result.
+        if let Err(problem) = &result
+            && !seen.ending.load(Ordering::Relaxed)
+        {
+            error!(problem, "the record writer ended; new requests get 503 until a restart");
+        }
         // Nobody listens any more only if a further signal has cut even this.
         let _ = sender.send(result);
     })?;
@@ -225,6 +234,12 @@ impl Records {
         }
     }
 
+    /// Something that says whether the writer ended, for a check of readiness. New requests get 503 then.
+    pub fn closed(&self) -> impl Fn() -> bool + Clone + Send + Sync + 'static {
+        let orders = Arc::clone(&self.orders);
+        move || orders.closed.load(Ordering::Relaxed)
+    }
+
     /// Waits until the last record is written; to be called when every recorder is on its way out.
     ///
     /// # Errors
@@ -265,9 +280,20 @@ fn push(batch: &mut Vec<u8>, event: &Event) {
         Ok(()) => batch.push(b'\n'),
         Err(error) => {
             batch.truncate(start);
-            error!(%error, ?event, "a record cannot be written as JSON");
+            report_unwritable(event, &error);
         }
     }
+}
+
+/// Names the record without its content: prompts are private.
+fn report_unwritable(event: &Event, error: &serde_json::Error) {
+    error!(
+        %error,
+        interception_id = %event.interception_id,
+        sequence = event.sequence,
+        event = event.fact.name(),
+        "a record cannot be written as JSON and is lost"
+    );
 }
 
 /// Writes all of `batch`, however often it has to try; gives up only when the gateway is `ending`, and then tells how
@@ -331,8 +357,58 @@ fn to_log(mut events: Events) -> Result<(), String> {
         }
         match serde_json::to_string(&event) {
             Ok(record) => info!(%record, "ended"),
-            Err(error) => error!(%error, ?event, "a record cannot be written as JSON"),
+            Err(error) => report_unwritable(&event, &error),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Mutex, PoisonError},
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    use super::*;
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_no_json_is_named_in_the_log_without_its_prompt() {
+        let mut event: Event = serde_json::from_value(serde_json::json!({
+            "interception_id": "01980000-0000-7000-8000-000000000001", "sequence": 7,
+            "at": "2026-01-02T03:04:05.123456Z", "event": "prompt_usage", "msg_id": "m", "prompt": "my secret plan",
+        }))
+        .expect("an event");
+        // After the year 9999, which RFC 3339 cannot write.
+        event.at = UNIX_EPOCH + Duration::from_secs(400_000_000_000);
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let mut batch = b"before\n".to_vec();
+        tracing::subscriber::with_default(subscriber, || push(&mut batch, &event));
+        assert_eq!(batch, b"before\n");
+        let log = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let log = String::from_utf8(log).expect("UTF-8");
+        for named in ["01980000-0000-7000-8000-000000000001", "sequence=7", "prompt_usage"] {
+            assert!(log.contains(named), "{log}");
+        }
+        assert!(!log.contains("secret"), "{log}");
+    }
 }

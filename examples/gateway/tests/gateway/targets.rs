@@ -57,3 +57,18 @@ async fn records_go_to_sqlite() {
     let stored = fs::read(&file).expect("the database is there");
     assert!(stored.windows(6).any(|bytes| bytes == b"stored"));
 }
+
+#[tokio::test]
+async fn a_record_writer_that_ends_while_requests_are_served_is_an_error_in_the_log_at_once() {
+    let file = scratch("db");
+    // No spool can be opened there.
+    fs::create_dir_all(format!("{}.spool", file.display())).expect("a folder can be made");
+    let target = format!("sqlite:{}", file.display());
+    let arguments = ["--record", &target].map(OsStr::new);
+    let mut gateway = Gateway::start_recording(&arguments, scratch("none")).await;
+    gateway.until_logged("the record writer ended").await;
+    assert_eq!(gateway.ask("unrecorded").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    gateway.signal().await;
+    let (status, log, _) = gateway.end().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+}
