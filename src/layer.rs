@@ -272,8 +272,11 @@ impl BridgeLayer {
     /// Where the ids of stored responses are kept. Default: in this process, 10,000 of them, each for an hour after its
     /// last use.
     ///
-    /// A stream of several rounds shows one id, and the provider keeps the whole conversation under another; and a
-    /// response that was made with a key of the pool is only for the [`Actor`](crate::Actor) who made it.
+    /// A stream of several rounds shows one id, and the provider keeps the whole conversation under another. A response
+    /// that was made with a key of the pool is only for the [`Actor`](crate::Actor) who made it: as long as its id is
+    /// remembered, nobody else may read it or build on it. Once forgotten, it can no longer be read, but a request that
+    /// names it as `previous_response_id` still reaches the provider, which knows no actors: use a store that forgets
+    /// nothing where ids may leak.
     pub fn response_ids(self, ids: ResponseIds) -> Self {
         self.set(|config| config.response_ids = ids)
     }

@@ -89,6 +89,16 @@ fn is_harmless(name: &str) -> bool {
     ) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Whether a body is encoded, RFC 9110 §8.4.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut codings = headers
+        .get_all(header::CONTENT_ENCODING)
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
 /// A header that the operator lets through beside a key of the pool: a name, or the beginning of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForwardedHeader {

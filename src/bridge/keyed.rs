@@ -11,9 +11,9 @@ use super::answer::bridge_response;
 use super::attempt::RoundWalk;
 use super::config::Config;
 use super::headers;
-use super::intake::admit;
+use super::intake::{Admitted, admit, refuse_encoded, unparsable};
 use super::provider::{Provider, Target};
-use super::route::{stored_id, stored_member};
+use super::route::{StoredName, names_stored};
 use super::stored::StoredAnswers;
 use crate::body::ResponseBody;
 use crate::dialect::{self, Api};
@@ -32,30 +32,12 @@ where
     U: Upstream,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    let stored = stored_id(&config, head.uri.path());
-    let api = match &stored {
-        Some((api, _)) => *api,
+    let api = match names_stored(&config, head.uri.path()) {
+        Some((api, _)) => api,
         None => dialect::api(dialect::of_headers(&head.headers)),
     };
-    // Failover has to send the body again, so it is held.
-    match admit(&config, api, &mut head, body, |_| Ok(()), |_| ()).await {
+    match read(&config, api, &mut head, body).await {
         Ok((admitted, body)) => {
-            // A provider that does not expect content there may take it for the next request.
-            let has_content = !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE);
-            let body = if has_content { body } else { Rope::default() };
-            if let Some((_, place)) = stored {
-                let answers = StoredAnswers::new(&config, &admitted);
-                if let Err(error) = answers.redirect(&mut head.uri, place).await {
-                    return bridge_response(api, error, None);
-                }
-            }
-            let body = match stored_member(&config, head.uri.path()) {
-                Some((api, member)) => match resolve(&StoredAnswers::new(&config, &admitted), body, member).await {
-                    Ok(body) => body,
-                    Err(error) => return bridge_response(api, error, None),
-                },
-                None => body,
-            };
             let provider = Provider::new(
                 config,
                 api,
@@ -71,22 +53,69 @@ where
     }
 }
 
-/// Puts the provider's id of a stored answer in the place of the caller's, if the caller may use that answer. A body that
-/// is not JSON is the provider's to refuse.
-async fn resolve(stored: &StoredAnswers, body: Rope, member: &str) -> Result<Rope, BridgeError> {
-    let (mut scanner, mut edits) = (Scanner::new(), Edits::default());
-    let text = body.clone().into_bytes();
-    if scanner.scan(&text).is_err() {
-        return Ok(body);
-    }
+/// Reads the request, whose body failover may have to send again. A stored answer that it names is the caller's, and is
+/// named by the provider's id.
+async fn read<B>(
+    config: &Config,
+    api: &'static dyn Api,
+    head: &mut request::Parts,
+    body: B,
+) -> Result<(Admitted, Rope), BridgeError>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
+{
+    let named = names_stored(config, head.uri.path()).map(|(_, named)| named);
+    let mut scanner = matches!(named, Some(StoredName::Member(_))).then(Scanner::new);
+    let (admitted, body) = admit(
+        config,
+        api,
+        head,
+        body,
+        |_| Ok(()),
+        |bytes| {
+            if let Some(scanner) = &mut scanner {
+                // `finish` tells the error.
+                let _ = scanner.feed(bytes);
+            }
+        },
+    )
+    .await?;
+    // A provider that does not expect content there may take it for the next request.
+    let has_content = !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE);
+    let body = if has_content { body } else { Rope::default() };
+    let body = match (named, scanner) {
+        (Some(StoredName::Segment(place)), _) => {
+            let stored = StoredAnswers::new(config, &admitted);
+            stored.redirect(&mut head.uri, place).await?;
+            body
+        }
+        (Some(StoredName::Member(member)), Some(mut scanner)) if !body.is_empty() => {
+            let stored = StoredAnswers::new(config, &admitted);
+            // A provider might read a name that the scanner does not see.
+            let is_read =
+                refuse_encoded(&head.headers).and_then(|()| scanner.finish().map_err(|error| unparsable(&error)));
+            match is_read {
+                Ok(()) => resolve(&stored, body, &scanner, member).await?,
+                Err(error) if stored.is_shared_key() => return Err(error),
+                Err(_) => body,
+            }
+        }
+        _ => body,
+    };
+    Ok((admitted, body))
+}
+
+/// Puts the provider's id of a stored answer in the place of the caller's, if the caller may use that answer.
+async fn resolve(stored: &StoredAnswers, body: Rope, scanner: &Scanner, member: &str) -> Result<Rope, BridgeError> {
     let Some(place) = scanner.get(member).map(Member::value) else {
         return Ok(body);
     };
-    let Some(id) = walk::unescape(&text[place.clone()]).map(Cow::into_owned) else {
+    let Some(id) = walk::unescape(&body.bytes(place.clone())).map(Cow::into_owned) else {
         return Ok(body);
     };
     match stored.previous(&id).await? {
         Some(known) if known != id => {
+            let mut edits = Edits::default();
             edits.replace(place, dialect::quote(&known).into_bytes());
             Ok(edits.apply(&body))
         }

@@ -93,21 +93,23 @@ pub(super) fn below<'a>(config: &Config, path: &'a str) -> Option<&'a str> {
     below.min_by_key(|below| below.len())
 }
 
-/// The place in `path` of a stored answer's id, and its API.
-pub(super) fn stored_id(config: &Config, path: &str) -> Option<(&'static dyn Api, Range<usize>)> {
+/// How a request on a keyed path names a stored answer.
+pub(super) enum StoredName {
+    /// By this part of its path.
+    Segment(Range<usize>),
+    /// By this member of its body.
+    Member(&'static str),
+}
+
+/// How a request on a keyed path names a stored answer, and of which API; `None` if it does not.
+pub(super) fn names_stored(config: &Config, path: &str) -> Option<(&'static dyn Api, StoredName)> {
     let below = below(config, path)?;
     let start = path.len() - below.len();
     Dialect::ALL.into_iter().map(dialect::api).find_map(|api| {
-        let place = api.stored_id(below)?;
-        Some((api, start + place.start..start + place.end))
+        let segment = api.stored_id(below);
+        let named = segment.map(|place| StoredName::Segment(start + place.start..start + place.end));
+        Some((api, named.or_else(|| api.stored_member(below).map(StoredName::Member))?))
     })
-}
-
-/// The member of a keyed path's body that names a stored answer, and its API.
-pub(super) fn stored_member(config: &Config, path: &str) -> Option<(&'static dyn Api, &'static str)> {
-    let below = below(config, path)?;
-    let apis = Dialect::ALL.into_iter().map(dialect::api);
-    apis.filter_map(|api| Some((api, api.stored_member(below)?))).next()
 }
 
 /// RFC 6455 §4.1.

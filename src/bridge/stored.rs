@@ -36,6 +36,11 @@ impl StoredAnswers {
         }
     }
 
+    /// Whether the key opens everybody's answers.
+    pub(crate) fn is_shared_key(&self) -> bool {
+        self.is_shared_key
+    }
+
     /// Remembers an answer that the caller was told the id of.
     pub(crate) async fn remember(&self, id: ShownId) {
         let mut stored = StoredResponse::new(id.stored);

@@ -9,6 +9,7 @@ use tokio::time::{timeout, timeout_at};
 use super::answer::{Failure, prepare_head, refuse};
 use super::attempt::RoundWalk;
 use super::facts;
+use super::headers::is_encoded;
 use super::rounds::{Conversation, ReadTurn, drive};
 use crate::body::ResponseBody;
 use crate::body::collect::collect;
@@ -64,13 +65,6 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     media_type
         .and_then(|value| value.get(..17))
         .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-/// Whether the provider encoded an answer although it was not asked to.
-pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 // === impl Whole ===

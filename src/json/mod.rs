@@ -10,5 +10,6 @@ mod scan;
 mod string;
 pub(crate) mod walk;
 
+pub(crate) use error::ScanError;
 pub(crate) use members::{Kind, Member};
 pub(crate) use scan::Scanner;

@@ -126,3 +126,57 @@ async fn callers_without_an_actor_are_served_as_the_operator_says() {
         assert_eq!(provider.calls(), if serves { 2 } else { 1 });
     }
 }
+
+/// `POST /v1/responses/compact`, with an `encoding`.
+fn compact(body: &str, encoding: Option<&str>) -> Request<MockBody> {
+    let mut request = Request::post("/v1/responses/compact");
+    if let Some(encoding) = encoding {
+        request = request.header("content-encoding", encoding);
+    }
+    request.body(body.to_owned().into()).unwrap()
+}
+
+/// A provider might read a name that we do not, so such a body does not reach it with a pool's key.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_names_a_response_is_read() {
+    let mut replies = Vec::from(visible());
+    replies.push(Reply::from("{}"));
+    let (stack, provider) = service(BridgeLayer::new(), replies);
+    send(&stack, by(Some("ann"), responses(&question(true)))).await;
+    let own = r#"{"model":"m","previous_response_id":"resp_1"}"#;
+    let twice = r#"{"previous_response_id":"x","previous_response_id":"resp_1"}"#;
+    let deep = format!(
+        r#"{{"input":{}1{},"previous_response_id":"resp_1"}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    for (body, encoding, status) in [
+        (own, None, 400),
+        (twice, None, 400),
+        (&*deep, None, 400),
+        ("\u{feff}{}", None, 400),
+        (own, Some("gzip"), 415),
+        (own, Some("identity, br"), 415),
+    ] {
+        let answer = send(&stack, by(Some("bob"), compact(body, encoding))).await;
+        assert_eq!(
+            (answer.status.as_u16(), provider.calls()),
+            (status, 2),
+            "{body} {encoding:?}"
+        );
+        assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
+    }
+    send(&stack, by(Some("ann"), compact(own, Some("identity")))).await;
+    assert_eq!(provider.last().text(), own.replace("resp_1", "resp_2"));
+
+    // The caller's own key opens the caller's own answers only.
+    let provider = Provider::answering(|_| Reply::from("{}"));
+    let stack = bridge(&BridgeLayer::new().base("/v1").unwrap(), &provider);
+    for (body, encoding) in [(twice, None), (own, Some("gzip"))] {
+        let mut request = compact(body, encoding);
+        let headers = request.headers_mut();
+        headers.insert("authorization", "Bearer sk-of-the-caller".parse().unwrap());
+        assert_eq!(send(&stack, request).await.status, 200);
+        assert_eq!(provider.last().text(), body);
+    }
+}
