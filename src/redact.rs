@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 /// How many leading bytes group secrets. Keys of one provider begin alike (`sk-…`).
 const HEAD: usize = 4;
 
+/// Shorter keys are dummies for servers that want some key, such as `none`; any text may contain one.
+const SHORTEST_KEY: usize = 8;
+
 /// A secret, and the text that stands in its place.
 pub(crate) trait Secret {
     /// The bytes to look for. An empty secret is never found.
@@ -35,6 +38,11 @@ struct Group {
     shortest: usize,
     /// Positions in [`Secrets::secrets`].
     members: Vec<usize>,
+}
+
+/// The bytes of `key` to look for: none if it is too short to be a secret.
+pub(crate) fn searched(key: &[u8]) -> &[u8] {
+    if key.len() < SHORTEST_KEY { &[] } else { key }
 }
 
 /// Whether `secret` occurs in `text`.

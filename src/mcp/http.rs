@@ -15,6 +15,7 @@ use http::{
     HeaderName, HeaderValue,
     header::{AUTHORIZATION, USER_AGENT},
 };
+use percent_encoding::percent_decode_str;
 use reqwest::{
     Url,
     redirect::{Attempt, Policy},
@@ -115,7 +116,11 @@ impl McpServer {
                 client: None,
             }),
         );
-        server.secrets.add(url.password().unwrap_or_default());
+        // With its escapes and without: a server may quote either.
+        for user_info in [url.username(), url.password().unwrap_or_default()] {
+            server.secrets.add(user_info);
+            server.secrets.add(&percent_decode_str(user_info).decode_utf8_lossy());
+        }
         server.secrets.add(url.query().unwrap_or_default());
         for (_, value) in url.query_pairs() {
             server.secrets.add(&value);
@@ -416,15 +421,15 @@ mod tests {
 
     #[test]
     fn an_address_shows_no_secret() {
-        let server = McpServer::http("s", "https://user:pass-word@host.example:8443/mcp?key=k-123456#f").unwrap();
+        let server = McpServer::http("s", "https://user-17:pass%2Dword@host.example:8443/mcp?key=k-123456#f").unwrap();
         assert_eq!(server.address(), "https://host.example:8443/mcp");
         let masked = server
             .secrets
-            .mask("GET https://host.example:8443/mcp?key=k-123456 with pass-word");
-        assert_eq!(masked, "GET https://host.example:8443/mcp?... with ...");
+            .mask("GET https://host.example:8443/mcp?key=k-123456 with user-17, pass-word or pass%2Dword");
+        assert_eq!(masked, "GET https://host.example:8443/mcp?... with ..., ... or ...");
         let server = server.authorization("Bearer token-17").unwrap();
         let debug = format!("{server:?}");
-        for secret in ["user", "pass-word", "k-123456", "token-17"] {
+        for secret in ["user-17", "pass-word", "pass%2Dword", "k-123456", "token-17"] {
             assert!(!debug.contains(secret), "{debug}");
         }
         assert!(matches!(&server.endpoint, Endpoint::Http(endpoint) if endpoint.url.username().is_empty()));

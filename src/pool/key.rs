@@ -20,7 +20,7 @@ use super::{
     word::{KeyFate, Stamp, Word},
 };
 use crate::{
-    redact::Secret,
+    redact::{self, Secret},
     types::{CredentialHeader, KeyHint},
 };
 
@@ -157,11 +157,15 @@ impl ApiKey {
     pub fn hint(&self) -> &KeyHint {
         &self.hint
     }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.secret.key()
+    }
 }
 
 impl Secret for ApiKey {
     fn secret(&self) -> &[u8] {
-        self.secret.key()
+        redact::searched(self.bytes())
     }
 
     fn mask(&self) -> &str {
@@ -209,6 +213,10 @@ impl AsRef<[u8]> for Buffer {
 // === impl Key ===
 
 impl Key {
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.secret.key()
+    }
+
     /// A usable key.
     pub(super) fn new(secret: SecretKey, hint: KeyHint) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -291,7 +299,7 @@ impl Key {
 
 impl Secret for Arc<Key> {
     fn secret(&self) -> &[u8] {
-        self.secret.key()
+        redact::searched(self.bytes())
     }
 
     fn mask(&self) -> &str {
@@ -394,7 +402,7 @@ mod tests {
     #[test]
     fn only_visible_ascii_is_a_key() {
         for good in ["k", "sk-0123", "with a space", "~!@#$%^&*()"] {
-            assert_eq!(ApiKey::new(good).unwrap().secret(), good.as_bytes());
+            assert_eq!(ApiKey::new(good).unwrap().bytes(), good.as_bytes());
         }
         for bad in [
             "",

@@ -13,7 +13,7 @@ use super::{
     walk::{Purpose, Walk},
     word::{KeyFate, Stamp},
 };
-use crate::redact::{Secret, Secrets};
+use crate::redact::Secrets;
 
 /// The keys of a pool. A change of the list, or of a key's domain, makes a new set.
 pub(super) struct KeySet {
@@ -46,11 +46,11 @@ impl KeySet {
             return Err(KeyPoolError::empty());
         }
         let mut seen = HashSet::with_capacity(keys.len());
-        if let Some(twice) = keys.iter().find(|key| !seen.insert(key.secret())) {
+        if let Some(twice) = keys.iter().find(|key| !seen.insert(key.bytes())) {
             return Err(KeyPoolError::duplicate(twice.hint().clone()));
         }
         let entries = current.map(|current| &*current.entries).unwrap_or_default();
-        let staying: HashMap<&[u8], &Arc<Entry>> = entries.iter().map(|entry| (entry.key.secret(), entry)).collect();
+        let staying: HashMap<&[u8], &Arc<Entry>> = entries.iter().map(|entry| (entry.key.bytes(), entry)).collect();
         let mut declared: HashMap<Arc<str>, Arc<Domain>> = HashMap::new();
         for entry in entries {
             if let DomainName::Declared(name) = &entry.domain.name {
@@ -72,7 +72,7 @@ impl KeySet {
             },
         };
         let entry = |(position, key): (usize, ApiKey)| {
-            let staying = staying.get(key.secret()).copied();
+            let staying = staying.get(key.bytes()).copied();
             let domain = domain(&key, staying);
             Entry::new(key, position, domain, staying.map(|entry| &entry.key))
         };
