@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode, response};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::answer::{Failure, Refusal};
@@ -26,10 +26,9 @@ const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
 const REFUSAL_BYTES: usize = 256 << 10;
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
-/// One round's attempts so far.
+/// One walk through the keys.
 pub(crate) struct RoundWalk {
     walk: Walk,
-    attempts: u32,
     /// The first refusal that was about the request and not the key: the answer, if no key does better.
     first_refusal: Option<Box<Refusal>>,
 }
@@ -65,12 +64,11 @@ impl<U: Upstream> Provider<U> {
                     }
                 }
             };
-            walk.attempts += 1;
-            let (request, hint) = self.request(body, lease.as_ref(), walk.attempts);
+            let (request, hint) = self.request(body, lease.as_ref());
             if let Some(interception) = &mut interception {
                 interception.key_attempt(hint.as_ref());
             }
-            let span = attempt_span(walk.attempts, self.round, lease.as_ref());
+            let span = attempt_span(self.attempts, self.round, lease.as_ref());
             let now = Instant::now();
             let deadline = now.checked_add(self.config.attempt_timeout).unwrap_or(now + FAR_FUTURE);
             let sent = timeout_at(deadline, self.upstream.send(request))
@@ -93,8 +91,9 @@ impl<U: Upstream> Provider<U> {
             }
             let (parts, body) = response.into_parts();
             let mut body = pin!(body);
-            let body = match timeout(REFUSAL_TIME, collect(body.as_mut(), REFUSAL_BYTES)).await {
-                Ok(Ok(rope)) => rope.bytes(0..rope.len()),
+            let enough = deadline.min(Instant::now() + REFUSAL_TIME);
+            let body = match timeout_at(enough, collect(body.as_mut(), REFUSAL_BYTES)).await {
+                Ok(Ok(rope)) => rope.into_bytes(),
                 // Unreadable: the status has to do.
                 Ok(Err(_)) | Err(_) => bytes::Bytes::new(),
             };
@@ -207,14 +206,15 @@ impl<U: Upstream> Provider<U> {
     /// Reads an error of the provider that is not about the key, to its end.
     pub(crate) async fn read_refusal(&mut self, walk: &mut RoundWalk, attempted: Attempted<U::Body>) -> Failure {
         let (response, deadline, lease) = attempted.into_parts();
-        self.report(walk, lease, Report::Relayed);
+        let report = match response.status().is_server_error() {
+            true => Report::Failed,
+            false => Report::Relayed,
+        };
+        self.report(walk, lease, report);
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
         match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body)).await {
-            Ok(Ok(rope)) => {
-                let body = rope.bytes(0..rope.len());
-                self.refused(self.refusal(parts, body)).into()
-            }
+            Ok(Ok(rope)) => self.refused(self.refusal(parts, rope.into_bytes())).into(),
             Ok(Err(error)) => Failure::unread(&error, &self.credentials),
             Err(_) => Failure::timeout(),
         }
@@ -239,7 +239,6 @@ impl RoundWalk {
     pub(crate) fn new(caller: Caller) -> Self {
         Self {
             walk: Walk::new(caller),
-            attempts: 0,
             first_refusal: None,
         }
     }

@@ -87,9 +87,9 @@ impl KeyPool {
         let key = &lease.entry.key;
         let is_keyed = !matches!(purpose, Purpose::Model(_));
         match report {
-            Report::Served | Report::Relayed => {
+            Report::Served | Report::Relayed | Report::Failed => {
                 key.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                if lease.stamp.is_revoked() {
+                if report != Report::Failed && lease.stamp.is_revoked() {
                     key.restore(lease.stamp);
                 }
                 if report == Report::Served && !is_keyed {

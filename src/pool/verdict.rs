@@ -123,6 +123,8 @@ pub(crate) enum Report {
     Served,
     /// Any other answer that goes to the caller.
     Relayed,
+    /// A failure of the provider, which goes to the caller and says nothing about the key.
+    Failed,
     /// The model, or the purpose, rests this long.
     CoolDown(Duration),
     /// The domain rests this long.

@@ -34,6 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
     let said = prop_oneof![
         5 => Just(Report::Served),
         1 => Just(Report::Relayed),
+        1 => Just(Report::Failed),
         4 => time().prop_map(|millis| Report::CoolDown(Duration::from_millis(millis))),
         1 => time().prop_map(|millis| Report::CoolDownDomain(Duration::from_millis(millis))),
         3 => Just(Report::Revoked),

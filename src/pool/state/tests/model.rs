@@ -214,9 +214,9 @@ impl Model {
         let current = key.generation == lease.generation;
         key.counters.attempts += 1;
         match said {
-            Report::Served | Report::Relayed => {
+            Report::Served | Report::Relayed | Report::Failed => {
                 key.counters.accepted += 1;
-                if current && lease.probing && key.revoked {
+                if said != Report::Failed && current && lease.probing && key.revoked {
                     key.revoked = false;
                     key.generation += 1;
                 }

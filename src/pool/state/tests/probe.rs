@@ -128,7 +128,7 @@ async fn a_probe_that_proves_nothing_gives_its_turn_back() {
     let pool = three();
     revoke_all(&pool);
     advance(MINUTE).await;
-    for said in [Some(Report::NextKey), Some(Report::Suspect), None] {
+    for said in [Some(Report::NextKey), Some(Report::Suspect), Some(Report::Failed), None] {
         let mut walk = Walk::default();
         let mut leased = lease(&pool, &mut walk).unwrap();
         assert!(fresh(&pool).is_none(), "others wait");
