@@ -1,5 +1,5 @@
-//! Cases of the wire in which one caller, or one harmless request, took the pool from all, and the headers and members
-//! of ours that could do so.
+//! Cases of the wire in which one caller, or one harmless request, took the pool from all, and the headers that could
+//! do so.
 
 mod support;
 
@@ -11,8 +11,6 @@ use support::*;
 use tokio::time::advance;
 use tower_llm_bridge::Actor;
 use tower_llm_bridge::pool::{ApiKey, KeyPool, KeyState};
-use tower_llm_bridge::record::Recorder;
-use tower_llm_bridge::tools::Tools;
 
 fn layer(pool: &KeyPool) -> BridgeLayer {
     BridgeLayer::new().pool(pool.clone())
@@ -161,6 +159,42 @@ async fn keys_of_one_organisation_are_not_tried_one_after_the_other() {
     advance(Duration::from_secs(60)).await;
     send(&stack, ask("hi")).await;
     assert_eq!(provider.keys()[3..], [KEYS[0], KEYS[2]]);
+}
+
+/// A limit that is used up is seen in the answer that used it up, whole or streamed.
+#[tokio::test(start_paused = true)]
+async fn a_success_that_takes_the_last_of_a_limit_sends_the_next_to_another_key() {
+    for streamed in [false, true] {
+        let pool = pool(2);
+        let provider = Provider::answering(move |_| {
+            let reply = match streamed {
+                true => Reply::events(format!("{CHUNK}data: [DONE]\n\n")),
+                false => Reply::ok(completion("hello")),
+            };
+            reply
+                .header("openai-organization", "org-1")
+                .header("x-ratelimit-remaining-requests", "0")
+                .header("x-ratelimit-reset-requests", "30s")
+        });
+        let stack = bridge(&layer(&pool), &provider);
+        let asked = || if streamed { ask_streamed("hi") } else { ask("hi") };
+        send(&stack, asked()).await;
+        assert_eq!(pool.snapshot()[0].domain.as_deref(), Some("org-1"));
+        send(&stack, asked()).await;
+        advance(Duration::from_secs(30)).await;
+        send(&stack, asked()).await;
+        assert_eq!(provider.keys(), [KEYS[0], KEYS[1], KEYS[0]], "{streamed}");
+    }
+}
+
+/// Servers that want no key in earnest get a dummy, which any text may contain.
+#[tokio::test(start_paused = true)]
+async fn a_dummy_key_is_not_looked_for_in_answers() {
+    let pool = KeyPool::new([ApiKey::new("x").unwrap(), ApiKey::new("none").unwrap()]).unwrap();
+    let words = r#"{"error":{"message":"none of max_tokens, n"}}"#;
+    let provider = Provider::answering(move |_| Reply::json(400, words).header("x-powered-by", "express"));
+    let answer = send(&bridge(&layer(&pool), &provider), ask("hi")).await;
+    assert_eq!((answer.text(), answer.header("x-powered-by")), (words, Some("express")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,117 +404,4 @@ async fn counting_tokens_speaks_against_no_key() {
     assert_eq!(send(&stack, messages("/v1/messages")).await.status, 200);
     assert_eq!(provider.last().header("x-api-key"), Some(KEYS[0]));
     assert!(all_usable(&pool));
-}
-
-// === Our additions ===
-
-/// A provider that refuses requests with `member` in these words.
-fn refusing(member: &'static str, status: u16, words: &'static str, stream: bool) -> Provider {
-    Provider::answering(move |seen| match seen.json().get(member) {
-        Some(_) => Reply::json(status, words),
-        None if stream => Reply::events(format!("{CHUNK}data: [DONE]\n\n")),
-        None => Reply::ok(completion("hello")),
-    })
-}
-
-#[tokio::test(start_paused = true)]
-async fn d_an_addition_that_is_refused_is_taken_back_and_remembered() {
-    let table = [
-        (
-            "parallel_tool_calls",
-            400,
-            r#"{"error":{"message":"Unsupported parameter: 'parallel_tool_calls' is not supported with this model.","param":"parallel_tool_calls","code":"unsupported_parameter"}}"#,
-            "{}",
-        ),
-        (
-            "tools",
-            400,
-            r#"{"error":{"message":"registry.ollama.ai/library/gemma does not support tools"}}"#,
-            "{}",
-        ),
-        (
-            "tools",
-            400,
-            r#"{"error":{"message":"json mode cannot be combined with tool/function calling","type":"invalid_request_error"}}"#,
-            r#"{"response_format":{"type":"json_object"}}"#,
-        ),
-        (
-            "tools",
-            404,
-            r#"{"error":{"message":"No endpoints found that support tool use.","code":404}}"#,
-            "{}",
-        ),
-    ];
-    for (member, status, words, extra) in table {
-        let (pool, provider) = (pool(2), refusing(member, status, words, false));
-        let (recorder, mut events) = Recorder::channel(64);
-        let layer = layer(&pool)
-            .tools(Tools::new([echo()]))
-            .parallel_tool_calls(false)
-            .recorder(recorder);
-        let stack = bridge(&layer, &provider);
-        let mut body = json!({"model": "o3-mini", "messages": [{"role": "user", "content": "hi"}]});
-        let extra: serde_json::Value = serde_json::from_str(extra).unwrap();
-        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let plain = body.to_string();
-
-        assert_eq!(send(&stack, chat(plain.clone())).await.status, 200, "{words}");
-        assert_eq!(provider.calls(), 2, "{words}");
-        assert_eq!(provider.last().text(), plain, "the caller's own bytes");
-        assert_eq!(provider.keys(), [KEYS[0]; 2], "with the same key");
-        let records = drain(&mut events);
-        assert_eq!(ended(&records)["injection"], "refused");
-
-        assert_eq!(send(&stack, chat(plain.clone())).await.status, 200);
-        assert_eq!(provider.calls(), 3, "remembered: {words}");
-        assert!(provider.last().json().get(member).is_none());
-        let tools = provider.last().json().get("tools").is_some();
-        assert_eq!(tools, member == "parallel_tool_calls", "nothing else is taken back");
-
-        // Others lose nothing by it: another model, and after ten minutes.
-        let other = plain.replace("o3-mini", "gpt-4o");
-        send(&stack, chat(other)).await;
-        assert_eq!(provider.calls(), 5, "{words}");
-        advance(Duration::from_secs(601)).await;
-        send(&stack, chat(plain)).await;
-        assert_eq!(provider.calls(), 7, "{words}");
-        assert!(all_usable(&pool));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn d4_a_stream_option_that_is_refused_is_taken_back() {
-    let words = r#"{"error":{"message":"Extra inputs are not permitted","param":"stream_options","type":"invalid_request_error"}}"#;
-    let (pool, provider) = (pool(1), refusing("stream_options", 422, words, true));
-    let stack = bridge(&layer(&pool), &provider);
-    for calls in [2, 3] {
-        let answer = send(&stack, ask_streamed("hi")).await;
-        assert_eq!(answer.status, 200);
-        assert!(answer.text().contains("\"x\""));
-        assert_eq!(provider.calls(), calls);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refusal_of_the_caller_s_own_members_goes_back_at_once() {
-    let words = r#"{"error":{"message":"Unsupported value: 'temperature'","param":"temperature"}}"#;
-    let provider = Provider::answering(move |_| Reply::json(400, words));
-    let stack = bridge(&layer(&pool(2)).tools(Tools::new([echo()])), &provider);
-    let answer = send(&stack, ask("hi")).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.text(), provider.calls()),
-        (400, words, 1)
-    );
-    // Refused without our tools as well: the answer to the caller's own request is the caller's.
-    let provider = Provider::queue([
-        Reply::json(400, r#"{"error":{"message":"bad tools"}}"#),
-        Reply::json(400, words),
-        Reply::json(400, r#"{"error":{"message":"bad tools"}}"#),
-        Reply::json(400, words),
-    ]);
-    let stack = bridge(&layer(&pool(2)).tools(Tools::new([echo()])), &provider);
-    for calls in [2, 4] {
-        assert_eq!(send(&stack, ask("hi")).await.text(), words);
-        assert_eq!(provider.calls(), calls, "not remembered");
-    }
 }

@@ -12,18 +12,20 @@ use super::answer::Refusal;
 use crate::dialect::Request;
 use crate::dialect::turn::Addition;
 use crate::tools::PREFIX;
+use crate::types::Dialect;
 
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
 /// Model names come from callers, so what is remembered of them is bounded. The oldest is forgotten first.
 const MOST_REMEMBERED: usize = 256;
 
-/// The additions that were refused lately.
+/// The additions that a provider refused lately.
 #[derive(Debug, Default)]
 pub(crate) struct RefusedAdditions(Mutex<HashMap<Refused, Instant>>);
 
 /// An addition to requests for a model. A model may take tools as long as no format of the answer is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Refused {
+    dialect: Dialect,
     model: String,
     addition: Addition,
     has_format: bool,
@@ -73,41 +75,32 @@ pub(super) fn refused(request: &dyn Request, refusal: &Refusal) -> Vec<Addition>
 
 impl RefusedAdditions {
     /// Remembers that `additions` to `request` are refused.
-    pub(super) fn remember(&self, request: &dyn Request, additions: &[Addition]) {
-        let (about, now) = (request.about(), Instant::now());
+    pub(super) fn remember(&self, dialect: Dialect, request: &dyn Request, additions: &[Addition]) {
+        let now = Instant::now();
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         refused.retain(|_, until| *until > now);
         for addition in additions {
-            tracing::info!(model = %about.model, ?addition, "the provider refuses this addition");
+            tracing::info!(model = %request.about().model, ?addition, "the provider refuses this addition");
             if refused.len() >= MOST_REMEMBERED {
                 let oldest = refused.iter().min_by_key(|(_, until)| **until);
                 if let Some(oldest) = oldest.map(|(oldest, _)| oldest.clone()) {
                     refused.remove(&oldest);
                 }
             }
-            let key = Refused {
-                model: about.model.clone(),
-                addition: *addition,
-                has_format: about.has_format,
-            };
-            refused.insert(key, now + REMEMBERED_FOR);
+            refused.insert(Refused::new(dialect, request, *addition), now + REMEMBERED_FOR);
         }
     }
 
-    /// Takes back the additions to `request` that are known to be refused. Whether there were any.
-    pub(super) fn withdraw_known(&self, request: &mut dyn Request) -> bool {
+    /// Takes back the additions to `request` that are known to be refused, and returns them.
+    pub(super) fn withdraw_known(&self, dialect: Dialect, request: &mut dyn Request) -> Vec<Addition> {
         let known = {
             let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if refused.is_empty() {
-                return false;
+                return Vec::new();
             }
-            let (about, now) = (request.about(), Instant::now());
+            let now = Instant::now();
             let is_known = |addition: &Addition| {
-                let key = Refused {
-                    model: about.model.clone(),
-                    addition: *addition,
-                    has_format: about.has_format,
-                };
+                let key = Refused::new(dialect, request, *addition);
                 refused.get(&key).is_some_and(|until| *until > now)
             };
             request.additions().into_iter().filter(is_known).collect::<Vec<_>>()
@@ -115,6 +108,27 @@ impl RefusedAdditions {
         if !known.is_empty() {
             request.withdraw(&known);
         }
-        !known.is_empty()
+        known
+    }
+}
+
+impl Clone for RefusedAdditions {
+    /// Empty: a changed layer may lead to another provider.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    fn new(dialect: Dialect, request: &dyn Request, addition: Addition) -> Self {
+        let about = request.about();
+        Self {
+            dialect,
+            model: about.model.clone(),
+            addition,
+            has_format: about.has_format,
+        }
     }
 }

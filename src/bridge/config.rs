@@ -1,6 +1,5 @@
 //! The operator's settings, shared by all clones of one bridge.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::additions::RefusedAdditions;
@@ -57,8 +56,8 @@ pub(crate) struct Config {
     pub(crate) anonymous_responses: bool,
     pub(crate) actor_headers: bool,
     pub(crate) require_actor: bool,
-    /// Not a setting: shared by all clones, like the rest.
-    pub(crate) refused_additions: Arc<RefusedAdditions>,
+    /// Not a setting.
+    pub(crate) refused_additions: RefusedAdditions,
 }
 
 impl Config {
@@ -104,7 +103,7 @@ impl Default for Config {
             anonymous_responses: true,
             actor_headers: false,
             require_actor: false,
-            refused_additions: Arc::default(),
+            refused_additions: RefusedAdditions::default(),
         }
     }
 }

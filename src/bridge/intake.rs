@@ -15,15 +15,15 @@ use super::config::Config;
 use super::provider::{Credentials, Provider, Target};
 use super::rounds::Conversation;
 use super::stored::StoredAnswers;
-use super::{facts, keyed, stream, whole};
+use super::{facts, headers, keyed, stream, whole};
 use crate::body::ResponseBody;
 use crate::body::budget::Held;
 use crate::body::collect::{CollectError, collect_held, discard};
-use crate::dialect::turn::Invalid;
+use crate::dialect::turn::{Addition, Invalid};
 use crate::dialect::{Api, OfferSettings, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::extensions::{Actor, Credential};
-use crate::json::Scanner;
+use crate::json::{ScanError, Scanner};
 use crate::pool::KeyPool;
 use crate::record::{Injection, Interception, Unavailable};
 use crate::rope::Rope;
@@ -78,7 +78,7 @@ where
         reported_usage: config.reported_usage,
     };
     let is_offered = request.offer(tools, settings);
-    let is_refused = config.refused_additions.withdraw_known(&mut *request);
+    let refused = config.refused_additions.withdraw_known(api.dialect(), &mut *request);
     if purpose == Purpose::Count {
         let Admitted {
             actor,
@@ -94,7 +94,7 @@ where
         Ok(interception) => interception,
         Err(error) => return bridge_response(api, error, None),
     };
-    if is_refused {
+    if refused.contains(&Addition::Tools) {
         interception.set_injection(Injection::Refused);
     } else if is_offered {
         interception.set_injection(Injection::Offered);
@@ -151,10 +151,7 @@ where
         let _ = scanner.feed(bytes);
     })
     .await?;
-    scanner.finish().map_err(|error| {
-        let message = format!("we could not parse the JSON body of your request: {error}");
-        BridgeError::new(BridgeErrorKind::RequestInvalid, message)
-    })?;
+    scanner.finish().map_err(|error| unparsable(&error))?;
     let request = api.request(body, &scanner, purpose)?;
     if request.about().model.len() > config.max_model_name {
         let message = format!("the model's name is longer than {} bytes", config.max_model_name);
@@ -225,16 +222,7 @@ fn is_over_limit(cause: &impl std::fmt::Display) -> bool {
 }
 
 fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
-    let unsupported = |message| Err(BridgeError::new(BridgeErrorKind::RequestUnsupported, message));
-    let encoding = headers
-        .get(header::CONTENT_ENCODING)
-        .map(|value| value.as_bytes().trim_ascii());
-    if encoding.is_some_and(|value| !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")) {
-        return unsupported(
-            "this content-encoding is not undone here; the operator can add tower-http's RequestDecompressionLayer \
-             above the bridge",
-        );
-    }
+    refuse_encoded(headers)?;
     let media_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let essence = media_type.map(|value| value[..memchr::memchr(b';', value).unwrap_or(value.len())].trim_ascii());
     let is_json = essence.is_none_or(|essence| {
@@ -244,8 +232,24 @@ fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
     if is_json {
         Ok(())
     } else {
-        unsupported("the request body must be JSON, with content-type: application/json")
+        let message = "the request body must be JSON, with content-type: application/json";
+        Err(BridgeError::new(BridgeErrorKind::RequestUnsupported, message))
     }
+}
+
+pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), BridgeError> {
+    if headers::is_encoded(headers) {
+        let message = "this content-encoding is not undone here; the operator can add tower-http's \
+                       RequestDecompressionLayer above the bridge";
+        return Err(BridgeError::new(BridgeErrorKind::RequestUnsupported, message));
+    }
+    Ok(())
+}
+
+/// A body that the scanner refused.
+pub(super) fn unparsable(error: &ScanError) -> BridgeError {
+    let message = format!("we could not parse the JSON body of your request: {error}");
+    BridgeError::new(BridgeErrorKind::RequestInvalid, message)
 }
 
 async fn begin(

@@ -25,6 +25,8 @@ pub(crate) struct Provider<U> {
     head: Box<request::Parts>,
     /// From 1.
     pub(crate) round: u32,
+    /// The attempts of this round so far.
+    pub(crate) attempts: u32,
     pub(crate) target: Target,
     pub(crate) caller: Caller,
     /// The next attempt takes the key that was sent last.
@@ -166,12 +168,17 @@ impl<U> Provider<U> {
             credentials,
             head,
             round: 1,
+            attempts: 0,
             target,
             caller,
             sends_again: false,
             sticky: Vec::new(),
             sticky_key: None,
         }
+    }
+
+    pub(crate) fn begin_round(&mut self, round: u32) {
+        (self.round, self.attempts) = (round, 0);
     }
 
     /// Keeps the headers of the first answer that has any, by which a provider finds the state that it keeps of a
@@ -199,12 +206,8 @@ impl<U> Provider<U> {
 
     /// The request for one attempt, and the hint of its key. Its version is left to the client: the caller's says nothing
     /// about the provider.
-    pub(crate) fn request(
-        &mut self,
-        body: &Rope,
-        lease: Option<&Lease>,
-        attempt: u32,
-    ) -> (Request<Rope>, Option<KeyHint>) {
+    pub(crate) fn request(&mut self, body: &Rope, lease: Option<&Lease>) -> (Request<Rope>, Option<KeyHint>) {
+        self.attempts += 1;
         let mut request = Request::new(body.clone());
         request.method_mut().clone_from(&self.head.method);
         request.uri_mut().clone_from(&self.head.uri);
@@ -214,7 +217,7 @@ impl<U> Provider<U> {
         request.extensions_mut().clone_from(&self.head.extensions);
         request.extensions_mut().insert(UpstreamAttempt {
             round: self.round,
-            attempt,
+            attempt: self.attempts,
         });
         let headers = request.headers_mut();
         let is_same_key = match (lease, &self.sticky_key) {

@@ -10,7 +10,7 @@ use super::stored::StoredAnswers;
 use super::tools::Calls;
 use crate::body::budget::Held;
 use crate::dialect::Request;
-use crate::dialect::turn::{ToolResult, Turn};
+use crate::dialect::turn::{Addition, ToolResult, Turn};
 use crate::error::BridgeErrorKind;
 use crate::extensions::Actor;
 use crate::record::{Injection, Interception};
@@ -83,7 +83,7 @@ where
     };
     let mut appended = 0;
     loop {
-        conversation.provider.round = rounds.number();
+        conversation.provider.begin_round(rounds.number());
         // Counted from its start, so that a round that fails is counted too.
         conversation.interception.round();
         let (turn, answer) = match reader.read(conversation).await {
@@ -152,10 +152,14 @@ where
     let all = conversation.request.additions();
     conversation.request.withdraw(&all);
     conversation.provider.sends_again = true;
-    conversation.interception.set_injection(Injection::Refused);
+    if all.contains(&Addition::Tools) {
+        conversation.interception.set_injection(Injection::Refused);
+    }
     let read = reader.read(conversation).await?;
-    let config = &conversation.provider.config;
-    config.refused_additions.remember(&*conversation.request, &refused);
+    let Provider { config, api, .. } = &conversation.provider;
+    config
+        .refused_additions
+        .remember(api.dialect(), &*conversation.request, &refused);
     Ok(read)
 }
 
