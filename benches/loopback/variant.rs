@@ -38,13 +38,18 @@ pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::NextKey))
         .recorder(recorder);
     let base = BaseUri::parse(base)?;
-    let mount = Mount { layer, base };
+    let mount = Mount {
+        name: "openai",
+        layer,
+        base,
+        pool: None,
+    };
     let workers = Workers::start(workers::count()?, DRAIN, || {
         Ok(routes::app(Some(mount.connect()?), None))
     })?;
     drop(mount);
     roles::announce(&listener)?;
-    let (_, served) = workers.serve(listener.into_std()?, usize::MAX, signals).await;
+    let (_, served) = workers.serve(listener.into_std()?, usize::MAX, signals, || ()).await;
     records.finish().await?;
     Ok(served?)
 }

@@ -7,13 +7,13 @@ use std::{ffi::OsString, time::Duration};
 use lexopt::Arg;
 use tower_llm_bridge::{BaseUri, mcp::McpServer};
 
-use crate::{mcp, recorder::Target};
+use crate::{admin, mcp, recorder::Target};
 
 const HELP: &str = "\
 A gateway for AI clients: key failover, injected tools, usage records.
 
 usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--anthropic-upstream URL] [--anthropic-key SECRET]...
-               [--mcp NAME=URL]... [--record TARGET] [--drain SECONDS]
+               [--mcp NAME=URL]... [--record TARGET] [--admin ADDR] [--drain SECONDS]
 
   --listen ADDR    address and port to listen on; port 0 takes any free one [default: 127.0.0.1:8080]
   --upstream URL   the provider's API base, as an OpenAI SDK takes it: https://api.openai.com/v1
@@ -31,20 +31,24 @@ usage: gateway [--listen ADDR] [--upstream URL] [--key SECRET]... [--anthropic-u
   --record sqlite:FILE, --record postgres://USER:PASSWORD@HOST/DATABASE
                    write them to a database. What it has not taken yet waits in FILE.spool, for PostgreSQL in the
                    file that RECORD_SPOOL names
+  --admin ADDR     the operator's listener: the page, /metrics, /healthz, /readyz [default: off; a free port of
+                   127.0.0.1 with the demo provider]. Any address but a loopback one needs ADMIN_TOKEN
   --drain SECONDS  how long requests may go on after the first signal [default: 25]
   -h, --help       print this
   -V, --version    print the version
 
 environment: OPENAI_API_KEYS, ANTHROPIC_API_KEYS (see --key), RUST_LOG (log filter for stderr) [default: info],
-             RECORD_SPOOL (see --record), MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN'),
+             RECORD_SPOOL (see --record), ADMIN_TOKEN (what operators must know to use the listener of --admin),
+             ADMIN_HOSTS=NAME,NAME (names that lead to it, beside its address and localhost), MCP_<NAME>_AUTHORIZATION (header for the MCP server NAME, such as 'Bearer TOKEN'),
              TOKIO_WORKER_THREADS (threads that serve) [default: one per core]
 signals:     SIGINT or SIGTERM drains requests; a second one cuts them. SIGHUP opens the record file anew";
 
 const DRAIN: Duration = Duration::from_secs(25);
+const DEMO_ADMIN: &str = "127.0.0.1:0";
 
 /// What the command line asks for.
 pub enum Command {
-    Serve(Args),
+    Serve(Box<Args>),
     Print(&'static str),
 }
 
@@ -56,6 +60,8 @@ pub struct Args {
     pub mcp: Vec<McpServer>,
     /// `None`: the log.
     pub record: Option<Target>,
+    /// `None`: no operator's listener.
+    pub admin: Option<admin::Settings>,
     pub drain: Duration,
 }
 
@@ -81,6 +87,7 @@ pub fn parse(
     let (mut openai, mut anthropic) = (Provider::default(), Provider::default());
     let mut servers = Vec::new();
     let mut record = None;
+    let mut admin = None;
     let mut drain = None;
 
     let mut parser = lexopt::Parser::from_args(arguments);
@@ -97,7 +104,8 @@ pub fn parse(
         match name.as_str() {
             "help" => return Ok(Command::Print(HELP)),
             "version" => return Ok(Command::Print(concat!("gateway ", env!("CARGO_PKG_VERSION")))),
-            "listen" => once(&mut listen, &name, address(value()?)?)?,
+            "listen" => once(&mut listen, &name, address(&name, value()?)?)?,
+            "admin" => once(&mut admin, &name, address(&name, value()?)?)?,
             "upstream" => once(&mut openai.base, &name, base(&name, &value()?)?)?,
             "key" => openai.keys.push(value()?),
             "anthropic-upstream" => once(&mut anthropic.base, &name, base(&name, &value()?)?)?,
@@ -110,7 +118,6 @@ pub fn parse(
             }
             "drain" => once(&mut drain, &name, seconds(&name, &value()?)?)?,
             // Of the contract, and to come: an option that is taken and does nothing would be worse.
-            "admin" => return Err(not_yet(&name, "the operator's page")),
             "redis" => return Err(not_yet(&name, "key state shared over Redis")),
             _ => return Err(format!("unknown option --{name}, see --help")),
         }
@@ -132,17 +139,27 @@ pub fn parse(
             ));
         }
         if provider.base.is_some() && provider.keys.is_empty() {
-            provider.keys = env_keys(variable, &env)?;
+            provider.keys = env_list(variable, &env)?;
         }
     }
-    Ok(Command::Serve(Args {
+    let is_demo = openai.base.is_none() && anthropic.base.is_none();
+    let admin = match admin.or_else(|| is_demo.then(|| DEMO_ADMIN.into())) {
+        Some(listen) => Some(admin::Settings {
+            listen,
+            token: env_text("ADMIN_TOKEN", &env)?.filter(|token| !token.is_empty()),
+            names: env_list("ADMIN_HOSTS", &env)?,
+        }),
+        None => None,
+    };
+    Ok(Command::Serve(Box::new(Args {
         listen: listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
         openai,
         anthropic,
         mcp: servers,
         record,
+        admin,
         drain: drain.unwrap_or(DRAIN),
-    }))
+    })))
 }
 
 /// lexopt's own messages repeat values.
@@ -176,10 +193,10 @@ fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), String> {
 }
 
 /// A host name may stand for the address, so only the shape is checked here.
-fn address(value: String) -> Result<String, String> {
+fn address(name: &str, value: String) -> Result<String, String> {
     match value.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value),
-        _ => Err("--listen needs HOST:PORT, such as 127.0.0.1:8080 or [::1]:0".into()),
+        _ => Err(format!("--{name} needs HOST:PORT, such as 127.0.0.1:8080 or [::1]:0")),
     }
 }
 
@@ -195,12 +212,17 @@ fn seconds(name: &str, value: &str) -> Result<Duration, String> {
     }
 }
 
-/// The keys in a variable of the environment, separated by commas.
-fn env_keys(name: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Vec<String>, String> {
-    let value = env(name).unwrap_or_default().into_string();
-    let value = value.map_err(|_| format!("{name} is not valid UTF-8"))?;
-    let keys = value.split(',').map(str::trim).filter(|key| !key.is_empty());
-    Ok(keys.map(String::from).collect())
+/// A variable of the environment.
+fn env_text(name: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Option<String>, String> {
+    let value = env(name).map(OsString::into_string).transpose();
+    value.map_err(|_| format!("{name} is not valid UTF-8"))
+}
+
+/// What a variable of the environment lists, separated by commas.
+fn env_list(name: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Vec<String>, String> {
+    let value = env_text(name, env)?.unwrap_or_default();
+    let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+    Ok(items.map(String::from).collect())
 }
 
 #[cfg(test)]
@@ -216,7 +238,7 @@ mod tests {
 
     fn args(arguments: &[&str], keys: Option<&str>) -> Args {
         match parsed(arguments, keys) {
-            Ok(Command::Serve(args)) => args,
+            Ok(Command::Serve(args)) => *args,
             Ok(Command::Print(text)) => panic!("it only prints {text}"),
             Err(problem) => panic!("{arguments:?}: {problem}"),
         }
@@ -260,6 +282,30 @@ mod tests {
     }
 
     #[test]
+    fn the_operators_listener_is_on_in_the_demo_and_where_it_is_asked_for() {
+        let listens = |arguments: &[&str]| args(arguments, None).admin.map(|admin| admin.listen);
+        let upstream = ["--upstream", "http://host"];
+        assert_eq!(listens(&[]).as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(listens(&["--admin", "[::1]:9"]).as_deref(), Some("[::1]:9"));
+        assert_eq!(listens(&upstream), None);
+        assert_eq!(
+            listens(&[&upstream[..], &["--admin=127.0.0.1:9"]].concat()).as_deref(),
+            Some("127.0.0.1:9")
+        );
+        let env = |name: &str| match name {
+            "ADMIN_TOKEN" => Some(SECRET.into()),
+            "ADMIN_HOSTS" => Some("a.example, b.example".into()),
+            _ => None,
+        };
+        let Ok(Command::Serve(read)) = parse([], env) else {
+            panic!("it serves");
+        };
+        let admin = read.admin.expect("the demo has one");
+        assert_eq!(admin.token.as_deref(), Some(SECRET));
+        assert_eq!(admin.names, ["a.example", "b.example"]);
+    }
+
+    #[test]
     fn mistakes_are_explained_without_showing_a_value() {
         let with_password = format!("http://user:{SECRET}@127.0.0.1:1");
         let help_value = format!("--help={SECRET}");
@@ -290,7 +336,7 @@ mod tests {
                 "--anthropic-key needs an --anthropic-upstream",
             ),
             (&["--anthropic-upstream", SECRET], "needs http:// or https://"),
-            (&["--admin", "127.0.0.1:0"], "no support for the operator's page yet"),
+            (&["--admin", SECRET], "--admin needs HOST:PORT"),
             (&["--redis", SECRET], "no support for key state"),
         ];
         for (arguments, message) in cases {

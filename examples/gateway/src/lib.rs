@@ -4,6 +4,7 @@
 //! ```text
 //! caller ─► workers ─► server ─► routes ─► Bridge ─► upstream ─► provider
 //!                                             └─► recorder ─► JSON lines
+//! operator ─► admin
 //! ```
 #![allow(
     missing_docs,
@@ -13,6 +14,7 @@
     reason = "the parts of one program, public for its binary and its benchmark alone"
 )]
 
+pub mod admin;
 pub mod args;
 pub mod deferred_writes;
 pub mod demo;

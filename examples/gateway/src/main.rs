@@ -6,9 +6,11 @@ use std::{
     env,
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 use gateway::{
+    admin::{self, Admin, Readiness},
     args::{self, Args, Command, Provider},
     demo::{self, Demo},
     descriptors, mcp, process,
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
     };
     // This thread is the first worker's.
     let ended = match workers::runtime() {
-        Ok(runtime) => runtime.block_on(run(arguments, workers)),
+        Ok(runtime) => runtime.block_on(run(*arguments, workers)),
         Err(error) => Err(format!("cannot start a runtime: {error}")),
     };
     match ended {
@@ -110,10 +112,19 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let layer = layer
         .map_err(|error| error.to_string())?
         .tools(tools)
-        .recorder(recorder);
+        .recorder(recorder.clone());
     let openai = mount(&layer, openai, "openai", [Dialect::ChatCompletions, Dialect::Responses])?;
     let anthropic = mount(&layer, anthropic, "anthropic", [Dialect::Messages])?;
     drop(layer);
+    let providers = [&openai, &anthropic].into_iter().flatten().map(Mount::provider);
+    let readiness = Arc::new(Readiness::new(recorder, providers.collect()));
+    let admin = match arguments.admin {
+        Some(settings) => {
+            let readiness = Arc::clone(&readiness);
+            Some(Admin::start(settings, admin::Parts { readiness }).await?)
+        }
+        None => None,
+    };
     let workers = Workers::start(workers, arguments.drain, || {
         let connect = |mount: &Option<Mount>| mount.as_ref().map(Mount::connect).transpose();
         Ok(routes::app(connect(&openai)?, connect(&anthropic)?))
@@ -122,11 +133,19 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     drop((openai, anthropic));
     // Whoever reads only this line and then closes the pipe must not end us.
     say(&format!("listening on http://{address}"));
+    if let Some(admin) = &admin {
+        say(&format!("operator's page on http://{}", admin.address()));
+    }
     if demo {
         say(&demo::how_to_try(address));
     }
 
-    let (mut signals, served) = workers.serve(listener, descriptors::connections(), signals).await;
+    let drains = || readiness.begin_drain();
+    let (mut signals, served) = workers
+        .serve(listener, descriptors::connections(), signals, drains)
+        .await;
+    // Where nothing was ever accepted, nothing called it.
+    readiness.begin_drain();
     // Ends by itself once everything is written.
     let written = tokio::select! {
         written = records.finish() => written,
@@ -139,7 +158,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
 fn mount(
     layer: &BridgeLayer,
     provider: Provider,
-    name: &str,
+    name: &'static str,
     dialects: impl IntoIterator<Item = Dialect>,
 ) -> Result<Option<Mount>, String> {
     let Some(base) = provider.base else { return Ok(None) };
@@ -151,10 +170,17 @@ fn mount(
     };
     info!(provider = name, upstream = %base, keys = keys.len(), "{how}");
     let mut layer = layer.clone().provider(name).dialects(dialects);
-    if !keys.is_empty() {
-        layer = layer.pool(KeyPool::from_secrets(keys).map_err(|error| format!("bad key: {error}"))?);
+    let pool = (!keys.is_empty()).then(|| KeyPool::from_secrets(keys)).transpose();
+    let pool = pool.map_err(|error| format!("bad key: {error}"))?;
+    if let Some(pool) = &pool {
+        layer = layer.pool(pool.clone());
     }
-    Ok(Some(Mount { layer, base }))
+    Ok(Some(Mount {
+        name,
+        layer,
+        base,
+        pool,
+    }))
 }
 
 /// To stdout, flushed. A closed stdout is nobody's problem.

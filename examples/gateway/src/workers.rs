@@ -127,8 +127,8 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Serves at most `most` connections at once until a signal, then drains. When it returns every connection and with it
-    /// every `app` is gone; the signals are for what is left to end.
+    /// Serves at most `most` connections at once until a signal; then calls `drains`, stops accepting and drains. When it
+    /// returns every connection and with it every `app` is gone; the signals are for what is left to end.
     ///
     /// # Errors
     ///
@@ -138,6 +138,7 @@ impl Workers {
         listener: std::net::TcpListener,
         most: usize,
         mut signals: Signals,
+        drains: impl FnOnce(),
     ) -> (Signals, Result<(), String>) {
         let mut acceptor = match Acceptor::start(listener, most, self.connections.clone()) {
             Ok(acceptor) => acceptor,
@@ -152,6 +153,7 @@ impl Workers {
                 Err(problem) => problem,
             })),
         };
+        drains();
         acceptor.stop().await;
         self.connections.clear();
         info!(reason, "draining; a second signal ends it");
@@ -196,12 +198,9 @@ impl Acceptor {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("accept".into()).spawn(move || {
             runtime.block_on(async {
-                match TcpListener::from_std(listener) {
-                    Ok(listener) => tokio::select! {
-                        never = hand_out(&listener, most, &workers) => match never {},
-                        _ = stopped => {}
-                    },
-                    Err(error) => error!(%error, "cannot accept connections"),
+                tokio::select! {
+                    () = accept_into(listener, most, workers) => {}
+                    _ = stopped => {}
                 }
             });
             let _ = end.send(());
@@ -214,6 +213,18 @@ impl Acceptor {
         drop(self.stop);
         // An error: it had ended before.
         let _ = self.ended.await;
+    }
+}
+
+/// Accepts connections for `workers`, at most `most` at once; returns only if it cannot begin.
+pub(crate) async fn accept_into(
+    listener: std::net::TcpListener,
+    most: usize,
+    workers: Vec<mpsc::UnboundedSender<Incoming>>,
+) {
+    match TcpListener::from_std(listener) {
+        Ok(listener) => match hand_out(&listener, most, &workers).await {},
+        Err(error) => error!(%error, "cannot accept connections"),
     }
 }
 

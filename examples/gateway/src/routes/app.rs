@@ -32,7 +32,7 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
 };
-use tower_llm_bridge::{BaseUri, BridgeLayer, RequestBody};
+use tower_llm_bridge::{BaseUri, BridgeLayer, RequestBody, pool::KeyPool};
 use tracing::{Span, field, info, info_span, warn};
 
 use super::{
@@ -40,12 +40,18 @@ use super::{
     identity,
     refusal::{self, Shape},
 };
-use crate::upstream::{self, Upstream, WithCauses};
+use crate::{
+    admin::Provider,
+    upstream::{self, Upstream, WithCauses},
+};
 
 /// The bridge in front of one provider.
 pub struct Mount {
+    pub name: &'static str,
     pub layer: BridgeLayer,
     pub base: BaseUri,
+    /// The pool of `layer`.
+    pub pool: Option<KeyPool>,
 }
 
 /// The same with a client.
@@ -145,6 +151,14 @@ fn by_version(openai: Option<&Services>, anthropic: Option<&Services>) -> Boxed 
 // === impl Mount ===
 
 impl Mount {
+    /// What its operator may see of it.
+    pub fn provider(&self) -> Provider {
+        Provider {
+            name: self.name,
+            pool: self.pool.clone(),
+        }
+    }
+
     /// With a client of its own.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, response};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use hyper_util::{
@@ -47,6 +47,8 @@ pub(crate) const CHAT: &str = "/v1/chat/completions";
 pub(crate) struct Gateway {
     process: Child,
     pub(crate) address: SocketAddr,
+    /// Of the operator's listener, if there is one.
+    pub(crate) admin: Option<SocketAddr>,
     log: Lines<BufReader<ChildStderr>>,
     /// What was read of the log so far.
     logged: String,
@@ -102,24 +104,32 @@ impl Gateway {
         Self::spawn(command, records).await
     }
 
-    async fn spawn(mut command: Command, records: PathBuf) -> Self {
+    pub(crate) async fn spawn(mut command: Command, records: PathBuf) -> Self {
         let mut process = command.spawn().expect("the gateway starts");
         let stdout = process.stdout.take().expect("stdout is piped");
         let log = process.stderr.take().expect("stderr is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let mut next = async |before: &str| {
+            let line = within(lines.next_line()).await.expect("stdout is readable");
+            let line = line.expect("the gateway says where it listens");
+            line.strip_prefix(before).expect(&line).parse().expect("an address")
+        };
+        let address = next("listening on http://").await;
+        let arguments: Vec<_> = command.as_std().get_args().collect();
+        let has_admin = arguments.iter().any(|argument| *argument == "--admin")
+            || !arguments
+                .iter()
+                .any(|argument| argument.to_string_lossy().ends_with("-upstream"));
         // The rest of stdout is dropped: a reader that leaves must not end the gateway.
-        let line = within(BufReader::new(stdout).lines().next_line())
-            .await
-            .expect("stdout is readable");
-        let line = line.expect("the gateway says where it listens");
-        let address = line
-            .strip_prefix("listening on http://")
-            .expect(&line)
-            .parse()
-            .expect("an address");
+        let admin = match has_admin {
+            true => Some(next("operator's page on http://").await),
+            false => None,
+        };
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self {
             process,
             address,
+            admin,
             log: BufReader::new(log).lines(),
             logged: String::new(),
             records,
@@ -160,6 +170,25 @@ impl Gateway {
 
     pub(crate) async fn ask(&self, prompt: &str) -> (StatusCode, Value) {
         self.send(Method::POST, CHAT, &[], chat(prompt)).await
+    }
+
+    /// Asks the operator's listener. Of equal names the last header counts.
+    pub(crate) async fn ask_admin(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (response::Parts, String) {
+        let admin = self.admin.expect("there is an operator's listener");
+        let uri = format!("http://127.0.0.1:{}{path}", admin.port());
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = self.client.request(request.body(bytes("")).expect("a request"));
+        let (head, body) = within(answer).await.expect("an answer").into_parts();
+        let body = within(body.collect()).await.expect("a whole body").to_bytes();
+        (head, str::from_utf8(&body).expect("UTF-8").to_owned())
     }
 
     /// The whole text and the usage of a streamed answer, which must end with `[DONE]`.
@@ -320,6 +349,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 fn prepare(command: &mut Command) {
     command
         .env_remove("OPENAI_API_KEYS")
+        .env_remove("ADMIN_TOKEN")
         .env("RUST_LOG", "trace")
         // So that connections go to different workers.
         .env("TOKIO_WORKER_THREADS", "2")

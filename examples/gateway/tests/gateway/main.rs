@@ -4,6 +4,7 @@
 //! a failure from hanging.
 #![cfg(unix)]
 
+mod admin;
 mod dialects;
 mod harness;
 mod limits;

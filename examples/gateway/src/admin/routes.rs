@@ -1,0 +1,55 @@
+//! What the operator's listener serves, and behind which of its checks.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    middleware::{from_fn_with_state, map_response},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::StatusCode;
+
+use super::{
+    access::{self, Access},
+    headers,
+    metrics::Metrics,
+    readiness::Readiness,
+    site::{self, Site},
+};
+
+/// The longest body of a request; a form has a few words.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What the routes show.
+#[derive(Clone)]
+pub struct Parts {
+    pub readiness: Arc<Readiness>,
+}
+
+/// Everything, behind the listener's checks.
+pub(super) fn routes(parts: Parts, metrics: Metrics, site: Site, access: Access) -> Router {
+    // The page's router (`/`, `/api/…`) is merged into this one.
+    let guarded = Router::new()
+        .route("/metrics", get(async |State(metrics): State<Metrics>| metrics.answer()))
+        .with_state(metrics)
+        .route_layer(from_fn_with_state(access, access::require));
+    // What needs no token: probes have none, and a login form asks for it.
+    let open = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(parts.readiness);
+    open.merge(guarded)
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing here\n") })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(site, site::guard))
+        .layer(map_response(headers::secure))
+}
+
+async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
+    match readiness.check() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
