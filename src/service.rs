@@ -11,7 +11,7 @@ use hyper::body::Body;
 use tower::Service;
 
 use crate::body::{RequestBody, ResponseBody};
-use crate::bridge::{self, Config, Route};
+use crate::bridge::{self, Config};
 use crate::future::ResponseFuture;
 use crate::upstream::{Handle, HttpService};
 
@@ -80,10 +80,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let route = bridge::route(&self.config, &request);
-        if let Route::Untouched = route {
+        let Some(route) = bridge::route(&self.config, &request) else {
             return ResponseFuture::passthrough(self.inner.call(request.map(RequestBody::passthrough)));
-        }
+        };
         // The pipeline waits for the caller's upload and for a recorder's place before it sends anything. Kept
         // meanwhile, the place that `poll_ready` reserved could be the one that another request needs to get there, so
         // the readied handle is dropped, and `ready()` is called right before each send

@@ -3,15 +3,17 @@
 //! No task and no timer per stream: nobody looks at a reader until a place is scarce.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::response::Driver;
-
 /// Twice the time after which a keep-alive makes every reader ask.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The rest of a conversation; its output goes through the [`Sink`](super::Sink) that it holds.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// All streams of one bridge that are being read.
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@
 //! reader, and dropping the body drops the provider's call with it. No task is spawned.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::readers::{Readers, Stream};
+use super::readers::{Driver, Readers, Stream};
 use crate::rope::Rope;
 use crate::types::Dialect;
 
@@ -49,9 +49,6 @@ enum Kind<B> {
 
 /// Makes the last event of a stream whose place was taken back, so that it does not look like a clean end.
 pub(crate) type Cut = fn(Dialect) -> Bytes;
-
-/// The rest of a conversation; its output goes through the [`Sink`] that it holds.
-pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The driver's end of a one-place hand-over to the body that polls it.
 #[derive(Clone, Default)]

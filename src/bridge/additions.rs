@@ -8,9 +8,8 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::answer::Refusal;
 use crate::dialect::Request;
-use crate::dialect::turn::Addition;
+use crate::dialect::turn::{Addition, ErrorNames};
 use crate::tools::PREFIX;
 use crate::types::Dialect;
 
@@ -31,20 +30,16 @@ struct Refused {
     has_format: bool,
 }
 
-/// The additions to `request` that `refusal` is about; empty if it would have been refused without them.
-pub(super) fn refused(request: &dyn Request, refusal: &Refusal) -> Vec<Addition> {
+/// The additions to `request` that a refusal of this status is about; empty if it would have been refused without them.
+pub(super) fn refused(request: &dyn Request, status: StatusCode, names: &ErrorNames) -> Vec<Addition> {
     const ABOUT_A_MEMBER: [StatusCode; 3] = [
         StatusCode::BAD_REQUEST,
         StatusCode::NOT_FOUND,
         StatusCode::UNPROCESSABLE_ENTITY,
     ];
-    let Some(names) = refusal
-        .names
-        .as_ref()
-        .filter(|_| ABOUT_A_MEMBER.contains(&refusal.parts.status))
-    else {
+    if !ABOUT_A_MEMBER.contains(&status) {
         return Vec::new();
-    };
+    }
     let mut additions = request.additions();
     if additions.is_empty() {
         return additions;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::additions::RefusedAdditions;
 use super::headers::ForwardedHeader;
-use super::route::{Base, Pattern};
+use super::paths::{Base, Pattern};
 use crate::body::budget::Budget;
 use crate::body::readers::Readers;
 use crate::dialect;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use http::{StatusCode, request};
 use serde_json::Value;
 
+use super::admit::Admitted;
 use super::client::Client;
 use super::config::Config;
-use super::intake::Admitted;
 use crate::dialect::turn::{About, Call, Completion, Owner, Turn};
 use crate::dialect::usage::Counts;
 use crate::extensions::{Actor, Intercepted};

@@ -1,46 +1,29 @@
-//! Reads a model request: who calls, with whose key, and what for. Refuses a request that it cannot understand.
+//! Reads a model request and begins its interception. Refuses a request that it cannot understand.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, request};
 use hyper::body::Body;
 
+use super::admit::{Admitted, admit, refuse_encoded, unparsable};
 use super::answer::bridge_response;
 use super::client::Client;
 use super::config::Config;
-use super::provider::{Credentials, Provider, Target};
+use super::provider::{Provider, Target};
 use super::rounds::Conversation;
 use super::stored::StoredAnswers;
-use super::{facts, headers, keyed, stream, whole};
+use super::{facts, keyed, stream, whole};
 use crate::body::ResponseBody;
-use crate::body::budget::Held;
-use crate::body::collect::{CollectError, collect_held, discard};
 use crate::dialect::turn::{Addition, Invalid};
 use crate::dialect::{Api, OfferSettings, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
-use crate::extensions::{Actor, Credential};
-use crate::json::{ScanError, Scanner};
-use crate::pool::KeyPool;
+use crate::extensions::Actor;
+use crate::json::Scanner;
 use crate::record::{Injection, Interception, Unavailable};
-use crate::rope::Rope;
 use crate::tools::Tools;
-use crate::types::Dialect;
 use crate::upstream::Upstream;
-
-/// How long a client that was refused may go on sending before it has to read its answer.
-const DISCARD_TIME: Duration = Duration::from_secs(5);
-
-/// The auth layer's knowledge of a request, taken out of its extensions for good.
-pub(crate) struct Admitted {
-    pub(crate) actor: Option<Actor>,
-    pub(crate) credentials: Credentials,
-    tools: Tools,
-    held: Held,
-}
 
 /// Answers one model request.
 pub(crate) async fn answer<U, B>(
@@ -160,67 +143,6 @@ where
     Ok((admitted, request))
 }
 
-/// Checks the head, then reads the body; a client that is refused half-way gets to read why.
-pub(crate) async fn admit<B>(
-    config: &Config,
-    api: &dyn Api,
-    head: &mut request::Parts,
-    body: B,
-    check: impl Fn(&HeaderMap) -> Result<(), BridgeError>,
-    look: impl FnMut(&[u8]),
-) -> Result<(Admitted, Rope), BridgeError>
-where
-    B: Body<Data = Bytes, Error: std::fmt::Display>,
-{
-    let mut body = pin!(body);
-    // Until its body is asked for, a client that waits for `100 Continue` has not begun to send, and need not.
-    let mut waits = head.headers.contains_key(header::EXPECT);
-    let admitted = async {
-        check(&head.headers)?;
-        let mut admitted = Admitted::take(config, api, head)?;
-        waits &= body.size_hint().lower() > config.max_request_body as u64;
-        match collect_held(body.as_mut(), config.max_request_body, &mut admitted.held, look).await {
-            Ok(rope) => Ok((admitted, rope)),
-            Err(CollectError::TooLarge) => Err(BridgeError::new(
-                BridgeErrorKind::RequestTooLarge,
-                format!(
-                    "the request body is larger than the {} bytes that are allowed",
-                    config.max_request_body
-                ),
-            )),
-            Err(CollectError::OverBudget) => {
-                tracing::warn!("a request was turned away: too many bytes of request bodies are held");
-                Err(BridgeError::new(
-                    BridgeErrorKind::Overloaded,
-                    "too many requests are held at present, please try again later",
-                ))
-            }
-            Err(CollectError::Broken(cause)) if is_over_limit(&cause) => Err(BridgeError::new(
-                BridgeErrorKind::RequestTooLarge,
-                "the request body is larger than is allowed",
-            )),
-            Err(CollectError::Broken(cause)) => {
-                tracing::debug!(%cause, "the caller's body broke off");
-                Err(BridgeError::new(
-                    BridgeErrorKind::RequestUnreadable,
-                    "the request body could not be read to its end",
-                ))
-            }
-        }
-    }
-    .await;
-    if admitted.is_err() && !waits {
-        discard(body, config.max_request_body, DISCARD_TIME).await;
-    }
-    admitted
-}
-
-/// Whether a layer above, such as tower-http's `RequestBodyLimitLayer`, cut the body at its own limit. Of the errors of
-/// bodies we ask only for what they say, and this is what `http_body_util::LengthLimitError` says, however it is wrapped.
-fn is_over_limit(cause: &impl std::fmt::Display) -> bool {
-    cause.to_string().ends_with("length limit exceeded")
-}
-
 fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
     refuse_encoded(headers)?;
     let media_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -235,21 +157,6 @@ fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
         let message = "the request body must be JSON, with content-type: application/json";
         Err(BridgeError::new(BridgeErrorKind::RequestUnsupported, message))
     }
-}
-
-pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), BridgeError> {
-    if headers::is_encoded(headers) {
-        let message = "this content-encoding is not undone here; the operator can add tower-http's \
-                       RequestDecompressionLayer above the bridge";
-        return Err(BridgeError::new(BridgeErrorKind::RequestUnsupported, message));
-    }
-    Ok(())
-}
-
-/// A body that the scanner refused.
-pub(super) fn unparsable(error: &ScanError) -> BridgeError {
-    let message = format!("we could not parse the JSON body of your request: {error}");
-    BridgeError::new(BridgeErrorKind::RequestInvalid, message)
 }
 
 async fn begin(
@@ -281,36 +188,6 @@ async fn begin(
         );
         BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
     })
-}
-
-// === impl Admitted ===
-
-impl Admitted {
-    fn take(config: &Config, api: &dyn Api, head: &mut request::Parts) -> Result<Self, BridgeError> {
-        let actor = head.extensions.remove::<Actor>();
-        let own = head.extensions.remove::<Credential>();
-        let tools = head.extensions.remove::<Tools>();
-        let pool = head.extensions.remove::<KeyPool>().or_else(|| config.pool.clone());
-        head.extensions.remove::<Dialect>();
-        if config.require_actor && actor.is_none() {
-            return Err(BridgeError::new(
-                BridgeErrorKind::NoActor,
-                "you must be signed in to call this API",
-            ));
-        }
-        let credentials = Credentials::of(pool, own, &head.headers, api.key_header()).ok_or_else(|| {
-            BridgeError::new(
-                BridgeErrorKind::NoCredential,
-                "you didn't provide an API key: send it in an Authorization header, as Bearer YOUR_KEY",
-            )
-        })?;
-        Ok(Self {
-            actor,
-            credentials,
-            tools: tools.unwrap_or_else(|| config.tools.current()),
-            held: config.budget.hold(),
-        })
-    }
 }
 
 impl From<Invalid> for BridgeError {

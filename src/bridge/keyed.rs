@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::{Method, Response, request};
 use hyper::body::Body;
 
+use super::admit::{Admitted, admit, refuse_encoded, unparsable};
 use super::answer::bridge_response;
 use super::attempt::RoundWalk;
 use super::config::Config;
 use super::headers;
-use super::intake::{Admitted, admit, refuse_encoded, unparsable};
 use super::provider::{Provider, Target};
 use super::route::{StoredName, names_stored};
 use super::stored::StoredAnswers;

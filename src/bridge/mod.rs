@@ -5,6 +5,7 @@
 //! for an earlier one while holding a later one, so scarce credits and scarce slots cannot block each other.
 
 mod additions;
+mod admit;
 mod answer;
 mod attempt;
 mod client;
@@ -15,6 +16,7 @@ mod idle;
 mod intake;
 mod keyed;
 mod output;
+mod paths;
 mod provider;
 mod rounds;
 mod route;
@@ -34,8 +36,9 @@ use tracing::Instrument;
 pub(crate) use self::config::Config;
 pub(crate) use self::headers::ForwardedHeader;
 pub use self::headers::HeaderPatternError;
-pub use self::route::PathError;
-pub(crate) use self::route::{Base, Pattern, Route, route};
+pub use self::paths::PathError;
+pub(crate) use self::paths::{Base, Pattern};
+pub(crate) use self::route::{Route, route};
 use crate::body::ResponseBody;
 use crate::dialect;
 use crate::error::{BridgeError, BridgeErrorKind};
@@ -71,7 +74,7 @@ where
             let response = answer::bridge_response(dialect::api(dialect), error, None);
             Box::pin(std::future::ready(response))
         }
-        Route::Keyed | Route::Untouched => {
+        Route::Keyed => {
             let span = tracing::debug_span!("keyed");
             Box::pin(keyed::answer(config, upstream, head, body).instrument(span))
         }

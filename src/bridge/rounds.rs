@@ -143,7 +143,9 @@ where
     R: ReadTurn<U>,
 {
     let refused = match &failure {
-        Failure::Provider(refusal) => additions::refused(&*conversation.request, refusal),
+        Failure::Provider(refusal) => refusal.names.as_ref().map_or_else(Vec::new, |names| {
+            additions::refused(&*conversation.request, refusal.parts.status, names)
+        }),
         Failure::Bridge(_) => Vec::new(),
     };
     if refused.is_empty() {

@@ -3,13 +3,13 @@
 //! The operator's keys are powerful, so a path that may carry one is matched narrowly: below a declared base only, and
 //! only in a spelling that every server reads alike.
 
-use std::fmt;
 use std::ops::Range;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Request};
 
-use super::Config;
+use super::config::Config;
+use super::paths::is_plain;
 use crate::dialect::{self, Api, Purpose};
 use crate::types::Dialect;
 
@@ -22,44 +22,12 @@ pub(crate) enum Route {
     Keyed,
     /// It asks for a websocket, which its client replaces by HTTP once it is refused.
     Websocket(Dialect),
-    /// It reaches the inner service untouched.
-    Untouched,
 }
 
-/// A method and a path below the base that get a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pattern {
-    method: Method,
-    path: String,
-    /// Whether one or more segments may follow `path`.
-    open: bool,
-}
-
-/// The place of the model API in the callers' URL space: a path without a slash at its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Base(String);
-
-/// A path that [`BridgeLayer::base`](crate::BridgeLayer::base) or
-/// [`BridgeLayer::keyed_paths`](crate::BridgeLayer::keyed_paths) does not understand.
-///
-/// # Examples
-///
-/// ```
-/// use tower_llm_bridge::BridgeLayer;
-///
-/// let error = BridgeLayer::new().keyed_paths(["models"]).unwrap_err();
-/// assert_eq!(error.to_string(), r#"not a path that can be keyed: "models""#);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathError {
-    path: String,
-    reason: &'static str,
-}
-
-/// Decides by the request's extensions, then by its path.
-pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Route {
+/// Decides by the request's extensions, then by its path; `None` for a request that reaches the inner service untouched.
+pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Option<Route> {
     if let Some(dialect) = request.extensions().get::<Dialect>() {
-        return Route::Api(*dialect, Purpose::Answer);
+        return Some(Route::Api(*dialect, Purpose::Answer));
     }
     let (method, path) = (request.method(), request.uri().path());
     let below = below(config, path);
@@ -68,21 +36,21 @@ pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Route {
         if *method == Method::POST {
             let is_answer = below == Some(paths.answer) || (paths.below_any_base && path.ends_with(paths.answer));
             if is_answer {
-                return Route::Api(*dialect, Purpose::Answer);
+                return Some(Route::Api(*dialect, Purpose::Answer));
             }
             if below.is_some() && below == paths.count {
-                return Route::Api(*dialect, Purpose::Count);
+                return Some(Route::Api(*dialect, Purpose::Count));
             }
         }
         if paths.refuses_websocket && below == Some(paths.answer) && asks_for_websocket(method, request.headers()) {
-            return Route::Websocket(*dialect);
+            return Some(Route::Websocket(*dialect));
         }
     }
     match below {
         Some(below) if is_plain(path) && config.keyed_paths.iter().any(|pattern| pattern.matches(method, below)) => {
-            Route::Keyed
+            Some(Route::Keyed)
         }
-        _ => Route::Untouched,
+        _ => None,
     }
 }
 
@@ -120,86 +88,10 @@ fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Whether every server reads `path` alike: plain segments between single slashes, none of them a dot segment.
-fn is_plain(path: &str) -> bool {
-    path.strip_prefix('/')
-        .is_some_and(|rest| rest.split('/').all(is_plain_segment))
-}
-
-pub(super) fn is_plain_segment(segment: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
-    !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain)
-}
-
-// === impl Base ===
-
-impl Base {
-    pub(crate) fn parse(text: &str) -> Result<Self, PathError> {
-        let path = text.strip_suffix('/').unwrap_or(text);
-        if path.is_empty() && text == "/" || is_plain(path) {
-            Ok(Self(path.to_owned()))
-        } else {
-            Err(PathError {
-                path: text.to_owned(),
-                reason: "not a path that can be a base",
-            })
-        }
-    }
-
-    /// What follows the base in `path`, from its slash on.
-    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
-        path.strip_prefix(self.0.as_str()).filter(|rest| rest.starts_with('/'))
-    }
-}
-
-// === impl Pattern ===
-
-impl Pattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, PathError> {
-        let invalid = || PathError {
-            path: text.to_owned(),
-            reason: "not a path that can be keyed",
-        };
-        let (method, path) = match text.split_once(' ') {
-            Some((method, path)) => (method.parse().map_err(|_| invalid())?, path),
-            None => (Method::GET, text),
-        };
-        let (path, open) = path.strip_suffix("/*").map_or((path, false), |path| (path, true));
-        if !is_plain(path) {
-            return Err(invalid());
-        }
-        Ok(Self {
-            method,
-            path: path.to_owned(),
-            open,
-        })
-    }
-
-    /// Whether it is a request's method, and what follows the base in its path.
-    fn matches(&self, method: &Method, below: &str) -> bool {
-        let matches_path = below
-            .strip_prefix(self.path.as_str())
-            .is_some_and(|rest| match rest.strip_prefix('/') {
-                Some(rest) => self.open && !rest.is_empty(),
-                None => rest.is_empty() && !self.open,
-            });
-        matches_path && (*method == self.method || (*method == Method::HEAD && self.method == Method::GET))
-    }
-}
-
-// === impl PathError ===
-
-impl fmt::Display for PathError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?}", self.reason, self.path)
-    }
-}
-
-impl std::error::Error for PathError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::paths::Base;
 
     fn config(bases: &[&str]) -> Config {
         Config {
@@ -208,14 +100,14 @@ mod tests {
         }
     }
 
-    fn routed(config: &Config, method: &Method, path: &str) -> Route {
+    fn routed(config: &Config, method: &Method, path: &str) -> Option<Route> {
         let mut request = Request::new(());
         request.method_mut().clone_from(method);
         *request.uri_mut() = path.parse().unwrap_or_default();
         route(config, &request)
     }
 
-    const CHAT: Route = Route::Api(Dialect::ChatCompletions, Purpose::Answer);
+    const CHAT: Option<Route> = Some(Route::Api(Dialect::ChatCompletions, Purpose::Answer));
 
     #[test]
     fn chat_completions_are_found_below_any_base() {
@@ -233,9 +125,9 @@ mod tests {
                 "/chatcompletions",
                 "/xchat/completions",
             ] {
-                assert_eq!(routed(&config, &Method::POST, path), Route::Untouched, "{path}");
+                assert_eq!(routed(&config, &Method::POST, path), None, "{path}");
             }
-            assert_eq!(routed(&config, &Method::GET, "/v1/chat/completions"), Route::Untouched);
+            assert_eq!(routed(&config, &Method::GET, "/v1/chat/completions"), None);
         }
     }
 
@@ -243,35 +135,38 @@ mod tests {
     fn other_apis_are_found_exactly_below_a_declared_base() {
         let below = config(&["/v1", "/openai/v1/"]);
         for (path, route) in [
-            ("/v1/messages", Route::Api(Dialect::Messages, Purpose::Answer)),
-            ("/openai/v1/messages", Route::Api(Dialect::Messages, Purpose::Answer)),
+            ("/v1/messages", Some(Route::Api(Dialect::Messages, Purpose::Answer))),
+            (
+                "/openai/v1/messages",
+                Some(Route::Api(Dialect::Messages, Purpose::Answer)),
+            ),
             (
                 "/v1/messages/count_tokens",
-                Route::Api(Dialect::Messages, Purpose::Count),
+                Some(Route::Api(Dialect::Messages, Purpose::Count)),
             ),
-            ("/v1/responses", Route::Api(Dialect::Responses, Purpose::Answer)),
-            ("/messages", Route::Untouched),
-            ("/v1/messages/", Route::Untouched),
-            ("/v1/rooms/7/messages", Route::Untouched),
-            ("/v1/threads/t/messages", Route::Untouched),
-            ("/v1x/messages", Route::Untouched),
-            ("/surveys/5/responses", Route::Untouched),
+            ("/v1/responses", Some(Route::Api(Dialect::Responses, Purpose::Answer))),
+            ("/messages", None),
+            ("/v1/messages/", None),
+            ("/v1/rooms/7/messages", None),
+            ("/v1/threads/t/messages", None),
+            ("/v1x/messages", None),
+            ("/surveys/5/responses", None),
         ] {
             assert_eq!(routed(&below, &Method::POST, path), route, "{path}");
-            assert_eq!(routed(&config(&[]), &Method::POST, path), Route::Untouched, "{path}");
+            assert_eq!(routed(&config(&[]), &Method::POST, path), None, "{path}");
         }
-        let messages = Route::Api(Dialect::Messages, Purpose::Answer);
+        let messages = Some(Route::Api(Dialect::Messages, Purpose::Answer));
         assert_eq!(routed(&config(&["/"]), &Method::POST, "/messages"), messages);
         let narrowed = Config {
             dialects: vec![Dialect::ChatCompletions],
             ..config(&["/v1"])
         };
-        assert_eq!(routed(&narrowed, &Method::POST, "/v1/messages"), Route::Untouched);
+        assert_eq!(routed(&narrowed, &Method::POST, "/v1/messages"), None);
     }
 
     #[test]
     fn of_several_bases_the_longest_counts() {
-        let messages = Route::Api(Dialect::Messages, Purpose::Answer);
+        let messages = Some(Route::Api(Dialect::Messages, Purpose::Answer));
         for bases in [["/", "/v1"], ["/v1", "/"]] {
             for path in ["/v1/messages", "/messages"] {
                 assert_eq!(
@@ -287,7 +182,7 @@ mod tests {
     fn a_dialect_in_the_extensions_decides_whatever_the_path() {
         let mut request = Request::new(());
         request.extensions_mut().insert(Dialect::Messages);
-        let messages = Route::Api(Dialect::Messages, Purpose::Answer);
+        let messages = Some(Route::Api(Dialect::Messages, Purpose::Answer));
         assert_eq!(route(&config(&[]), &request), messages);
     }
 
@@ -297,10 +192,13 @@ mod tests {
             .header("upgrade", "WebSocket")
             .body(())
             .unwrap();
-        assert_eq!(route(&config(&["/v1"]), &request), Route::Websocket(Dialect::Responses));
-        assert_eq!(route(&config(&[]), &request), Route::Untouched);
+        assert_eq!(
+            route(&config(&["/v1"]), &request),
+            Some(Route::Websocket(Dialect::Responses))
+        );
+        assert_eq!(route(&config(&[]), &request), None);
         request.headers_mut().clear();
-        assert_eq!(route(&config(&["/v1"]), &request), Route::Untouched);
+        assert_eq!(route(&config(&["/v1"]), &request), None);
     }
 
     #[test]
@@ -313,10 +211,10 @@ mod tests {
             "/v1/models/ft:gpt:org::id",
             "/v1/models/meta/llama",
         ] {
-            assert_eq!(routed(&declared, &Method::GET, path), Route::Keyed, "{path}");
-            assert_eq!(routed(&declared, &Method::HEAD, path), Route::Keyed, "{path}");
-            assert_eq!(routed(&declared, &Method::DELETE, path), Route::Untouched, "{path}");
-            assert_eq!(routed(&config(&[]), &Method::GET, path), Route::Untouched, "{path}");
+            assert_eq!(routed(&declared, &Method::GET, path), Some(Route::Keyed), "{path}");
+            assert_eq!(routed(&declared, &Method::HEAD, path), Some(Route::Keyed), "{path}");
+            assert_eq!(routed(&declared, &Method::DELETE, path), None, "{path}");
+            assert_eq!(routed(&config(&[]), &Method::GET, path), None, "{path}");
         }
         for path in [
             "/models",
@@ -334,20 +232,7 @@ mod tests {
             "/v1/models//x",
             "/v1/../admin/v1/models",
         ] {
-            assert_eq!(routed(&declared, &Method::GET, path), Route::Untouched, "{path}");
-        }
-    }
-
-    #[test]
-    fn patterns_name_their_method() {
-        let pattern = Pattern::parse("POST /embeddings").unwrap();
-        assert!(pattern.matches(&Method::POST, "/embeddings"));
-        assert!(!pattern.matches(&Method::GET, "/embeddings"));
-        for text in ["models", "", "/", "/*", "/a/*/b", "GE T /x", "/a/../b"] {
-            assert!(Pattern::parse(text).is_err(), "{text}");
-        }
-        for text in ["v1", "", "//", "/v1?", "/a/../b"] {
-            assert!(Base::parse(text).is_err(), "{text}");
+            assert_eq!(routed(&declared, &Method::GET, path), None, "{path}");
         }
     }
 }

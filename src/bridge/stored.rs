@@ -5,10 +5,10 @@ use std::ops::Range;
 use http::Uri;
 use http::uri::PathAndQuery;
 
+use super::admit::Admitted;
 use super::config::Config;
-use super::intake::Admitted;
+use super::paths::is_plain_segment;
 use super::provider::Credentials;
-use super::route::is_plain_segment;
 use crate::dialect::turn::ShownId;
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::extensions::Actor;

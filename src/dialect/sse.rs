@@ -355,8 +355,6 @@ impl Block {
 
 /// How long the line is with which `text` begins. `None` if it does not end there.
 fn line_len(text: &[u8]) -> Option<usize> {
-    #[cfg(test)]
-    tests::SEARCHED.with(|searched| searched.set(searched.get() + text.len()));
     memchr2(b'\n', b'\r', text)
 }
 

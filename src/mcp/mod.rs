@@ -90,6 +90,8 @@ mod error;
 mod flood;
 #[cfg(feature = "mcp-http")]
 mod http;
+#[cfg(feature = "mcp-http")]
+mod http_server;
 mod list;
 mod output;
 mod published;

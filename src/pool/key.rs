@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 use super::{
     KeyCounters, KeyPoolError, choice,
     domain::Domain,
+    purpose::Purpose,
     suspicion::Suspicion,
-    walk::Purpose,
     word::{KeyFate, Stamp, Word},
 };
 use crate::{

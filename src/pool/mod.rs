@@ -89,6 +89,7 @@ mod domain;
 mod error;
 mod headroom;
 mod key;
+mod purpose;
 mod report;
 mod retry_after;
 mod set;
@@ -111,7 +112,8 @@ pub use crate::types::{CredentialHeader, KeyHint, KeyHintError};
 pub(crate) use self::{
     choice::Caller,
     key::SentKey,
+    purpose::Purpose,
     state::{Exhausted, Lease},
     verdict::{Refused, Report},
-    walk::{Purpose, Walk},
+    walk::Walk,
 };

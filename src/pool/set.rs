@@ -10,7 +10,8 @@ use super::{
     choice::{Group, Order},
     domain::{Domain, DomainFate, DomainName},
     key::{Entry, Key},
-    walk::{Purpose, Walk},
+    purpose::Purpose,
+    walk::Walk,
     word::{KeyFate, Stamp},
 };
 use crate::redact::Secrets;

@@ -1,4 +1,4 @@
-//! One round's way through the pool: what it asks for, which keys it has tried, and what they said.
+//! One round's way through the pool: which keys it has tried, and what they said.
 
 use std::sync::{
     Arc,
@@ -9,17 +9,6 @@ use super::{
     choice::{Caller, Order},
     key::{Entry, KeyId},
 };
-
-/// What a request wants of a key. Each purpose has limits of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose<'a> {
-    /// An answer of this model.
-    Model(&'a str),
-    /// A path that gets a key and nothing else, such as `GET /models`.
-    Keyed,
-    /// A count of tokens.
-    Counting,
-}
 
 /// The keys that one round has tried. It allocates nothing until a key has failed.
 #[derive(Debug, Default)]

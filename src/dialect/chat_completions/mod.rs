@@ -3,6 +3,7 @@
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. Everything is found in the caller's and the provider's
 //! own bytes and edited there; nothing is re-encoded.
 
+mod define;
 mod error;
 mod fold;
 mod merge;
@@ -15,32 +16,16 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::request::ChatRequest;
-use super::offer::object_schema;
 use super::turn::{ErrorNames, ErrorWords, Invalid};
-use super::{Api, Paths, Purpose, Request, quote};
+use super::{Api, Paths, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::json::Scanner;
 use crate::rope::Rope;
-use crate::tools::ToolDefinition;
 use crate::types::Dialect;
 
 /// The API as the bridge sees it.
 #[derive(Debug)]
 pub(super) struct ChatCompletions;
-
-/// Appends one element of `tools`.
-fn define(name: &str, tool: &ToolDefinition, out: &mut String) {
-    // An injected name has nothing to escape.
-    out.extend([r#"{"type":"function","function":{"name":""#, name, "\""]);
-    if let Some(description) = tool.text() {
-        out.extend([r#","description":"#, &quote(description)]);
-    }
-    out.extend([
-        r#","parameters":"#,
-        &object_schema(tool.schema()),
-        r#","strict":false}}"#,
-    ]);
-}
 
 // === impl ChatCompletions ===
 

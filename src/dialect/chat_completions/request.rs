@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::define;
+use super::define::define;
 use super::relay::ChatRelay;
 use super::reply::ChatReply;
 use crate::dialect::offer::{Offer, is_injected};

@@ -4,6 +4,7 @@
 //! and edited there: a signature of the model's thinking covers the bytes, so nothing is re-encoded.
 
 mod blocks;
+mod define;
 mod error;
 mod fold;
 mod opening;
@@ -17,45 +18,19 @@ mod tests;
 
 use bytes::Bytes;
 use http::HeaderName;
-use serde_json::Value;
 use uuid::Uuid;
 
 use self::request::MessagesRequest;
-use super::offer::object_schema;
 use super::turn::{ErrorNames, Invalid};
-use super::{Api, Paths, Purpose, Request, quote};
+use super::{Api, Paths, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::json::Scanner;
 use crate::rope::Rope;
-use crate::tools::ToolDefinition;
 use crate::types::{CredentialHeader, Dialect};
 
 /// The API as the bridge sees it.
 #[derive(Debug)]
 pub(super) struct Messages;
-
-/// Appends one element of `tools`, with no member beyond the three: each further one needs a beta or takes one of the
-/// caller's four cache breakpoints.
-fn define(name: &str, tool: &ToolDefinition, out: &mut String) {
-    // An injected name has nothing to escape.
-    out.extend([r#"{"name":""#, name, "\""]);
-    if let Some(description) = tool.text() {
-        out.extend([r#","description":"#, &quote(description)]);
-    }
-    out.extend([r#","input_schema":"#, &input_schema(tool.schema()), "}"]);
-}
-
-/// A tool's whole schema. The API demands `"type":"object"`, which JSON schema allows to leave out.
-fn input_schema(schema: Option<&Value>) -> String {
-    match schema.and_then(Value::as_object) {
-        Some(schema) if !schema.is_empty() && schema.get("type").is_none_or(|kind| kind != "object") => {
-            let mut schema = schema.clone();
-            schema.insert("type".to_owned(), "object".into());
-            object_schema(Some(&Value::Object(schema)))
-        }
-        _ => object_schema(schema),
-    }
-}
 
 // === impl Messages ===
 

@@ -4,6 +4,7 @@
 //! provider's own bytes and edited there; no item is re-encoded, and no type of item has to be known.
 
 mod caller;
+mod define;
 mod error;
 mod event_kind;
 mod failure;
@@ -26,32 +27,16 @@ use http::HeaderName;
 use uuid::Uuid;
 
 use self::request::ResponsesRequest;
-use super::offer::object_schema;
 use super::turn::{ErrorNames, Invalid};
-use super::{Api, Paths, Purpose, Request, quote};
+use super::{Api, Paths, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::json::Scanner;
 use crate::rope::Rope;
-use crate::tools::ToolDefinition;
 use crate::types::Dialect;
 
 /// The API as the bridge sees it.
 #[derive(Debug)]
 pub(super) struct Responses;
-
-/// Appends one element of `tools`. Without `strict` the API would rewrite or refuse the schema.
-fn define(name: &str, tool: &ToolDefinition, out: &mut String) {
-    // An injected name has nothing to escape.
-    out.extend([r#"{"type":"function","name":""#, name, "\""]);
-    if let Some(description) = tool.text() {
-        out.extend([r#","description":"#, &quote(description)]);
-    }
-    out.extend([
-        r#","parameters":"#,
-        &object_schema(tool.schema()),
-        r#","strict":false}"#,
-    ]);
-}
 
 // === impl Responses ===
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::define::define;
 use super::items::{Item, says};
 use super::object::Echo;
 use super::relay::ResponsesRelay;
@@ -271,7 +272,7 @@ impl Request for ResponsesRequest {
 
     fn encode(&self) -> Rope {
         let mut edits = Edits::default();
-        if let Some(definitions) = self.offer.encoded(Dialect::Responses, super::define) {
+        if let Some(definitions) = self.offer.encoded(Dialect::Responses, define) {
             self.push_to_array(self.tools, "tools", definitions, &mut edits);
         }
         if self.forbids_parallel {

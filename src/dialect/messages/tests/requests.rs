@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::super::{Messages, define, input_schema};
+use super::super::Messages;
+use super::super::define::{define, input_schema};
 use super::conversation::*;
 use crate::dialect::turn::{Addition, Call, CallKind, Owner, ToolResult};
 use crate::dialect::{Api, OfferSettings, Purpose};
