@@ -36,6 +36,7 @@ pub fn error_body(dialect: Dialect, status: StatusCode, message: &str) -> Bytes 
 fn kind(status: StatusCode) -> BridgeErrorKind {
     match status {
         StatusCode::UNAUTHORIZED => BridgeErrorKind::NoActor,
+        StatusCode::NOT_FOUND => BridgeErrorKind::NotFound,
         StatusCode::PAYLOAD_TOO_LARGE => BridgeErrorKind::RequestTooLarge,
         StatusCode::UNSUPPORTED_MEDIA_TYPE => BridgeErrorKind::RequestUnsupported,
         StatusCode::UPGRADE_REQUIRED => BridgeErrorKind::WebsocketUnsupported,
@@ -44,5 +45,34 @@ fn kind(status: StatusCode) -> BridgeErrorKind {
         StatusCode::GATEWAY_TIMEOUT => BridgeErrorKind::UpstreamTimeout,
         status if status.is_client_error() => BridgeErrorKind::RequestInvalid,
         _ => BridgeErrorKind::UpstreamFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_name_that_its_api_gives_it() {
+        for (status, messages, chat) in [
+            (400, "invalid_request_error", "invalid_request_error"),
+            (401, "authentication_error", "invalid_request_error"),
+            (404, "not_found_error", "invalid_request_error"),
+            (413, "request_too_large", "invalid_request_error"),
+            (429, "rate_limit_error", "rate_limit_error"),
+            (500, "api_error", "api_error"),
+            (503, "overloaded_error", "api_error"),
+            (504, "timeout_error", "api_error"),
+        ] {
+            let kind = |dialect| {
+                let body = error_body(dialect, StatusCode::from_u16(status).unwrap(), "no");
+                let body: Value = serde_json::from_slice(&body).unwrap();
+                body["error"]["type"].as_str().unwrap().to_owned()
+            };
+            assert_eq!(kind(Dialect::Messages), messages, "{status}");
+            assert_eq!(kind(Dialect::ChatCompletions), chat, "{status}");
+        }
     }
 }
