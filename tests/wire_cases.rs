@@ -296,3 +296,37 @@ async fn a_402_on_a_keyed_path_rests_no_key() {
     assert_eq!(send(&stack, models_of("/v1/models/x")).await.status, 402);
     assert_eq!(send(&stack, models_of("/v1/models")).await.status, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_cut_off_does_not_run() {
+    let call = r#"[{"index":0,"id":"a","type":"function","function":{"name":"bmcp_local_echo","arguments":"{\"ci"}}]"#;
+    for finish in ["length", "content_filter"] {
+        let whole = reply(&format!(
+            r#"{{"role":"assistant","content":"Wait.","tool_calls":{call}}}"#
+        ))
+        .replace("\"stop\"", &format!("\"{finish}\""));
+        let streamed = [
+            chunk(r#"{"role":"assistant","content":"Wait."}"#, "null"),
+            chunk(&format!(r#"{{"tool_calls":{call}}}"#), "null"),
+            chunk("{}", &format!("\"{finish}\"")),
+            DONE.into(),
+        ];
+        for (request, answer) in [
+            (ask("hi"), Reply::ok(whole)),
+            (ask_streamed("hi"), Reply::events(streamed.concat())),
+        ] {
+            let (recorder, mut events) = Recorder::channel(8);
+            let (seen, answer) = converse(&layer().recorder(recorder), request, [answer]).await;
+            assert_eq!((answer.status.as_u16(), seen.len()), (200, 1));
+            let text = answer.text();
+            assert!(
+                text.contains("Wait.") && text.contains(finish) && !text.contains("tool_calls"),
+                "{text}"
+            );
+            let records = drain(&mut events);
+            let tool = of_kind(&records, "tool_usage").next().expect("the call is recorded");
+            assert!(tool["injected"] == true && support::text(&tool["invocation_error"]).starts_with("not run"));
+            assert_eq!(ended(&records)["outcome"], "completed");
+        }
+    }
+}

@@ -27,7 +27,7 @@ use self::turn::{
     About, Addition, Completion, Earlier, ErrorNames, ErrorWords, Fault, Invalid, Progress, ShownId, ToolResult, Turn,
 };
 use crate::error::{BridgeError, BridgeErrorKind};
-use crate::json::Scanner;
+use crate::json::{Scanner, walk};
 use crate::rope::Rope;
 use crate::tools::Tools;
 use crate::types::{CredentialHeader, Dialect, ReportedUsage};
@@ -246,8 +246,26 @@ pub(crate) fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// An object without its members of one name.
+pub(crate) fn without(object: &[u8], left_out: &str) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(object.len());
+    kept.push(b'{');
+    for (entry, name, _) in walk::entries(object) {
+        if name != left_out {
+            if kept.len() > 1 {
+                kept.push(b',');
+            }
+            kept.extend_from_slice(&object[entry]);
+        }
+    }
+    kept.push(b'}');
+    kept
+}
+
 /// The status that stands in an error's own words: a numeric `code` of a compatible provider.
 pub(crate) fn numeric_status(names: &ErrorNames) -> Option<StatusCode> {
     let code: u16 = names.codes().find_map(|code| code.parse().ok())?;
-    StatusCode::from_u16(code).ok().filter(|status| status.as_u16() >= 400)
+    StatusCode::from_u16(code)
+        .ok()
+        .filter(|status| status.is_client_error() || status.is_server_error())
 }

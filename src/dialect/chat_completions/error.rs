@@ -147,6 +147,10 @@ mod tests {
             (r#"{"code":"invalid_api_key","type":"invalid_request_error"}"#, 401),
             (r#"{"type":"invalid_request_error"}"#, 400),
             (r#"{"code":1234}"#, 502),
+            (r#"{"code":999}"#, 502),
+            (r#"{"code":600}"#, 502),
+            (r#"{"code":302}"#, 502),
+            (r#"{"code":599}"#, 599),
             ("{}", 502),
         ] {
             let body = format!(r#"{{"error":{error}}}"#);

@@ -43,6 +43,7 @@ struct PartialCall {
     name: String,
     /// Unknown until the name is in; its pieces are held back till then.
     owner: Option<Owner>,
+    /// The pieces that wait for the name, with commas between.
     held: Vec<u8>,
     /// The index that the caller sees, which has no gaps where calls are hidden.
     shown_index: u64,
@@ -59,6 +60,9 @@ struct Piece<'a> {
     /// The arguments' literal.
     arguments: &'a [u8],
 }
+
+/// How many bytes of a call wait for its name, which every provider sends first. A call without one is the caller's.
+const MAX_UNNAMED: usize = 64 << 10;
 
 /// The members of a chunk that are read once for the whole answer.
 const DESCRIPTION: [&str; 3] = ["id", "model", "service_tier"];
@@ -101,32 +105,78 @@ impl Fold {
         for item in walk::items(list) {
             let item = &list[item];
             let place = self.push_piece(item, offer)?;
+            if let Some(before) = self.calls.len().checked_sub(2) {
+                is_whole &= !self.release(before, &mut visible);
+            }
+            if self.calls[place].owner.is_none() {
+                push_item(&mut self.calls[place].held, item);
+                is_whole = false;
+                if self.calls[place].held.len() > MAX_UNNAMED {
+                    self.settle(place, Owner::Caller);
+                    self.release(place, &mut visible);
+                }
+                continue;
+            }
+            is_whole &= !self.release(place, &mut visible);
             let is_callers_turn = self.is_ours == Some(false);
             let call = &mut self.calls[place];
             match call.owner {
-                None => {
-                    push_item(&mut call.held, item);
-                    is_whole = false;
-                }
                 Some(Owner::Caller) if is_callers_turn => {
-                    if !call.held.is_empty() {
-                        is_whole = false;
-                        let held = [b"[", &std::mem::take(&mut call.held)[..], b"]"].concat();
-                        for piece in walk::items(&held) {
-                            push_item(&mut visible, &call.renumbered(&held[piece]));
-                        }
-                    }
                     let shown = call.renumbered(item);
                     is_whole &= matches!(shown, Cow::Borrowed(_));
                     push_item(&mut visible, &shown);
                 }
-                Some(_) => {
-                    call.held = Vec::new();
-                    is_whole = false;
-                }
+                _ => is_whole = false,
             }
         }
         Ok((!is_whole).then_some(visible))
+    }
+
+    /// Ends the turn; the elements of `tool_calls` that the caller is owed. A call whose name never came is the caller's,
+    /// and so is a turn that was cut off: its calls of ours may be half a call.
+    pub(super) fn finish(&mut self, is_cut_off: bool) -> Vec<u8> {
+        let mut owed = Vec::new();
+        if let Some(last) = self.calls.len().checked_sub(1) {
+            if self.calls[last].owner.is_none() {
+                self.settle(last, Owner::Caller);
+            }
+            self.release(last, &mut owed);
+        }
+        if is_cut_off && self.is_ours() {
+            self.is_ours = Some(false);
+            let is_callers = |call: &&PartialCall| matches!(call.owner, Some(Owner::Caller));
+            for call in self.calls.iter().filter(is_callers) {
+                push_item(&mut owed, &call.shown_whole());
+            }
+        }
+        owed
+    }
+
+    /// Decides whose a call is, and the turn if it is the first.
+    fn settle(&mut self, place: usize, owner: Owner) {
+        let is_callers = matches!(owner, Owner::Caller);
+        let call = &mut self.calls[place];
+        call.shown_index = self.shown_calls;
+        call.owner = Some(owner);
+        self.shown_calls += u64::from(is_callers);
+        self.is_ours.get_or_insert(!is_callers);
+    }
+
+    /// Shows the pieces that waited for a call's name, or drops them if the caller does not see the call; whether there
+    /// were any.
+    fn release(&mut self, place: usize, visible: &mut Vec<u8>) -> bool {
+        let is_callers_turn = self.is_ours == Some(false);
+        let call = &mut self.calls[place];
+        if call.held.is_empty() || call.owner.is_none() {
+            return false;
+        }
+        let held = [b"[", &std::mem::take(&mut call.held)[..], b"]"].concat();
+        if is_callers_turn && matches!(call.owner, Some(Owner::Caller)) {
+            for piece in walk::items(&held) {
+                push_item(visible, &call.renumbered(&held[piece]));
+            }
+        }
+        true
     }
 
     /// Adds a piece to its call, and decides whose that is as soon as its name is known; the call's place.
@@ -153,12 +203,11 @@ impl Fold {
         }
         // Without tools of ours every call is the caller's, even one whose name never comes.
         if call.owner.is_none() && (!call.name.is_empty() || offer.is_empty()) {
-            let owner = offer.owner(&call.name);
-            call.shown_index = if offer.is_empty() { call.index } else { self.shown_calls };
-            let is_callers = matches!(owner, Owner::Caller);
-            self.shown_calls += u64::from(is_callers);
-            self.is_ours.get_or_insert(!is_callers);
-            call.owner = Some(owner);
+            let (owner, index) = (offer.owner(&call.name), call.index);
+            self.settle(place, owner);
+            if offer.is_empty() {
+                self.calls[place].shown_index = index;
+            }
         }
         Ok(place)
     }
@@ -194,6 +243,10 @@ impl Fold {
         let place = self.calls.len();
         if place == MAX_CALLS {
             return Err(TOO_MANY_CALLS);
+        }
+        // With another call after it, the last one gets no name any more.
+        if let Some(last) = place.checked_sub(1).filter(|last| self.calls[*last].owner.is_none()) {
+            self.settle(last, Owner::Caller);
         }
         let index = piece.index.unwrap_or(place as u64);
         self.by_index.insert(index, place);
@@ -319,6 +372,18 @@ impl PartialCall {
         out.push(b'}');
     }
 
+    /// All pieces in one, with the index that the caller sees.
+    fn shown_whole(&self) -> Vec<u8> {
+        let mut piece = format!(r#"{{"index":{}"#, self.shown_index).into_bytes();
+        let start = piece.len();
+        self.parts.write_members(&mut piece);
+        if piece.len() > start {
+            piece.insert(start, b',');
+        }
+        piece.push(b'}');
+        piece
+    }
+
     /// A piece with the index that the caller sees.
     fn renumbered<'a>(&self, item: &'a [u8]) -> Cow<'a, [u8]> {
         match walk::get(item, "index").filter(|_| self.shown_index != self.index) {
@@ -361,7 +426,8 @@ impl<'a> Piece<'a> {
     }
 }
 
-fn push_item(list: &mut Vec<u8>, item: &[u8]) {
+/// Appends an element, or several with commas between, to a list without brackets.
+pub(super) fn push_item(list: &mut Vec<u8>, item: &[u8]) {
     if !list.is_empty() {
         list.push(b',');
     }

@@ -7,7 +7,8 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::error::{error_event, in_band};
-use super::fold::Fold;
+use super::fold::{Fold, push_item};
+use super::reply::is_cut_off;
 use super::usage;
 use crate::dialect::offer::Offer;
 use crate::dialect::sse::Event;
@@ -40,6 +41,20 @@ pub(super) struct ChatRelay {
     usage_changed: bool,
     /// Bytes of this round that were kept for the next one or for records.
     held: usize,
+}
+
+/// The end of the turn, as its finish reason tells it.
+#[derive(Clone, Copy)]
+struct Finish {
+    is_cut_off: bool,
+}
+
+/// A choice's delta, and its place in the chunk.
+struct Delta<'a> {
+    /// An empty object if the choice has none.
+    text: &'a [u8],
+    place: Range<usize>,
+    is_missing: bool,
 }
 
 /// How much of a delta the caller may see.
@@ -150,19 +165,24 @@ impl ChatRelay {
             if name == "delta" {
                 delta = Some(value);
             } else if name == "finish_reason" {
-                finish_reason = Some(value).filter(|value| &data[value.clone()] != b"null");
+                // Some providers have an empty one in every chunk.
+                finish_reason = Some(value).filter(|value| !matches!(&data[value.clone()], b"null" | b"\"\""));
             } else if name == "index" && &data[value] != b"0" {
                 return Ok(true);
             }
         }
-        let reads_delta = self.setup.recorded || !self.offer.is_empty();
-        let shown = match delta.filter(|delta| reads_delta && data[delta.start] == b'{') {
-            Some(delta) => self.delta(data, delta, finish_reason.is_some())?,
-            None => Shown::Whole,
+        let finish = finish_reason.clone().map(|reason| Finish {
+            is_cut_off: is_cut_off(&data[reason]),
+        });
+        self.fold.has_finished |= finish.is_some();
+        let shown = if self.setup.recorded || !self.offer.is_empty() {
+            let delta = Delta::find(data, delta, start + 1);
+            self.delta(&delta, finish)?
+        } else {
+            Shown::Whole
         };
         let ours = self.fold.is_ours();
         if let Some(range) = finish_reason {
-            self.fold.has_finished = true;
             if !ours {
                 return Ok(true);
             }
@@ -175,21 +195,22 @@ impl ChatRelay {
         })
     }
 
-    /// Folds a delta, and removes the parts that the caller may not see. A delta that `finishes` the caller's turn is
+    /// Folds a delta, and removes the parts that the caller may not see. A delta that finishes the caller's turn is
     /// shown even when nothing is left of it.
-    fn delta(&mut self, data: &[u8], range: Range<usize>, finishes: bool) -> Result<Shown, Fault> {
-        let delta = &data[range.clone()];
-        let (mut removed, mut shows, mut has_role, mut calls) = (false, false, false, None);
+    fn delta(&mut self, delta: &Delta<'_>, finish: Option<Finish>) -> Result<Shown, Fault> {
+        let (mut is_edited, mut shows, mut has_role) = (false, false, false);
+        let (mut list, mut calls) = (None, None);
         let hides_role = self.role_shown;
-        for (name, value) in walk::members(delta) {
-            let text = &delta[value];
+        for (name, value) in walk::members(delta.text) {
+            let text = &delta.text[value];
             if name == "role" {
-                removed |= hides_role;
+                is_edited |= hides_role;
                 has_role |= !hides_role;
             } else if name == "tool_calls" && text.starts_with(b"[") {
                 self.hold(text)?;
+                list = Some(text);
                 calls = self.fold.push_calls(text, &self.offer)?;
-                removed |= calls.is_some();
+                is_edited |= calls.is_some();
                 shows |= calls.as_ref().is_none_or(|visible| !visible.is_empty());
             } else {
                 if !self.offer.is_empty() {
@@ -202,37 +223,50 @@ impl ChatRelay {
         if self.offer.is_empty() {
             return Ok(Shown::Whole);
         }
+        let owed = finish.map(|finish| self.fold.finish(finish.is_cut_off));
+        if let Some(owed) = owed.filter(|owed| !owed.is_empty()) {
+            let mut visible = calls.take().unwrap_or_else(|| items_of(list));
+            push_item(&mut visible, &owed);
+            calls = Some(visible);
+            (is_edited, shows) = (true, true);
+        }
+        let ours = self.fold.is_ours();
+        let ends = finish.is_some() && !ours;
         // If the role was in a hidden chunk, the next visible chunk must carry it.
-        let owed = shows && !has_role && !self.role_shown && self.fold.has_role;
+        let owes_role = (shows || ends) && !has_role && !self.role_shown && self.fold.has_role;
         if has_role {
             self.fold.has_role = true;
         }
-        let ours = self.fold.is_ours();
-        let ends = finishes && !ours;
-        if (removed || ours) && !shows && !ends {
+        if (is_edited || ours) && !shows && !ends {
             return Ok(Shown::Nothing);
         }
-        self.role_shown |= has_role || owed;
-        if !removed && !owed {
+        self.role_shown |= has_role || owes_role;
+        if !is_edited && !owes_role {
             return Ok(if ours { Shown::Part } else { Shown::Whole });
         }
-        let mut text = Vec::from(if owed { &b"{\"role\":\"assistant\""[..] } else { b"{" });
-        for (entry, name, _) in walk::entries(delta) {
-            let visible = calls.as_deref().filter(|_| name == "tool_calls");
-            if (hides_role && name == "role") || visible.is_some_and(<[u8]>::is_empty) {
+        let mut text = Vec::from(if owes_role {
+            &b"{\"role\":\"assistant\""[..]
+        } else {
+            b"{"
+        });
+        for (entry, name, _) in walk::entries(delta.text) {
+            if (hides_role && name == "role") || (calls.is_some() && name == "tool_calls") {
                 continue;
             }
             if text.len() > 1 {
                 text.push(b',');
             }
-            match visible {
-                Some(visible) => text.extend_from_slice(&[b"\"tool_calls\":[", visible, b"]"].concat()),
-                None => text.extend_from_slice(&delta[entry]),
+            text.extend_from_slice(&delta.text[entry]);
+        }
+        if let Some(visible) = calls.filter(|visible| !visible.is_empty()) {
+            if text.len() > 1 {
+                text.push(b',');
             }
+            text.extend_from_slice(&[b"\"tool_calls\":[", &visible[..], b"]"].concat());
         }
         text.push(b'}');
         on_one_line(&mut text);
-        self.writer.edit(range, text);
+        self.writer.edit(delta.place.clone(), delta.replaced_by(text));
         Ok(Shown::Part)
     }
 
@@ -243,6 +277,39 @@ impl ChatRelay {
             return Err(Fault::Shape("the provider's streamed turn is over the limit"));
         }
         Ok(())
+    }
+}
+
+/// The elements of a list, with the commas between.
+fn items_of(list: Option<&[u8]>) -> Vec<u8> {
+    match list {
+        Some([b'[', items @ .., b']']) => items.trim_ascii().to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+// === impl Delta ===
+
+impl<'a> Delta<'a> {
+    /// The delta that was found in a choice, of which the members begin at `start`.
+    fn find(data: &'a [u8], found: Option<Range<usize>>, start: usize) -> Self {
+        let is_missing = found.is_none();
+        let place = found.unwrap_or(start..start);
+        let text = &data[place.clone()];
+        Self {
+            text: if text.starts_with(b"{") { text } else { b"{}" },
+            place,
+            is_missing,
+        }
+    }
+
+    /// The text for the delta's place.
+    fn replaced_by(&self, delta: Vec<u8>) -> Vec<u8> {
+        if self.is_missing {
+            [b"\"delta\":", &delta[..], b","].concat()
+        } else {
+            delta
+        }
     }
 }
 

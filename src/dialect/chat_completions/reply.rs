@@ -14,7 +14,7 @@ use super::usage;
 use crate::dialect::offer::Offer;
 use crate::dialect::turn::{Call, CallKind, Completion, Earlier, Fault, Turn};
 use crate::dialect::usage::{Usage, UsageSum};
-use crate::dialect::{Reply, quote};
+use crate::dialect::{Reply, quote, without};
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::types::ReportedUsage;
@@ -45,11 +45,12 @@ pub(super) struct ChatReply {
     given: Vec<Option<String>>,
 }
 
-/// Where a message is, and its list of calls. If a name comes twice the last one counts, as for most parsers.
+/// Where a choice's message and its list of calls are. If a name comes twice the last one counts, as for most parsers.
 #[derive(Default)]
-struct Message {
-    range: Range<usize>,
+struct Choice {
+    message: Range<usize>,
     calls: Option<Range<usize>>,
+    is_cut_off: bool,
 }
 
 // === impl ChatReply ===
@@ -76,10 +77,10 @@ impl ChatReply {
         };
         let offset = choices.value().start;
         let choices = body.slice(choices.value());
-        let message = walk::first_item(&choices)
-            .and_then(|first| find_message(&choices, first))
+        let choice = walk::first_item(&choices)
+            .map(|first| Choice::read(&choices, first))
             .unwrap_or_default();
-        let calls = match &message.calls {
+        let calls = match &choice.calls {
             Some(list) => read_calls(&choices[list.clone()], offer)?,
             None => Vec::new(),
         };
@@ -98,7 +99,8 @@ impl ChatReply {
         };
         let mut turn = Turn {
             completion,
-            is_ours: Turn::begins_with_ours(&calls),
+            // A call of ours may be half a call where the model was cut off.
+            is_ours: Turn::begins_with_ours(&calls) && !choice.is_cut_off,
             calls,
             thoughts: Vec::new(),
         };
@@ -119,8 +121,8 @@ impl ChatReply {
             usage: usage.map(Member::value),
             reported: turn.completion.usage.clone(),
             end: scanner.end(),
-            message: shift(message.range),
-            list: message.calls.filter(|_| callers.contains(&false)).map(shift),
+            message: shift(choice.message),
+            list: choice.calls.filter(|_| callers.contains(&false)).map(shift),
             callers,
             given,
             body,
@@ -128,9 +130,14 @@ impl ChatReply {
         Ok((reply, turn))
     }
 
-    /// Edits the list of calls for a caller whose turn also has calls of ours: those go.
+    /// Edits the message for a caller whose turn also has calls of ours: those go.
     fn without_ours(&self, edits: &mut Edits) {
         let Some(list) = self.list.clone() else { return };
+        if !self.callers.contains(&true) {
+            // The API takes no empty list back.
+            let message = without(&self.body[self.message.clone()], "tool_calls");
+            return edits.replace(self.message.clone(), message);
+        }
         let text = &self.body[list.clone()];
         let mut kept = Vec::from(*b"[");
         for (item, is_callers) in walk::items(text).zip(&self.callers) {
@@ -199,30 +206,45 @@ fn quoted(id: Uuid) -> Vec<u8> {
     text
 }
 
-/// The message of the choice that begins at `first`, in one pass.
-fn find_message(choices: &[u8], first: usize) -> Option<Message> {
-    let mut choice = walk::members_at(choices, first);
-    let mut found = None;
-    while let Some(name) = choice.next_name() {
-        let start = choice.at();
-        if name != "message" {
-            choice.pass_value();
-        } else if choices.get(start) != Some(&b'{') {
-            choice.pass_value();
-            found = None;
-        } else {
-            let (mut members, mut calls) = (walk::members_at(choices, start), None);
-            for (name, value) in &mut members {
-                if name == "tool_calls" {
-                    calls = Some(value);
+// === impl Choice ===
+
+impl Choice {
+    /// The choice that begins at `first`, in one pass.
+    fn read(choices: &[u8], first: usize) -> Self {
+        let mut members = walk::members_at(choices, first);
+        let mut choice = Self::default();
+        while let Some(name) = members.next_name() {
+            let start = members.at();
+            if name == "finish_reason" {
+                choice.is_cut_off = is_cut_off(&choices[members.pass_value()]);
+            } else if name != "message" {
+                members.pass_value();
+            } else if choices.get(start) != Some(&b'{') {
+                members.pass_value();
+                (choice.message, choice.calls) = Default::default();
+            } else {
+                let (mut message, mut calls) = (walk::members_at(choices, start), None);
+                for (name, value) in &mut message {
+                    if name == "tool_calls" {
+                        calls = Some(value);
+                    }
                 }
+                (choice.message, choice.calls) = (start..message.at(), calls);
+                members.resume(choice.message.end);
             }
-            let range = start..members.at();
-            choice.resume(range.end);
-            found = Some(Message { range, calls });
         }
+        choice
     }
-    found
+}
+
+/// Whether a turn with this finish reason, a JSON string, may have been cut off within a call. Besides the API's own words
+/// these are Mistral's `model_length`, DeepSeek's `insufficient_system_resource`, OpenRouter's `error`, and Anthropic's
+/// and Cohere's `max_tokens`, which compatible hosts pass on.
+pub(super) fn is_cut_off(finish_reason: &[u8]) -> bool {
+    matches!(
+        walk::unescape(finish_reason).as_deref(),
+        Some("length" | "content_filter" | "model_length" | "insufficient_system_resource" | "error" | "max_tokens")
+    )
 }
 
 fn read_calls(list: &[u8], offer: &Offer) -> Result<Vec<Call>, Fault> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::dialect::offer::Offer;
 use crate::dialect::turn::{Call, CallKind, Owner, Thought};
+use crate::dialect::without;
 use crate::json::walk;
 use crate::rope::Rope;
 
@@ -63,7 +64,7 @@ pub(super) fn replay<'a>(items: impl Iterator<Item = &'a Bytes>, stored: bool) -
                     continue;
                 }
             } else if std::mem::take(&mut lost_reasoning) && item.is_free_of_its_id() {
-                text = without_id(&text);
+                text = without(&text, "id").into();
             }
         }
         if !turn.is_empty() {
@@ -82,21 +83,6 @@ pub(super) fn is_absent(value: &[u8]) -> bool {
 /// Whether a JSON string, quotes included, says `what`.
 pub(super) fn says(literal: &[u8], what: &str) -> bool {
     walk::unescape(literal).is_some_and(|text| text == what)
-}
-
-fn without_id(item: &[u8]) -> Bytes {
-    let mut kept = Vec::with_capacity(item.len());
-    kept.push(b'{');
-    for (entry, name, _) in walk::entries(item) {
-        if name != "id" {
-            if kept.len() > 1 {
-                kept.push(b',');
-            }
-            kept.extend_from_slice(&item[entry]);
-        }
-    }
-    kept.push(b'}');
-    kept.into()
 }
 
 /// A JSON string's text; other JSON stays as it is written.

@@ -153,3 +153,98 @@ fn a_stream_that_has_finished_needs_no_done() {
         assert_eq!(&out[..], if complete { &b"data: [DONE]\n\n"[..] } else { b"" });
     }
 }
+
+fn calls(pieces: &str, finish: &str) -> String {
+    format!(
+        "data: {{\"id\":\"$ID\",\"choices\":[{{\"delta\":{{\"tool_calls\":[{pieces}]}},\"finish_reason\":{finish}}}]}}\n\n"
+    )
+}
+
+const OURS: &str = r#"{"index":0,"id":"a","function":{"name":"bmcp_local_clock","arguments":"{\"x"}}"#;
+
+#[test]
+fn a_turn_that_was_cut_off_is_the_callers() {
+    let end = |delta: &str| {
+        let delta = if delta.is_empty() {
+            String::new()
+        } else {
+            format!("\"delta\":{delta},")
+        };
+        format!("data: {{\"id\":\"$ID\",\"choices\":[{{{delta}\"finish_reason\":\"length\"}}]}}\n\n")
+    };
+    for delta in ["{}", "null", ""] {
+        let mut relay = relay(true);
+        let stream = format!("{}{}", calls(OURS, "null"), end(delta));
+        assert_eq!(feed(&mut relay, &[&stream]).0, end(delta), "the end alone is shown");
+        let turn = relay.turn();
+        assert!(!turn.is_ours && turn.calls.len() == 1);
+
+        // The caller's call that was withheld comes with the end.
+        let theirs = r#"{"index":1,"id":"b","type":"function","function":{"name":"mine","arguments":""}}"#;
+        let more = r#"{"index":1,"function":{"arguments":"{\"q"}}"#;
+        let with_role = calls(OURS, "null").replace(r#"{"tool"#, r#"{"role":"assistant","tool"#);
+        let mut relay = self::relay(true);
+        let stream = format!(
+            "{with_role}{}{}{}",
+            calls(theirs, "null"),
+            calls(more, "null"),
+            end(delta)
+        );
+        let whole = r#"{"index":0,"id":"b","type":"function","function":{"name":"mine","arguments":"{\"q"}}"#;
+        let (out, _) = feed(&mut relay, &[&stream]);
+        assert_eq!(
+            out,
+            end(&format!("{{\"role\":\"assistant\",\"tool_calls\":[{whole}]}}")),
+            "{delta}"
+        );
+        assert!(!relay.turn().is_ours);
+    }
+    // All in one chunk.
+    let mut relay = relay(true);
+    let (out, _) = feed(&mut relay, &[&calls(OURS, "\"content_filter\"")]);
+    assert_eq!(
+        out,
+        "data: {\"id\":\"$ID\",\"choices\":[{\"delta\":{},\"finish_reason\":\"content_filter\"}]}\n\n"
+    );
+    assert!(!relay.turn().is_ours);
+}
+
+#[test]
+fn a_turn_with_an_empty_finish_reason_goes_on() {
+    let mut relay = relay(true);
+    feed(&mut relay, &[&calls(OURS, "\"\"")]).1.unwrap();
+    assert!(!relay.end(&mut BytesMut::new()), "the model has not finished");
+    let (out, _) = feed(
+        &mut relay,
+        &[&calls(
+            r#"{"index":0,"function":{"arguments":"\"}"}}"#,
+            "\"tool_calls\"",
+        )],
+    );
+    assert!(out.is_empty() && relay.turn().is_ours);
+}
+
+#[test]
+fn a_call_whose_name_never_comes_is_the_callers() {
+    let nameless = r#"{"index":0,"id":"a","function":{"arguments":"{}"}}"#;
+    let end = "data: {\"id\":\"$ID\",\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n";
+    let mut relay = relay(true);
+    let (out, _) = feed(&mut relay, &[&calls(nameless, "null"), end]);
+    assert_eq!(out, calls(nameless, "\"tool_calls\""));
+    assert!(!relay.turn().is_ours);
+
+    // It is decided when the next call begins, so a call of ours after it is not the first.
+    let mut relay = self::relay(true);
+    let ours = OURS.replace("\"index\":0", "\"index\":1").replace("\"a\"", "\"b\"");
+    let (out, _) = feed(&mut relay, &[&calls(nameless, "null"), &calls(&ours, "null"), end]);
+    assert_eq!(out, format!("{}{end}", calls(nameless, "null")));
+    assert!(!relay.turn().is_ours);
+
+    // No long wait.
+    let mut relay = self::relay(true);
+    let long = calls(
+        &format!(r#"{{"index":0,"function":{{"arguments":"{}"}}}}"#, "x".repeat(70_000)),
+        "null",
+    );
+    assert_eq!(feed(&mut relay, &[&long]).0, long);
+}
