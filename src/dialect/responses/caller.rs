@@ -75,6 +75,11 @@ impl Frame {
         }
     }
 
+    /// The provider's number of the item.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.index.as_ref().map(|index| index.value)
+    }
+
     /// Plans to write another response object. Its line breaks, which JSON allows between tokens only, would end the
     /// `data` line.
     pub(super) fn replace_object(&mut self, place: Range<usize>, text: Bytes) {
@@ -113,6 +118,29 @@ impl Frame {
 // === impl HeldEvent ===
 
 impl HeldEvent {
+    /// An event of a whole item, of which the provider sent none. Its numbers are written when it is shown.
+    pub(super) fn of_item(kind: &str, item: &[u8]) -> Self {
+        let mut raw = format!("event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":").into_bytes();
+        let mut number = |raw: &mut Vec<u8>, after: &[u8]| {
+            let place = raw.len()..raw.len() + 1;
+            raw.push(b'0');
+            raw.extend_from_slice(after);
+            Some(Number { place, value: 0 })
+        };
+        let sequence = number(&mut raw, b",\"output_index\":");
+        let index = number(&mut raw, b",\"item\":");
+        let start = raw.len();
+        raw.extend_from_slice(item);
+        crate::dialect::writer::on_one_line(&mut raw[start..]);
+        raw.extend_from_slice(b"}\n\n");
+        let frame = Frame {
+            sequence,
+            index,
+            object: None,
+        };
+        Self { raw, frame }
+    }
+
     /// Adds the late LF of its last line end.
     pub(super) fn push_tail(&mut self, tail: &Event<'_>) {
         self.raw.extend_from_slice(tail.raw());

@@ -147,6 +147,19 @@ fn type_of(status: StatusCode) -> &'static str {
     }
 }
 
+/// The code by which clients of a stream tell an error that has none. They ask again after `server_error`, and give up
+/// after `invalid_prompt`.
+fn code_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "invalid_api_key",
+        StatusCode::FORBIDDEN => "permission_denied",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+        StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => "server_error",
+        _ if status.is_client_error() => "invalid_prompt",
+        _ => "server_error",
+    }
+}
+
 // === impl Words ===
 
 impl From<ErrorWords<'_>> for Words {
@@ -162,13 +175,9 @@ impl From<ErrorWords<'_>> for Words {
                     param,
                     ..
                 } = names.filter(|_| is_readable).unwrap_or_default();
-                let (code_of_status, kind_of_status) = match status {
-                    StatusCode::TOO_MANY_REQUESTS => ("rate_limit_exceeded", "rate_limit_error"),
-                    _ => ("server_error", type_of(status)),
-                };
                 Self {
-                    kind: kind.unwrap_or_else(|| kind_of_status.to_owned()),
-                    code: code.unwrap_or_else(|| code_of_status.to_owned()),
+                    kind: kind.unwrap_or_else(|| type_of(status).to_owned()),
+                    code: code.unwrap_or_else(|| code_of(status).to_owned()),
                     message: message.unwrap_or_else(|| "the provider refused to go on".to_owned()),
                     param,
                 }
@@ -251,6 +260,20 @@ mod tests {
         assert_eq!(theirs.param.as_deref(), Some("p"));
         let page = words("<html>");
         assert_eq!((&*page.kind, &*page.code), ("rate_limit_error", "rate_limit_exceeded"));
+        for (status, code) in [
+            (400, "invalid_prompt"),
+            (401, "invalid_api_key"),
+            (403, "permission_denied"),
+            (404, "invalid_prompt"),
+            (409, "server_error"),
+            (500, "server_error"),
+            (503, "server_error"),
+        ] {
+            let body = br#"{"error":{"message":"m","type":"t","param":null,"code":null}}"#;
+            let status = StatusCode::from_u16(status).unwrap();
+            let words = Words::from(ErrorWords::Provider { status, body });
+            assert_eq!((&*words.kind, &*words.code), ("t", code), "{status}");
+        }
         let ours = BridgeError::new(BridgeErrorKind::KeysCoolingDown, "no key").retry_after(7);
         let ours = Words::from(ErrorWords::Bridge(&ours));
         assert_eq!(

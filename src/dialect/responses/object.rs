@@ -220,7 +220,9 @@ impl Object {
         match place {
             Some(range) => edits.replace(range, value),
             None => {
-                let comma = if self.is_empty { "" } else { "," };
+                // All edits of an empty object are additions.
+                let is_first = self.is_empty && edits.is_empty();
+                let comma = if is_first { "" } else { "," };
                 let mut member = Rope::from(format!("{comma}\"{name}\":"));
                 member.append(value);
                 edits.insert(self.end, member);

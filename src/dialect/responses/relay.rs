@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::caller::{Caller, Frame};
+use super::caller::{Caller, Frame, HeldEvent};
 use super::error::{Words, in_band};
 use super::event_kind::{EventKind, object};
 use super::failure::{self, Failure};
@@ -22,6 +22,11 @@ use crate::types::ReportedUsage;
 
 /// Bytes that are counted for an item besides its text.
 const ITEM_OVERHEAD: usize = 256;
+
+/// The text of an item that was not announced.
+const UNTOLD: &[u8] = b"{}";
+
+const LACKS_OBJECT: Fault = Fault::Shape("an event of the stream lacks its object");
 
 /// Relays all rounds of one request to one caller.
 pub(super) struct ResponsesRelay {
@@ -163,14 +168,23 @@ impl ResponsesRelay {
 
     /// An item is announced.
     fn added(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
-        let item = self.object("item").unwrap_or_default();
-        let place = self.add(&event.data()[item], &frame, out)?;
+        let Some(item) = self.object("item") else {
+            return self.bare(event, frame, out);
+        };
+        let place = self.add(&event.data()[item], frame.number(), out)?;
         self.item_event(place, event, frame, out)
     }
 
-    fn add(&mut self, item: &[u8], frame: &Frame, out: &mut BytesMut) -> Result<usize, Fault> {
+    /// An event without the object that it should have: relayed where nothing of it has to be known.
+    fn bare(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
+        if self.caller.is_renumbered {
+            return Err(LACKS_OBJECT);
+        }
+        self.other(event, frame, out)
+    }
+
+    fn add(&mut self, item: &[u8], index: Option<u64>, out: &mut BytesMut) -> Result<usize, Fault> {
         self.hold(item.len() + ITEM_OVERHEAD)?;
-        let index = frame.index.as_ref().map(|index| index.value);
         let (place, sight) = self.round.add(index, item, &self.echo.offer, &mut self.decided)?;
         self.settle(out);
         if sight == Sight::Shown {
@@ -201,11 +215,15 @@ impl ResponsesRelay {
 
     /// An item is finished.
     fn done(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
-        let item = &event.data()[self.object("item").unwrap_or_default()];
-        let known = frame.index.as_ref().and_then(|index| self.round.place(index.value));
+        let Some(item) = self.object("item") else {
+            return self.bare(event, frame, out);
+        };
+        let item = &event.data()[item];
+        let is_known = |place: &usize| frame.index.is_some() || !self.round.slots[*place].is_done;
+        let known = self.round.place_of_event(frame.number()).filter(is_known);
         let place = match known {
             Some(place) => place,
-            None => self.add(item, &frame, out)?,
+            None => self.add(item, frame.number(), out)?,
         };
         if self.is_kept(item) {
             self.hold(item.len())?;
@@ -224,10 +242,9 @@ impl ResponsesRelay {
     }
 
     fn part(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
-        let known = frame.index.as_ref().and_then(|index| self.round.place(index.value));
-        let place = match known {
+        let place = match self.round.place_of_event(frame.number()) {
             Some(place) => place,
-            None => self.add(b"{}", &frame, out)?,
+            None => self.add(UNTOLD, frame.number(), out)?,
         };
         self.item_event(place, event, frame, out)
     }
@@ -271,6 +288,52 @@ impl ResponsesRelay {
         Ok(Progress::Held)
     }
 
+    /// Takes from the final `output` the items of which no event told, or not the end. The caller is told of those that it
+    /// sees, since clients compare the `output` with the events.
+    fn fill(&mut self, output: &Bytes, out: &mut BytesMut) -> Result<(), Fault> {
+        for (item, place) in self.round.announced(output).unwrap_or_default() {
+            if !self.is_kept(&item) {
+                continue;
+            }
+            let place = match place {
+                Some(place) if self.round.slots[place].is_done => continue,
+                Some(place) => place,
+                None => {
+                    let place = self.add(&item, None, out)?;
+                    self.announce(place, &item, out)?;
+                    place
+                }
+            };
+            self.round.finish(place, item, &self.echo.offer);
+        }
+        Ok(())
+    }
+
+    /// Tells the caller of an item of which the provider sent no event, if its stream has begun as it should.
+    fn announce(&mut self, place: usize, item: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
+        if !self.caller.is_renumbered || (!self.caller.is_open && self.round.preamble.is_empty()) {
+            return Ok(());
+        }
+        for kind in ["response.output_item.added", "response.output_item.done"] {
+            let event = HeldEvent::of_item(kind, item);
+            match &self.round.slots[place].state {
+                State::Hidden => {}
+                State::Shown(index) => {
+                    let index = *index;
+                    self.open(out);
+                    self.caller.show_held(&event, Some(index), out);
+                }
+                State::Open(_) => {
+                    self.hold(event.len())?;
+                    if let State::Open(waiting) = &mut self.round.slots[place].state {
+                        waiting.push(event);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The model's turn is over.
     fn over(
         &mut self,
@@ -279,32 +342,31 @@ impl ResponsesRelay {
         is_whole: bool,
         out: &mut BytesMut,
     ) -> Result<Progress, Fault> {
-        let place = self.object("response").unwrap_or_default();
-        let text = Bytes::copy_from_slice(&event.data()[place.clone()]);
-        let object = Object::read(&text);
-        self.round.is_usage_new |= object.describe(&text, &mut self.round.completion);
-        if self.caller.is_renumbered {
-            let output = object
-                .output
-                .clone()
-                .map(|output| text.slice(output))
-                .unwrap_or_default();
-            for place in self.round.fill(&output, &self.echo.offer, &mut self.decided)? {
-                self.round.slots[place].state = State::Shown(self.caller.take_index());
+        if let Some(place) = self.object("response") {
+            let text = Bytes::copy_from_slice(&event.data()[place.clone()]);
+            let object = Object::read(&text);
+            self.round.is_usage_new |= object.describe(&text, &mut self.round.completion);
+            if self.caller.is_renumbered || self.setup.recorded {
+                let output = object.output.clone().map(|output| text.slice(output));
+                self.fill(&output.unwrap_or_default(), out)?;
             }
-            let is_whole = is_whole && object.is_whole(&text);
-            self.round.is_ours = self.round.sorter.close(is_whole, &mut self.decided);
-            if self.round.is_ours {
-                self.decided.clear();
-                self.round.last = Some((text, object));
-                return Ok(Progress::Done);
+            if self.caller.is_renumbered {
+                let is_whole = is_whole && object.is_whole(&text);
+                self.round.is_ours = self.round.sorter.close(is_whole, &mut self.decided);
+                if self.round.is_ours {
+                    self.decided.clear();
+                    self.round.last = Some((text, object));
+                    return Ok(Progress::Done);
+                }
+                self.settle(out);
             }
-            self.settle(out);
+            if let Some(edited) = self.edited(&text, &object) {
+                frame.replace_object(place, edited);
+            }
+        } else if self.caller.is_renumbered {
+            return Err(LACKS_OBJECT);
         }
         self.open(out);
-        if let Some(edited) = self.edited(&text, &object) {
-            frame.replace_object(place, edited);
-        }
         self.caller.show(event, frame, None, out);
         if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
             // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
@@ -483,6 +545,7 @@ impl Relay for ResponsesRelay {
         if let Some((text, object)) = self.round.last.take() {
             object.keep(&text, &self.round.completion, &shown, &mut self.earlier);
         }
-        replay(self.round.slots.iter().map(|slot| &slot.text), self.is_stored)
+        let texts = self.round.slots.iter().map(|slot| &slot.text);
+        replay(texts.filter(|text| *text != UNTOLD), self.is_stored)
     }
 }

@@ -62,6 +62,14 @@ impl Round {
         self.places.get(&index).copied()
     }
 
+    /// The item of an event with this number; one without belongs to the item that came last.
+    pub(super) fn place_of_event(&self, index: Option<u64>) -> Option<usize> {
+        match index {
+            Some(index) => self.place(index),
+            None => self.slots.len().checked_sub(1),
+        }
+    }
+
     /// Takes an item in that was announced, or came whole; its place and its fate so far.
     pub(super) fn add(
         &mut self,
@@ -110,33 +118,34 @@ impl Round {
         slot.is_done = true;
     }
 
-    /// Takes from the final `output` the items of which no event told, or not the end; the numbers of items that were
-    /// never announced.
-    pub(super) fn fill(
-        &mut self,
-        output: &Bytes,
-        offer: &Offer,
-        decided: &mut Vec<Decided>,
-    ) -> Result<Vec<usize>, Fault> {
-        let mut unannounced = Vec::new();
-        if !self.slots.is_empty() && self.slots.iter().all(|slot| slot.is_done) {
-            return Ok(unannounced);
+    /// For each item of the final `output`, the place of the announced one that it is: by its id, else by its number, since
+    /// some hosts give an item several ids. None if every item has been told of.
+    pub(super) fn announced(&self, output: &Bytes) -> Option<Vec<(Bytes, Option<usize>)>> {
+        let count = walk::items(output).take(self.slots.len() + 1).count();
+        if count <= self.slots.len() && self.slots.iter().all(|slot| slot.is_done) {
+            return None;
         }
-        for (index, item) in (0..).zip(walk::items(output)) {
-            let place = match self.place(index) {
-                Some(place) if self.slots[place].is_done => continue,
-                Some(place) => place,
-                None => {
-                    let (place, sight) = self.add(Some(index), &output[item.clone()], offer, decided)?;
-                    if sight == Sight::Shown {
-                        unannounced.push(place);
-                    }
-                    place
-                }
-            };
-            self.finish(place, output.slice(item), offer);
+        let id = |text: &[u8]| walk::get(text, "id").map(|id| text[id].to_vec());
+        let places: HashMap<_, _> = (0..)
+            .zip(&self.slots)
+            .filter_map(|(place, slot)| Some((id(&slot.text)?, place)))
+            .collect();
+        let mut taken = vec![false; self.slots.len()];
+        let mut take = |place: usize| !std::mem::replace(&mut taken[place], true);
+        let items = walk::items(output).map(|item| output.slice(item));
+        let mut items: Vec<_> = items
+            .map(|item| {
+                let place = id(&item).and_then(|id| places.get(&id).copied());
+                let place = place.filter(|place| take(*place));
+                (item, place)
+            })
+            .collect();
+        for (index, (_, place)) in (0..).zip(&mut items) {
+            if place.is_none() {
+                *place = self.place(index).filter(|place| take(*place));
+            }
         }
-        Ok(unannounced)
+        Some(items)
     }
 
     /// The finished items that the caller sees, in the order in which it does.

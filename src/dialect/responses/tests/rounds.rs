@@ -312,6 +312,127 @@ fn items_of_which_no_event_told_are_read_from_the_final_output() {
     assert!(talk.asked[1].contains(&items[0]));
 }
 
+/// A stream that announces some of the items of its final output.
+fn half_told(id: &str, told: &[String], output: &[String]) -> String {
+    let stream = streamed(id, told, 3);
+    stream.replace(
+        &response(id, "completed", told, 3),
+        &response(id, "completed", output, 3),
+    )
+}
+
+#[test]
+fn items_beside_the_announced_ones_are_read_from_the_final_output() {
+    let first = message("msg_1", "a");
+    // A call of ours is no secret told at the end.
+    let items = [first.clone(), call("call_1", CLOCK)];
+    let rounds = [
+        half_told("resp_1", &items[..1], &items),
+        streamed("resp_2", &[message("msg_2", "ok")], 3),
+    ];
+    let talk = stream_talk(&mut *offered(HELLO), &rounds, 1000);
+    assert!(talk.turns[0].is_ours);
+    assert_no_trace_of_ours(&talk.shown);
+    assert_eq!(ids(&check(&talk.shown)), ["msg_1", "msg_2"]);
+    assert!(talk.asked[1].contains(&items[1]));
+
+    // The caller is told of the others, each under a number of its own.
+    let items = [
+        reasoning("rs_1"),
+        first.clone(),
+        reasoning("rs_2"),
+        message("msg_2", "b"),
+        call("call_1", "shell"),
+    ];
+    for told in 0..items.len() {
+        let talk = stream_talk(
+            &mut *offered(HELLO),
+            &[half_told("resp_1", &items[..told], &items)],
+            1000,
+        );
+        assert_eq!(
+            ids(&check(&talk.shown)),
+            ["rs_1", "msg_1", "rs_2", "msg_2", "fc_call_1"],
+            "{told}"
+        );
+        assert_eq!(talk.turns[0].calls.len(), 1);
+    }
+
+    // Other ids, and numbers with gaps, are those of the announced ones.
+    let renamed = [message("msg_9", "a"), call("call_1", "shell")];
+    let told = [first.clone(), call("call_1", "shell")];
+    let talk = stream_talk(&mut *offered(HELLO), &[half_told("resp_1", &told, &renamed)], 1000);
+    assert_eq!(
+        kinds(&talk.shown)
+            .iter()
+            .filter(|kind| *kind == "response.output_item.done")
+            .count(),
+        2
+    );
+    let gaps = half_told("resp_1", &told, &told).replace(r#""output_index":1"#, r#""output_index":7"#);
+    check(&stream_talk(&mut *offered(HELLO), &[gaps], 1000).shown);
+
+    // Records have the calls, tools of ours or not.
+    let talk = stream_talk(&mut *read(HELLO), &[half_told("resp_1", &items[..2], &items)], 1000);
+    assert_eq!(talk.turns[0].calls.len(), 1);
+    assert_eq!(talk.shown, half_told("resp_1", &items[..2], &items));
+}
+
+#[test]
+fn an_event_without_its_object_is_relayed_where_nothing_is_edited() {
+    let whole = streamed("resp_1", &[message("msg_1", "a")], 3);
+    let events: Vec<&str> = whole.split_inclusive("\n\n").collect();
+    for (number, name) in [(2, "item"), (4, "item"), (5, "response")] {
+        let mut events: Vec<String> = events.iter().map(|event| (*event).to_owned()).collect();
+        let start = events[number].find(&format!(",\"{name}\":")).unwrap();
+        events[number].replace_range(start.., "}\n\n");
+        let stream = events.concat();
+        let mut out = BytesMut::new();
+        let mut relay = read(HELLO).relay(setup());
+        relay.begin_round(false);
+        assert_eq!(
+            feed(&mut *relay, stream.as_bytes(), 1000, &mut out).unwrap(),
+            Progress::Done
+        );
+        assert_eq!(out, stream);
+        let mut relay = offered(HELLO).relay(setup());
+        relay.begin_round(false);
+        let fed = feed(&mut *relay, stream.as_bytes(), 1000, &mut BytesMut::new());
+        assert!(matches!(fed, Err(Fault::Shape(_))), "{name}");
+    }
+}
+
+#[test]
+fn an_item_event_without_a_number_belongs_to_the_item_before() {
+    let rounds = [
+        streamed("resp_1", &[message("msg_1", "a"), call("call_1", CLOCK)], 3),
+        streamed("resp_2", &[message("msg_2", "ok")], 3),
+    ];
+    let rounds = rounds.map(|stream| stream.replace(r#","output_index":1,"#, ",\"output_index\":null,"));
+    let talk = stream_talk(&mut *offered(HELLO), &rounds, 1000);
+    assert_no_trace_of_ours(&talk.shown);
+    assert_eq!(ids(&check(&talk.shown)), ["msg_1", "msg_2"]);
+}
+
+#[test]
+fn members_are_added_to_an_empty_object() {
+    let mut edits = crate::rope::Edits::default();
+    let object = super::super::object::Object::read(b"{}");
+    object.set("output", None, "[]".into(), &mut edits);
+    object.set("status", None, "1".into(), &mut edits);
+    assert_eq!(text(&edits.apply(&Rope::from("{}"))), r#"{"output":[],"status":1}"#);
+    let words = "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n".to_owned();
+    let rounds = [
+        streamed("resp_1", &[message("msg_1", "a"), call("call_1", CLOCK)], 3),
+        words,
+    ];
+    let talk = stream_talk(&mut *offered(HELLO), &rounds, 1000);
+    assert_eq!(
+        ids(events(&talk.shown).last().map(|last| &last["response"]).unwrap()),
+        ["msg_1"]
+    );
+}
+
 #[test]
 fn a_turn_of_too_many_calls_or_bytes_is_no_answer() {
     let many: Vec<String> = (0..1001).map(|number| call(&format!("call_{number}"), CLOCK)).collect();
