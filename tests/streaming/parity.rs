@@ -225,12 +225,11 @@ async fn whole_and_streamed_conversations_are_the_same() {
             let message = Message::read(&streamed.body);
             let last = &reply["choices"][0];
             let said: String = conversation.turns.iter().filter_map(|turn| turn.content).collect();
-            // Of a conversation's text only the stream shows that of earlier rounds.
             assert_eq!(message.content, said, "{name}");
-            assert!(
-                message
-                    .content
-                    .ends_with(last["message"]["content"].as_str().unwrap_or_default())
+            assert_eq!(
+                last["message"]["content"].as_str().unwrap_or_default(),
+                said,
+                "{name}: the words of all rounds"
             );
             let calls: Vec<Value> = message
                 .calls

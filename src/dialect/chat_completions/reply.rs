@@ -23,6 +23,9 @@ use crate::types::ReportedUsage;
 pub(super) const MAX_CALLS: usize = 1_000;
 pub(super) const TOO_MANY_CALLS: Fault = Fault::Shape("the answer has more tool calls than one turn may have");
 
+/// The members of a message that the model's words are in.
+const WORDS: [&str; 3] = ["content", "reasoning_content", "reasoning"];
+
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// A reply that has been read.
@@ -130,14 +133,21 @@ impl ChatReply {
         Ok((reply, turn))
     }
 
-    /// Edits the message for a caller whose turn also has calls of ours: those go.
-    fn without_ours(&self, edits: &mut Edits) {
-        let Some(list) = self.list.clone() else { return };
+    /// Edits the message for the caller: it has the words of all rounds, as a stream shows them, and no call of ours.
+    fn edit_message(&self, earlier: &Earlier, edits: &mut Edits) {
+        let range = self.message.clone();
+        let message = &self.body[range.clone()];
+        let Some(list) = self.list.clone() else {
+            return add_words(message, range.start, earlier, edits);
+        };
         if !self.callers.contains(&true) {
             // The API takes no empty list back.
-            let message = without(&self.body[self.message.clone()], "tool_calls");
-            return edits.replace(self.message.clone(), message);
+            let message = without(message, "tool_calls");
+            let mut words = Edits::default();
+            add_words(&message, 0, earlier, &mut words);
+            return edits.replace(range, words.apply(&message.into()));
         }
+        add_words(message, range.start, earlier, edits);
         let text = &self.body[list.clone()];
         let mut kept = Vec::from(*b"[");
         for (item, is_callers) in walk::items(text).zip(&self.callers) {
@@ -157,6 +167,7 @@ impl Reply for ChatReply {
     fn replay(self: Box<Self>, earlier: &mut Earlier) -> Rope {
         earlier.usages.extend(self.reported.clone());
         let message = self.body.slice(self.message.clone());
+        earlier.shown.push(message.clone());
         let Some(list) = self.list.filter(|_| self.given.iter().any(Option::is_some)) else {
             return message.into();
         };
@@ -183,7 +194,7 @@ impl Reply for ChatReply {
             Some(range) => edits.replace(range, quoted(id)),
             None => edits.insert(self.end, [br#","id":"#, &*quoted(id)].concat()),
         }
-        self.without_ours(&mut edits);
+        self.edit_message(earlier, &mut edits);
         if earlier.reported_usage != Some(ReportedUsage::LastRound) && !earlier.usages.is_empty() {
             let mut sum = UsageSum::default();
             for usage in earlier.usages.iter().chain(&self.reported) {
@@ -196,6 +207,39 @@ impl Reply for ChatReply {
             }
         }
         edits.apply(&self.body.into())
+    }
+}
+
+/// Puts the words of earlier rounds before those of `message`, which begins at `offset`.
+fn add_words(message: &[u8], offset: usize, earlier: &Earlier, edits: &mut Edits) {
+    for name in WORDS {
+        let words = |message: &[u8]| match walk::get(message, name).map(|range| &message[range]) {
+            Some([b'"', words @ .., b'"']) => words.to_vec(),
+            _ => Vec::new(),
+        };
+        let mut all: Vec<u8> = earlier.shown.iter().flat_map(|message| words(message)).collect();
+        if all.is_empty() || message.is_empty() {
+            continue;
+        }
+        all.extend(words(message));
+        let all = [b"\"", &all[..], b"\""].concat();
+        match walk::get(message, name) {
+            Some(range) if matches!(message[range.start], b'"' | b'n') => {
+                edits.replace(offset + range.start..offset + range.end, all);
+            }
+            // Words cannot go before a list of parts.
+            Some(_) => {}
+            None => {
+                let comma = if walk::members(message).next().is_some() {
+                    ","
+                } else {
+                    ""
+                };
+                let mut member = format!("{comma}\"{name}\":").into_bytes();
+                member.extend(all);
+                edits.insert(offset + message.len() - 1, member);
+            }
+        }
     }
 }
 

@@ -121,7 +121,7 @@ impl HeldEvent {
     /// An event of a whole item, of which the provider sent none. Its numbers are written when it is shown.
     pub(super) fn of_item(kind: &str, item: &[u8]) -> Self {
         let mut raw = format!("event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":").into_bytes();
-        let mut number = |raw: &mut Vec<u8>, after: &[u8]| {
+        let number = |raw: &mut Vec<u8>, after: &[u8]| {
             let place = raw.len()..raw.len() + 1;
             raw.push(b'0');
             raw.extend_from_slice(after);
