@@ -360,7 +360,7 @@ fn items_beside_the_announced_ones_are_read_from_the_final_output() {
 
     // Other ids, and numbers with gaps, are those of the announced ones.
     let renamed = [message("msg_9", "a"), call("call_1", "shell")];
-    let told = [first.clone(), call("call_1", "shell")];
+    let told = [first, call("call_1", "shell")];
     let talk = stream_talk(&mut *offered(HELLO), &[half_told("resp_1", &told, &renamed)], 1000);
     assert_eq!(
         kinds(&talk.shown)
