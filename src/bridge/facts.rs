@@ -63,12 +63,15 @@ pub(super) fn record_usage(interception: &mut Interception, completion: &Complet
 }
 
 /// A round's usage, if records or the span take it.
-fn usage(interception: &Interception, completion: &Completion) -> Option<Fact> {
+fn usage(interception: &mut Interception, completion: &Completion) -> Option<Fact> {
     let span = tracing::Span::current();
     if !interception.is_recorded() && span.is_disabled() {
         return None;
     }
-    span.record("gen_ai.response.model", &*completion.model);
+    // A span keeps every value that a field is given, and streams report often.
+    if interception.note_report() {
+        span.record("gen_ai.response.model", &*completion.model);
+    }
     let Counts { usage, extra } = completion.usage.as_ref()?.counts();
     Some(Fact::TokenUsage {
         msg_id: completion.id.clone(),

@@ -28,6 +28,7 @@ pub(crate) struct Interception {
     hint: Option<KeyHint>,
     injection: Injection,
     usage: TokenUsage,
+    has_reported: bool,
     cost: CostSum,
     /// The latest report of a round's usage; a newer one replaces it, the end of the round records it.
     held: Option<Box<Fact>>,
@@ -77,6 +78,7 @@ impl Interception {
             hint: None,
             injection: Injection::None,
             usage: TokenUsage::default(),
+            has_reported: false,
             cost: CostSum::default(),
             held: None,
             channel: None,
@@ -110,6 +112,11 @@ impl Interception {
         if let Some(channel) = &mut self.channel {
             channel.send(self.id, fact);
         }
+    }
+
+    /// Notes that usage was reported. Returns whether it was for the first time.
+    pub(crate) fn note_report(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_reported, true)
     }
 
     /// Holds a report that a later one may replace: the usage that a stream has told so far.

@@ -44,6 +44,23 @@ async fn m20_pings_keep_the_caller_while_a_tool_runs() {
     assert!(!answer.text().contains("tool_use") && !answer.text().contains("bmcp_"));
 }
 
+/// Every report of usage would lengthen each later line of the log, and a stream may have thousands.
+#[tokio::test(start_paused = true)]
+async fn the_span_names_the_model_once() {
+    let logs = Logs::capture();
+    let mut events = events(&words("hello"));
+    let delta = events.len() - 2;
+    let reported = vec![events[delta].clone(); 5];
+    events.splice(delta..delta, reported);
+    let replies = [stream(&call(ECHO)), Reply::events(events.concat())];
+    let layer = BridgeLayer::new().pool(pool(1)).tools(Tools::new([echo()]));
+    let (_, answer) = converse(&layer, messages(&question(true)), replies).await;
+    assert!(answer.text().contains("hello"));
+    let text = logs.text();
+    let named = text.lines().map(|line| line.matches("gen_ai.response.model=").count());
+    assert_eq!(named.max(), Some(1), "{text}");
+}
+
 /// M21: each delta reaches the caller before the next event arrives.
 #[tokio::test(start_paused = true)]
 async fn m21_a_delta_does_not_wait_for_the_next() {
