@@ -1,4 +1,4 @@
-//! `count_tokens`: the tools that the answer's request would have, and no more.
+//! `count_tokens`: a whole request is counted with the tools that it would be answered with, a piece of one is not.
 
 use serde_json::json;
 use tower_llm_bridge::record::Recorder;
@@ -15,7 +15,7 @@ async fn m26_a_count_has_the_tools_that_the_answer_has() {
         .pool(pool(2))
         .tools(Tools::new([echo()]))
         .recorder(recorder);
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [{"name": "mine"}]});
+    let body = json!({"model": "m", "system": "s", "messages": [{"role": "user", "content": "x"}], "tools": [{"name": "mine"}]});
     let count = || post("/v1/messages/count_tokens?beta=true", body.to_string());
     let (seen, answer) = converse(&layer, count(), [r#"{"input_tokens":7}"#]).await;
     assert_eq!(answer.text(), r#"{"input_tokens":7}"#);
@@ -25,6 +25,11 @@ async fn m26_a_count_has_the_tools_that_the_answer_has() {
     assert_eq!(seen[0].text(), asked[0].text());
     assert!(seen[0].text().contains(ECHO));
     drain(&mut recorded);
+
+    let piece = question(false).to_string();
+    let count = post("/v1/messages/count_tokens", piece.clone());
+    let (seen, _) = converse(&layer, count, [r#"{"input_tokens":7}"#]).await;
+    assert_eq!(seen[0].text(), piece);
 
     let mut threaded = body.clone();
     threaded["thread"] = json!({"type": "create"});

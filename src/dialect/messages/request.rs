@@ -85,6 +85,7 @@ impl MessagesRequest {
                 && present("thread").is_none()
                 && (has_tools || !has_format)
                 && present("tools").is_none_or(|member| member.kind() == Kind::Array)
+                && (purpose == Purpose::Answer || present("system").is_some() || has_several(&body, &messages))
                 && !last.as_ref().is_some_and(|last| last.is_prefill),
             about: About {
                 model,
@@ -283,6 +284,12 @@ impl Request for MessagesRequest {
 /// conversation's thinking cover its tools.
 fn leaves_choice(choice: &[u8]) -> bool {
     says(choice, "type", "auto") || says(choice, "type", "none")
+}
+
+/// Whether there is more than one message. One alone, without a system prompt, is a piece that a client counts to show its
+/// size; tools of ours would be counted with every piece.
+fn has_several(body: &Rope, messages: &Member) -> bool {
+    walk::items(&body.bytes(messages.value())).nth(1).is_some()
 }
 
 /// Whether a member of an object is this string.

@@ -309,17 +309,33 @@ fn m25_unknown_types_are_relayed() {
 
 #[test]
 fn m26_a_count_has_the_same_tools() {
-    let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"name":"mine"}]}"#;
-    let sent = |purpose| {
+    let sent = |body: &str, purpose| {
         let mut request = read(body, purpose);
         let settings = OfferSettings {
             parallel: true,
             reported_usage: None,
         };
-        assert!(request.offer(tools(), settings));
+        request.offer(tools(), settings);
         text(request.encode())
     };
-    assert_eq!(sent(Purpose::Count), sent(Purpose::Answer));
+    let piece = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"name":"mine"}]}"#;
+    let prompted = piece.replacen(r#"{"model""#, r#"{"system":"s","model""#, 1);
+    let continued = piece.replace(
+        "}],\"tools",
+        "},{\"role\":\"assistant\",\"content\":\"y\"},{\"role\":\"user\",\"content\":\"z\"}],\"tools",
+    );
+    for whole in [&prompted, &continued] {
+        assert_eq!(sent(whole, Purpose::Count), sent(whole, Purpose::Answer));
+        assert_ne!(sent(whole, Purpose::Count), *whole);
+    }
+    // Claude Code counts each part of its prompt and each of its tools apart, and shows their sizes.
+    for piece in [
+        piece,
+        r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[]}"#,
+        REQUEST,
+    ] {
+        assert_eq!(sent(piece, Purpose::Count), piece);
+    }
     assert!(!read(REQUEST, Purpose::Count).about().stream);
 }
 

@@ -115,7 +115,7 @@ fn tools_are_injected_only_where_the_caller_leaves_the_choice() {
         (r#","output_config":{"effort":"low","format":null}"#, true),
         (r#","tools":{}"#, false),
     ] {
-        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}]{rest}}}"#);
+        let body = format!(r#"{{"model":"m","system":"s","messages":[{{"role":"user","content":"x"}}]{rest}}}"#);
         for purpose in [Purpose::Answer, Purpose::Count] {
             let (offered, sent) = with_tools(&body, purpose);
             assert_eq!(offered, is_offered, "{rest}");
