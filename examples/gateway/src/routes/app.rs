@@ -32,13 +32,12 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
 };
-use tower_llm_bridge::{BaseUri, BridgeLayer, RequestBody, pool::KeyPool};
+use tower_llm_bridge::{BaseUri, BridgeLayer, Dialect, RequestBody, pool::KeyPool};
 use tracing::{Span, field, info, info_span, warn};
 
 use super::{
     edge::{self, EdgeLayer},
-    identity,
-    refusal::{self, Shape},
+    identity, refusal,
 };
 use crate::{
     admin::Provider,
@@ -94,15 +93,14 @@ pub fn app(
                 .on_failure(on_failure),
         )
         .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(CatchPanicLayer::custom(refusal::panicked))
         // Not tower-http's layers for size and time-out: they wrap answers as well, and a stream pays for each wrapping.
         .layer(EdgeLayer)
         .service(routes(openai, anthropic))
 }
 
 fn routes(openai: Option<Connected>, anthropic: Option<Connected>) -> Router {
-    let openai = openai.map(|connected| connected.services(Shape::OpenAi));
-    let anthropic = anthropic.map(|connected| connected.services(Shape::Anthropic));
+    let openai = openai.map(|connected| connected.services(Dialect::ChatCompletions));
+    let anthropic = anthropic.map(|connected| connected.services(Dialect::Messages));
     let models = by_version(openai.as_ref(), anthropic.as_ref());
     let mut router = Router::new();
     // An SDK whose base URL lacks the `/v1` is served all the same.
@@ -175,21 +173,26 @@ impl Mount {
 // === impl Connected ===
 
 impl Connected {
-    fn services(self, shape: Shape) -> Services {
+    fn services(self, dialect: Dialect) -> Services {
         let bridge = ServiceBuilder::new()
             .layer(HandleErrorLayer::new(move |error| async move {
-                refusal::unreachable(shape, &error)
+                refusal::unreachable(dialect, &error)
             }))
             .layer(self.layer)
             .map_err(WithCauses)
             .service(self.upstream);
+        let catch_panic = CatchPanicLayer::custom(move |panic| refusal::panicked(dialect, panic));
         let read = ServiceBuilder::new()
+            .layer(catch_panic)
             .map_request(identity::identify)
             // An encoding that is not known here goes on, to the bridge's 415 in the provider's shape.
             .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
             .map_request(edge::bound_decoded)
             .service(bridge.clone());
-        let keyed = ServiceBuilder::new().map_request(identity::identify).service(bridge);
+        let keyed = ServiceBuilder::new()
+            .layer(catch_panic)
+            .map_request(identity::identify)
+            .service(bridge);
         Services {
             read: Boxed::new(read.map_response(IntoResponse::into_response)),
             keyed: Boxed::new(keyed.map_response(IntoResponse::into_response)),

@@ -28,8 +28,9 @@ use hyper::body::{Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower::{BoxError, Layer, Service};
+use tower_llm_bridge::Dialect;
 
-use super::refusal::{self, Shape};
+use super::refusal::{self, dialect_of};
 
 /// Bytes of a request body as they come over the wire.
 pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -88,11 +89,11 @@ struct Decoded<B> {
 
 #[pin_project(project = Projected)]
 pub(super) enum ResponseFuture<F> {
-    Refused(Shape, Fault),
+    Refused(Dialect, Fault),
     Asked {
         #[pin]
         inner: F,
-        shape: Shape,
+        dialect: Dialect,
         upload: Arc<Upload>,
     },
 }
@@ -123,9 +124,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let shape = Shape::of(request.uri().path(), request.headers());
+        let dialect = dialect_of(request.uri().path(), request.headers());
         if let Err(fault) = check(&request) {
-            return ResponseFuture::Refused(shape, fault);
+            return ResponseFuture::Refused(dialect, fault);
         }
         let upload = Arc::<Upload>::default();
         if name_encoding(request.headers_mut()) {
@@ -140,7 +141,7 @@ where
         });
         ResponseFuture::Asked {
             inner: self.inner.call(request),
-            shape,
+            dialect,
             upload,
         }
     }
@@ -281,13 +282,13 @@ where
     type Output = Result<Response, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (inner, shape, upload) = match self.project() {
-            Projected::Refused(shape, fault) => return Poll::Ready(Ok(refusal::of_upload(*shape, *fault))),
-            Projected::Asked { inner, shape, upload } => (inner, *shape, upload),
+        let (inner, dialect, upload) = match self.project() {
+            Projected::Refused(dialect, fault) => return Poll::Ready(Ok(refusal::of_upload(*dialect, *fault))),
+            Projected::Asked { inner, dialect, upload } => (inner, *dialect, upload),
         };
         let mut response = ready!(inner.poll(cx))?;
         if let Some(fault) = upload.fault.get() {
-            return Poll::Ready(Ok(refusal::of_upload(shape, *fault)));
+            return Poll::Ready(Ok(refusal::of_upload(dialect, *fault)));
         }
         let headers = response.headers_mut();
         let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);

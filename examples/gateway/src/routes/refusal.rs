@@ -4,7 +4,7 @@ use std::any::Any;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use serde_json::{Value, json};
+use tower_llm_bridge::{Dialect, error_body};
 use tracing::{error, warn};
 
 use super::edge::Fault;
@@ -12,90 +12,77 @@ use crate::upstream::WithCauses;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Whose errors a caller reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    OpenAi,
-    Anthropic,
-}
-
-// === impl Shape ===
-
-impl Shape {
-    /// By the path of a request, and for paths that both have by the header that only one's callers send.
-    pub(super) fn of(path: &str, headers: &HeaderMap) -> Self {
-        let below = path.strip_prefix("/v1").unwrap_or(path);
-        let is_anthropic = below.starts_with("/messages") || headers.contains_key("anthropic-version");
-        if is_anthropic { Self::Anthropic } else { Self::OpenAi }
-    }
-
-    fn body(self, status: StatusCode, code: Option<&str>, message: &str) -> Value {
-        let kind = match (self, status) {
-            (Self::Anthropic, StatusCode::NOT_FOUND) => "not_found_error",
-            (Self::Anthropic, StatusCode::PAYLOAD_TOO_LARGE) => "request_too_large",
-            (_, status) if status.is_client_error() => "invalid_request_error",
-            _ => "api_error",
-        };
-        match self {
-            Self::OpenAi => json!({ "error": { "message": message, "type": kind, "param": null, "code": code } }),
-            Self::Anthropic => {
-                json!({ "type": "error", "error": { "type": kind, "message": message }, "request_id": null })
-            }
-        }
+/// Whose errors a caller reads: told by the path, and where both providers have it, by the header of Anthropic's callers.
+pub(super) fn dialect_of(path: &str, headers: &HeaderMap) -> Dialect {
+    let below = path.strip_prefix("/v1").unwrap_or(path);
+    let is_common = below.starts_with("/models");
+    if below.starts_with("/messages") || is_common && headers.contains_key("anthropic-version") {
+        Dialect::Messages
+    } else {
+        Dialect::ChatCompletions
     }
 }
 
-fn refusal(shape: Shape, status: StatusCode, code: Option<&str>, message: &str) -> Response {
-    let body = shape.body(status, code, message);
-    (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
+fn refusal(dialect: Dialect, status: StatusCode, message: &str) -> Response {
+    let body = error_body(dialect, status, message);
+    (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
 pub(super) async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let message = format!("Unknown URL ({method} {}); this gateway does not serve it", uri.path());
-    let shape = Shape::of(uri.path(), &headers);
-    refusal(shape, StatusCode::NOT_FOUND, Some("unknown_url"), &message)
+    refusal(dialect_of(uri.path(), &headers), StatusCode::NOT_FOUND, &message)
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let message = format!("{method} is not allowed on {}", uri.path());
-    let shape = Shape::of(uri.path(), &headers);
     refusal(
-        shape,
+        dialect_of(uri.path(), &headers),
         StatusCode::METHOD_NOT_ALLOWED,
-        Some("method_not_supported"),
         &message,
     )
 }
 
 /// For a request that broke a rule of the [edge](super::edge).
-pub(super) fn of_upload(shape: Shape, fault: Fault) -> Response {
-    let (status, code) = match fault {
-        Fault::Host => (StatusCode::BAD_REQUEST, None),
-        Fault::TooLarge | Fault::TooDense => (StatusCode::PAYLOAD_TOO_LARGE, None),
-        Fault::Stalled => (StatusCode::REQUEST_TIMEOUT, Some("request_timeout")),
+pub(super) fn of_upload(dialect: Dialect, fault: Fault) -> Response {
+    let status = match fault {
+        Fault::Host => StatusCode::BAD_REQUEST,
+        Fault::TooLarge | Fault::TooDense => StatusCode::PAYLOAD_TOO_LARGE,
+        Fault::Stalled => StatusCode::REQUEST_TIMEOUT,
     };
     warn!(status = status.as_u16(), %fault, "a request is refused");
-    refusal(shape, status, code, &fault.to_string())
+    refusal(dialect, status, &fault.to_string())
 }
 
 /// For requests that the bridge passed on without reading: their failures come up as errors.
-pub(super) fn unreachable(shape: Shape, error: &WithCauses) -> Response {
+pub(super) fn unreachable(dialect: Dialect, error: &WithCauses) -> Response {
     warn!(%error, "the provider could not be asked");
-    refusal(
-        shape,
-        StatusCode::BAD_GATEWAY,
-        Some("server_error"),
-        "The provider could not be reached",
-    )
+    refusal(dialect, StatusCode::BAD_GATEWAY, "The provider could not be reached")
 }
 
 /// The message may tell a secret, and the hook has printed it to the operator already: the caller gets none of it.
-pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
+pub(super) fn panicked(dialect: Dialect, _: Box<dyn Any + Send>) -> Response {
     error!("a request panicked");
-    refusal(
-        Shape::OpenAi,
-        StatusCode::INTERNAL_SERVER_ERROR,
-        Some("server_error"),
-        "Internal error of the gateway",
-    )
+    let message = "Internal error of the gateway";
+    refusal(dialect, StatusCode::INTERNAL_SERVER_ERROR, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_shape_that_their_caller_reads() {
+        let (openai, mut anthropic) = (HeaderMap::new(), HeaderMap::new());
+        anthropic.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
+        for (path, headers, dialect) in [
+            ("/v1/messages", &openai, Dialect::Messages),
+            ("/messages/count_tokens", &openai, Dialect::Messages),
+            ("/v1/models", &openai, Dialect::ChatCompletions),
+            ("/v1/models", &anthropic, Dialect::Messages),
+            ("/v1/chat/completions", &anthropic, Dialect::ChatCompletions),
+            ("/", &openai, Dialect::ChatCompletions),
+        ] {
+            assert_eq!(dialect_of(path, headers), dialect, "{path}");
+        }
+    }
 }

@@ -69,8 +69,8 @@ async fn one_provider_alone_is_enough_and_the_other_s_routes_are_404() {
         .send(Method::POST, "/v1/chat/completions", &[], bytes("{}"))
         .await;
     assert_eq!(
-        (status, &error["error"]["code"]),
-        (StatusCode::NOT_FOUND, &json!("unknown_url"))
+        (status, &error["error"]["type"]),
+        (StatusCode::NOT_FOUND, &json!("invalid_request_error"))
     );
     let (status, _) = gateway.send(Method::GET, "/v1/models", &[], bytes("")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
