@@ -330,3 +330,36 @@ async fn a_call_that_was_cut_off_does_not_run() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_json_reply_is_one_whatever_it_is_labelled_as() {
+    for content_type in ["text/event-stream", "text/plain", "application/json"] {
+        for request in [ask("hi"), ask_streamed("hi")] {
+            let (recorder, mut events) = Recorder::channel(8);
+            let body = completion("hello");
+            let answer = Reply::new(200, body.clone()).header("content-type", content_type);
+            let (_, answer) = converse(&layer().recorder(recorder), request, [answer]).await;
+            assert_eq!(answer.status, 200, "{content_type}: {}", answer.text());
+            assert_eq!(without_id(answer.text()), without_id(&body), "{content_type}");
+            assert_eq!(answer.headers["content-type"], content_type);
+            let records = drain(&mut events);
+            assert_eq!(of_kind(&records, "prompt_usage").count(), 1);
+            assert_eq!(of_kind(&records, "token_usage").count(), 1);
+            assert_eq!(ended(&records)["outcome"], "completed");
+        }
+    }
+    // A round of ours in that form is a round of ours.
+    let call = r#"{"role":"assistant","content":"Wait. ","tool_calls":[{"id":"a","type":"function","function":{"name":"bmcp_local_echo","arguments":"{}"}}]}"#;
+    let answers = [Reply::ok(reply(call)), Reply::ok(completion("done"))];
+    let (seen, answer) = converse(&layer(), ask_streamed("hi"), answers).await;
+    assert_eq!((answer.status.as_u16(), seen.len()), (200, 2));
+    assert_eq!(answer.json()["choices"][0]["message"]["content"], "Wait. done");
+    let stream = [chunk(r#"{"content":"done"}"#, "\"stop\""), DONE.into()].concat();
+    let answers = [Reply::ok(reply(call)), Reply::events(stream)];
+    let (_, answer) = converse(&layer(), ask_streamed("hi"), answers).await;
+    assert!(
+        answer.text().contains("done") && answer.text().ends_with(DONE),
+        "{}",
+        answer.text()
+    );
+}

@@ -162,11 +162,27 @@ impl Output {
         Ok(self.relay.end(&mut self.out))
     }
 
+    /// The same for the answer that is being relayed.
+    pub(super) fn open_relayed<U: Upstream>(
+        &mut self,
+        provider: &mut Provider<U>,
+        interception: &mut Interception,
+        request: &dyn Request,
+        walk: &mut RoundWalk,
+        opening: &mut Option<Opening>,
+    ) {
+        if opening.is_some() {
+            let msg_id = self.relay.msg_id().to_owned();
+            self.open(provider, interception, &msg_id, request, walk, opening);
+        }
+    }
+
     /// Notes that the answer counts: its key has served, and its head is the caller's.
     pub(super) fn open<U: Upstream>(
         &mut self,
         provider: &mut Provider<U>,
         interception: &mut Interception,
+        msg_id: &str,
         request: &dyn Request,
         walk: &mut RoundWalk,
         opening: &mut Option<Opening>,
@@ -179,7 +195,7 @@ impl Output {
             self.parts = Some(parts);
         }
         if provider.round == 1 {
-            facts::record_prompt(interception, self.relay.msg_id(), || request.prompt());
+            facts::record_prompt(interception, msg_id, || request.prompt());
         }
     }
 

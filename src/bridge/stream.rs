@@ -26,8 +26,8 @@ use super::rounds::{Conversation, ReadTurn, drive};
 use crate::body::collect::{collect_after, discard};
 use crate::body::{ResponseBody, Sink};
 use crate::dialect::sse::Decoder;
-use crate::dialect::turn::{Fault, Turn};
-use crate::dialect::{self, RelaySetup};
+use crate::dialect::turn::{Earlier, Fault, Turn};
+use crate::dialect::{self, RelaySetup, Reply};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::pool::Lease;
 use crate::record::Outcome;
@@ -45,6 +45,8 @@ const MAX_COMMENTS: usize = 1 << 20;
 /// Reads streams and relays them; holds the provider's body of the current round.
 struct Tee<B> {
     output: Output,
+    /// What is left of whole replies in place of a round's stream.
+    earlier: Earlier,
     /// The answer that was read to its last event.
     incoming: Option<Pin<Box<B>>>,
 }
@@ -66,6 +68,10 @@ pub(crate) async fn answer<U: Upstream + 'static>(
     });
     let reader = Tee {
         output: Output::new(relay, sink, commit, intercepted),
+        earlier: Earlier {
+            reported_usage: conversation.provider.config.reported_usage,
+            ..Earlier::default()
+        },
         incoming: None,
     };
     let mut driver = Box::pin(run(conversation, reader).instrument(tracing::Span::current()));
@@ -107,10 +113,20 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
         .await
         .unwrap_or_else(|_| Err(Failure::timeout()));
     let Conversation {
-        provider, interception, ..
+        provider,
+        interception,
+        stored,
+        ..
     } = *conversation;
     match driven {
-        Ok(()) => {
+        Ok(reply) => {
+            if let Some(reply) = reply {
+                if let Some(id) = reply.shown_id() {
+                    stored.remember(id).await;
+                }
+                let body = reply.seal(interception.id(), &reader.earlier);
+                reader.output.out.extend_from_slice(&body.into_bytes());
+            }
             // Ended before the last bytes are handed over: a caller that has them may never poll again.
             facts::finish(interception, Outcome::Completed, StatusCode::OK, None);
             reader.output.flush().await;
@@ -152,6 +168,9 @@ where
     }
 }
 
+/// A round's turn, with the reply if it came whole.
+type Read = (Turn, Option<Box<dyn Reply>>);
+
 /// An attempt whose answer failed before the caller could see anything of it.
 struct Unopened {
     parts: response::Parts,
@@ -169,7 +188,7 @@ where
         conversation: &mut Conversation<U>,
         walk: &mut RoundWalk,
         body: &Rope,
-    ) -> Result<Result<Turn, Unopened>, Failure>
+    ) -> Result<Result<Read, Unopened>, Failure>
     where
         U: Upstream<Body = B>,
     {
@@ -206,8 +225,22 @@ where
             let reply = output.during(reading).await?;
             let reply = reply.map_err(|error| Failure::unread(&error, &provider.credentials))?;
             let fault = match request.read_reply(reply) {
-                Err(fault @ Fault::Refused(_)) => fault,
-                _ => Fault::Shape("a body that is not a stream"),
+                // Relayed as it came: the caller's client knows what it makes of a provider that does not stream.
+                Ok((reply, turn)) if output.commit.is_some() => {
+                    prepare_head(provider, &mut parts);
+                    output.open(
+                        provider,
+                        interception,
+                        &turn.completion.id,
+                        &**request,
+                        walk,
+                        &mut Some((parts, lease)),
+                    );
+                    facts::record_usage(interception, &turn.completion);
+                    return Ok(Ok((turn, Some(reply))));
+                }
+                Ok(_) => Fault::Shape("a body that is not a stream, after the head of one"),
+                Err(fault) => fault,
             };
             return Ok(Err(Unopened { parts, lease, fault }));
         }
@@ -242,7 +275,7 @@ where
                 facts::hold_usage(interception, &output.relay.completion());
             }
             if relayed.shows {
-                output.open(provider, interception, &**request, walk, &mut opening);
+                output.open_relayed(provider, interception, &**request, walk, &mut opening);
                 interception.first_token();
             }
             if let Some(id) = output.relay.take_shown_id() {
@@ -269,7 +302,7 @@ where
                 .during(read_frame(body.as_mut(), &provider.credentials))
                 .await??;
         }
-        output.open(provider, interception, &**request, walk, &mut opening);
+        output.open_relayed(provider, interception, &**request, walk, &mut opening);
         // A body must not be polled after its end.
         if !has_ended {
             self.incoming = Some(body);
@@ -277,7 +310,7 @@ where
         // The rest of the output waits for the rounds' verdict: it may be the conversation's end.
         let turn = self.output.relay.turn();
         facts::record_usage(interception, &turn.completion);
-        Ok(Ok(turn))
+        Ok(Ok((turn, None)))
     }
 }
 
@@ -286,7 +319,7 @@ fn unopened<U: Upstream>(
     opening: Option<Opening>,
     fault: Fault,
     provider: &Provider<U>,
-) -> Result<Result<Turn, Unopened>, Failure> {
+) -> Result<Result<Read, Unopened>, Failure> {
     match (opening, fault) {
         (Some((parts, lease)), fault) => Ok(Err(Unopened { parts, lease, fault })),
         (None, Fault::Shape(cause)) => Err(Failure::invalid(cause)),
@@ -321,14 +354,15 @@ where
 }
 
 impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
-    type Answer = ();
+    /// A whole reply in place of a stream, if it is one.
+    type Answer = Option<Box<dyn Reply>>;
 
-    async fn read(&mut self, conversation: &mut Conversation<U>) -> Result<(Turn, ()), Failure> {
+    async fn read(&mut self, conversation: &mut Conversation<U>) -> Result<Read, Failure> {
         let body = conversation.request.encode();
         let mut walk = RoundWalk::new(conversation.provider.caller);
         loop {
             let Unopened { parts, lease, fault } = match self.attempt(conversation, &mut walk, &body).await? {
-                Ok(turn) => return Ok((turn, ())),
+                Ok(read) => return Ok(read),
                 Err(unopened) => unopened,
             };
             // Comments before the fault belong to an answer that nobody sees.
@@ -360,7 +394,10 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
         }
     }
 
-    fn replay(&mut self, (): ()) -> Rope {
-        self.output.relay.replay()
+    fn replay(&mut self, answer: Self::Answer) -> Rope {
+        match answer {
+            Some(reply) => reply.replay(&mut self.earlier),
+            None => self.output.relay.replay(),
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use http::header::{self, HeaderMap};
 use http::{Response, response};
 use tokio::time::{timeout, timeout_at};
 
@@ -58,15 +57,6 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let media_type = headers
-        .get(header::CONTENT_TYPE)
-        .map(|value| value.as_bytes().trim_ascii_start());
-    media_type
-        .and_then(|value| value.get(..17))
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
 // === impl Whole ===
 
 impl<U: Upstream> ReadTurn<U> for Whole {
@@ -88,8 +78,8 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             }
             let (response, deadline, lease) = attempted.into_parts();
             let (parts, body) = response.into_parts();
-            if is_event_stream(&parts.headers) || is_encoded(&parts.headers) {
-                return Err(Failure::invalid("a stream or an encoded body in place of a JSON reply"));
+            if is_encoded(&parts.headers) {
+                return Err(Failure::invalid("an encoded body in place of a JSON reply"));
             }
             let mut body = pin!(body);
             let reading = collect(body.as_mut(), provider.config.max_response_body);

@@ -29,7 +29,7 @@ async fn a_success_that_is_no_completion_is_a_502() {
         }
     }
     let cases = [
-        ("a stream", Reply::events(completion("hello"))),
+        ("a stream", Reply::events(format!("data: {}\n\n", completion("hello")))),
         (
             "an encoding",
             Reply::ok(completion("hello")).header("content-encoding", "gzip"),
