@@ -63,7 +63,7 @@ struct Parts {
     authority: Authority,
     /// Without a slash at its end; empty for a host's root.
     path: String,
-    /// The callers' prefix that `path` stands for, without a slash at its end.
+    /// The prefix of the callers' paths that `path` replaces, without a slash at its end.
     replaced: String,
 }
 

@@ -74,11 +74,12 @@ pub struct StoredResponse {
 /// # }
 /// ```
 pub trait ResponseIdStore: Send + Sync + 'static {
-    /// Remembers an id, in the place of an earlier word about it. A store that fails forgets it.
+    /// Remembers which response an id stands for, and forgets what it stood for before. There is no error to return: an id
+    /// that cannot be stored is unknown later.
     fn remember<'a>(&'a self, id: &'a str, stored: StoredResponse) -> IdFuture<'a, ()>;
 
-    /// The word about an id; none if it is unknown or forgotten. The bridge waits for it, so it should take
-    /// milliseconds.
+    /// The response that an id stands for; none if the id is unknown or forgotten. The bridge waits for it, so it should
+    /// take milliseconds.
     fn find<'a>(&'a self, id: &'a str) -> IdFuture<'a, Option<StoredResponse>>;
 }
 
@@ -189,12 +190,12 @@ impl ResponseIds {
         Self(Arc::new(store))
     }
 
-    /// Remembers an id, in the place of an earlier word about it.
+    /// Remembers which response an id stands for.
     pub async fn remember(&self, id: &str, stored: StoredResponse) {
         self.0.remember(id, stored).await;
     }
 
-    /// The word about an id, if there is one.
+    /// The response that an id stands for, if it is known.
     pub async fn find(&self, id: &str) -> Option<StoredResponse> {
         self.0.find(id).await
     }

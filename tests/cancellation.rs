@@ -1,4 +1,4 @@
-//! A caller may leave at any point. Wherever it does: one `ended`, no credit lost, no key blamed, nothing left running.
+//! A caller may leave at any point. Wherever it does: one `ended`, no place lost, no key blamed, nothing left running.
 
 mod support;
 
@@ -217,7 +217,7 @@ async fn a_caller_that_leaves_at_any_point_leaves_one_end_and_nothing_else() {
             error.is_some_and(|error| error.starts_with("cancelled"))
         };
         tools_cancelled += events.iter().filter(cancelled).count();
-        // The credit is back, and the next request is served as if nothing had been.
+        // The place is back, and the next request is served as if nothing had been.
         let start = Instant::now();
         let (done, _) = scene.leave_after(usize::MAX, ask("next")).await;
         assert!(done && Instant::now().saturating_duration_since(start) < Duration::from_secs(1));
@@ -243,7 +243,7 @@ async fn a_caller_of_a_listed_path_may_leave_at_any_point_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_while_it_waits_for_a_credit_takes_none() {
+async fn a_caller_that_leaves_while_it_waits_for_a_place_takes_none() {
     let mut scene = scene();
     let stack = scene.layer.layer(scene.probe.clone());
     assert_eq!(send(&stack, ask("first")).await.status, 200);
@@ -301,7 +301,7 @@ impl Service<Request<tower_llm_bridge::RequestBody<MockBody>>> for Panicking {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_below_leaves_one_end_that_says_so_and_its_credit() {
+async fn a_panic_below_leaves_one_end_that_says_so_and_its_place() {
     let (recorder, mut events) = Recorder::channel(1);
     let layer = BridgeLayer::new().pool(pool(1)).recorder(recorder);
     let layer = layer.forward_headers(["x-panic"]).unwrap();

@@ -1,4 +1,4 @@
-//! Tower's contract on every path, and no deadlock where places and credits are scarce.
+//! Tower's contract on every path, and no deadlock where places and places are scarce.
 
 mod support;
 
@@ -122,7 +122,7 @@ async fn no_call_is_made_before_the_inner_service_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_place_and_one_credit_serve_everybody() {
+async fn one_place_and_one_place_serve_everybody() {
     let (recorder, mut events) = Recorder::channel(1);
     let consumer = tokio::spawn(async move {
         let mut ended = 0;
@@ -171,7 +171,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_is_not_kept_while_the_caller_uploads_or_waits_for_its_credit() {
+async fn a_place_is_not_kept_while_the_caller_uploads_or_waits_for_its_place() {
     let (recorder, mut events) = Recorder::channel(1);
     let gate = Gate::new();
     let provider = Provider::answering(script);
@@ -192,10 +192,10 @@ async fn a_place_is_not_kept_while_the_caller_uploads_or_waits_for_its_credit() 
         .unwrap()
         .unwrap();
     assert_eq!(quick.status(), 200);
-    // The credit of the quick one is still out: nobody has read its end.
+    // The place of the quick one is still out: nobody has read its end.
     gate.open();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(probe.reserved(), 0, "not taken before the credit");
+    assert_eq!(probe.reserved(), 0, "not taken before the place");
     assert!(kinds(&drain(&mut events)).ends_with(&["ended completed".to_owned()]));
     assert_eq!(timeout(HANGS, slow).await.unwrap().unwrap().unwrap().status(), 200);
 }

@@ -13,8 +13,8 @@ use tower_llm_bridge::record::{Events, Recorder};
 use tower_llm_bridge::tools::{ToolCall, ToolDefinition, Tools, tool_fn};
 use tower_llm_bridge::{Actor, BridgeError, BridgeErrorKind, Credential};
 
-fn recorded(credits: usize) -> (BridgeLayer, Events) {
-    let (recorder, events) = Recorder::channel(credits);
+fn recorded(places: usize) -> (BridgeLayer, Events) {
+    let (recorder, events) = Recorder::channel(places);
     (BridgeLayer::new().pool(pool(2)).recorder(recorder), events)
 }
 
@@ -293,7 +293,7 @@ async fn ids_are_in_order_of_time_and_that_of_the_answer() {
 // === admission ===
 
 #[tokio::test(start_paused = true)]
-async fn when_credits_are_out_a_request_waits_five_seconds_and_no_longer() {
+async fn when_places_are_out_a_request_waits_five_seconds_and_no_longer() {
     let (layer, mut events) = recorded(1);
     let provider = Provider::answering(|_| completion("hello").into());
     let stack = bridge(&layer, &provider);

@@ -1,5 +1,5 @@
-//! Our additions are ours: a provider that refuses a member which we added gets the caller's own request, and what it
-//! refused is remembered for a while, so that later requests do not pay for the same refusal.
+//! Takes back the members that we add to a request when the provider refuses them. Each refusal is remembered for a
+//! while, so that later requests do not pay for it again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,8 +1,8 @@
 //! The pipeline of one request, in the order of its files: route, read, record, attempt, rounds, answer. It knows no
 //! dialect by name.
 //!
-//! Order of acquisition: the caller's body, then the recorder's credit, then the inner service's readiness. Nobody waits
-//! for an earlier one while holding a later one, so scarce credits and scarce slots cannot block each other.
+//! Order of acquisition: the caller's body, then the recorder's place, then the inner service's readiness. Nobody waits
+//! for an earlier one while holding a later one, so scarce places and scarce slots cannot block each other.
 
 mod additions;
 mod admit;

@@ -28,7 +28,7 @@ const TOO_LONG: Fault = Fault::Shape("the provider's stream has an event that is
 const OUT_CAPACITY: usize = 8 << 10;
 const OUT_LOW: usize = 1 << 10;
 
-/// Gives the head away, or the failure that there is in its place.
+/// Sends the head to the caller, or the failure in its place.
 pub(super) type Commit = oneshot::Sender<Result<response::Parts, (Failure, Intercepted)>>;
 
 /// The head of an answer that has shown nothing yet, and the key that it was asked with.
@@ -39,9 +39,9 @@ pub(super) struct Output {
     pub(super) relay: Box<dyn Relay>,
     sink: Sink,
     pub(super) out: BytesMut,
-    /// Gives the head away with the first output; none from then on.
+    /// Sends the head with the first output; none from then on.
     pub(super) commit: Option<Commit>,
-    /// The head of the current round's answer, cleaned; it counts until one is given away.
+    /// The head of the current round's answer, cleaned; replaced by later rounds until one is sent.
     parts: Option<response::Parts>,
     pub(super) intercepted: Intercepted,
     pub(super) silence: Silence,
@@ -49,7 +49,7 @@ pub(super) struct Output {
     has_opened: bool,
 }
 
-/// What a run of events amounted to.
+/// What a run of events contained.
 #[derive(Debug, Default)]
 pub(super) struct Relayed {
     pub(super) answers: bool,

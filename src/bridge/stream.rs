@@ -314,7 +314,8 @@ where
     }
 }
 
-/// A fault before the answer was opened lets the pool decide; after it, it ends the conversation.
+/// Before the answer is opened, a fault is judged like a refusal: another key may do better. After that it ends the
+/// conversation.
 fn unopened<U: Upstream>(
     opening: Option<Opening>,
     fault: Fault,

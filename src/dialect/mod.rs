@@ -12,6 +12,7 @@
 mod chat_completions;
 mod messages;
 pub(crate) mod offer;
+mod openai_error;
 mod responses;
 pub(crate) mod sse;
 pub(crate) mod turn;

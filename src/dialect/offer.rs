@@ -9,7 +9,7 @@ use crate::rope::Rope;
 use crate::tools::{PREFIX, Registered, ToolDefinition, Tools};
 use crate::types::Dialect;
 
-/// Appends the JSON of one injected tool, see [`Api::define`](super::Api::define).
+/// Appends the JSON of one injected tool: its name, then its definition.
 pub(crate) type Define = fn(&str, &ToolDefinition, &mut String);
 
 /// The tools that were injected into one request.

@@ -22,7 +22,7 @@ const NAMES: [(&str, &str); 2] = [
     ("anthropic-organization-id", "anthropic-workspace-id"),
 ];
 
-/// Longer values of the provider's headers are not names.
+/// Longer values of the provider's headers are no names.
 const LONGEST_NAME: usize = 256;
 
 /// State that keys share. Keys whose domain is unknown have one each.
@@ -305,7 +305,7 @@ impl fmt::Debug for Domain {
 // === impl Rests ===
 
 impl Rests {
-    /// The rests of `model`, made room for.
+    /// The rests of `model`; the model used least recently makes room for a new one.
     fn model(&mut self, model: &str) -> &mut ModelRests {
         self.uses += 1;
         let used = self.uses;

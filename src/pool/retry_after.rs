@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, header::RETRY_AFTER};
 
 use super::headroom;
 
-/// For a 429 that does not say.
+/// The cool-down after a 429 that names none.
 pub(super) const DEFAULT: Duration = Duration::from_secs(60);
 
 /// A provider's mistake in units must not put a key away for days.

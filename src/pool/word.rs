@@ -16,7 +16,7 @@ const FATE_BITS: u32 = 44;
 const FATE: u64 = (1 << FATE_BITS) - 1;
 const LAST_GENERATION: u64 = u64::MAX >> FATE_BITS;
 
-/// A millisecond since the pool's epoch, which never comes.
+/// A deadline that never comes, in milliseconds since the pool's epoch.
 pub(super) const NEVER: u64 = FATE;
 
 /// Turns instants into milliseconds since the pool was made; 44 bits of them last for 557 years.

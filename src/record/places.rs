@@ -104,7 +104,7 @@ impl Places {
             return Entry::Closed;
         }
         let actor = actor.map(|actor| state.key(actor));
-        // Nobody who waits could take the place: each change admits all who can be admitted.
+        // No waiting request is passed over: each change admits all of them that can be admitted.
         if self.has_room(&state) && state.may_hold_more(actor.as_ref()) {
             state.take(actor.as_ref());
             let places = Arc::clone(self);

@@ -61,7 +61,7 @@ fn tokens(input: u64) -> Fact {
     }
 }
 
-/// Begins where a credit is free: without a runtime, so without a timer.
+/// Begins where a place is free: without a runtime, so without a timer.
 fn begin(recorder: &Recorder) -> Interception {
     assert_ready!(task::spawn(recorder.begin(None, started)).poll()).unwrap()
 }
@@ -386,7 +386,7 @@ fn a_drain_sees_everything_and_then_the_end() {
 }
 
 #[test]
-fn no_credits_count_as_one_and_too_many_as_many() {
+fn no_places_count_as_one_and_too_many_as_many() {
     let (recorder, _events) = Recorder::channel(0);
     begin(&recorder);
     let (recorder, _events) = Recorder::channel(usize::MAX);
@@ -431,8 +431,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn in_any_order_each_interception_is_whole(steps in steps(), credits in 1usize..4) {
-        let (recorder, mut events) = Recorder::channel(credits);
+    fn in_any_order_each_interception_is_whole(steps in steps(), places in 1usize..4) {
+        let (recorder, mut events) = Recorder::channel(places);
         let mut running: Vec<(Interception, usize)> = Vec::new();
         let mut expected: BTreeMap<Uuid, (usize, Outcome)> = BTreeMap::new();
         let mut seen: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
@@ -440,7 +440,7 @@ proptest! {
         let mut admitted = 0;
         for step in steps {
             match step {
-                Step::Begin if admitted < credits => {
+                Step::Begin if admitted < places => {
                     running.push((begin(&recorder), 2));
                     admitted += 1;
                 }

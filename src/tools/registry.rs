@@ -226,7 +226,7 @@ impl Tools {
         self.registered.get(index.ok()?)
     }
 
-    /// The definitions in `dialect`, whose `define` writes one of them. It is called once per set and dialect.
+    /// The definitions in `dialect`, whose `define` writes one of them. They are written once per set and dialect.
     pub(crate) fn encoding(&self, dialect: Dialect, define: fn(&str, &ToolDefinition, &mut String)) -> &Encoding {
         self.encodings[dialect as usize].get_or_init(|| {
             let (mut text, mut parts) = (String::new(), Vec::with_capacity(self.len()));

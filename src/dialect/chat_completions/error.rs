@@ -4,9 +4,10 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use crate::dialect::numeric_status;
+use crate::dialect::openai_error::body;
+pub(super) use crate::dialect::openai_error::read_error;
 use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError};
 use crate::dialect::writer::on_one_line;
 use crate::error::{BridgeError, BridgeErrorKind};
@@ -14,13 +15,7 @@ use crate::error::{BridgeError, BridgeErrorKind};
 /// The body of an answer of our own.
 pub(super) fn error_body(error: &BridgeError) -> Bytes {
     let (kind, code) = names(error.kind());
-    let body = json!({"error": {
-        "message": error.message(),
-        "type": kind,
-        "param": error.faulty_param(),
-        "code": code,
-    }});
-    Bytes::from(body.to_string())
+    body(error.message(), kind, error.faulty_param(), code)
 }
 
 /// The API's `type` and `code` for a kind of error.
@@ -48,29 +43,6 @@ fn names(kind: BridgeErrorKind) -> (&'static str, Option<&'static str>) {
 /// The `type` in the body of [`error_body`].
 pub(super) fn error_type(kind: BridgeErrorKind) -> &'static str {
     names(kind).0
-}
-
-/// Reads `{"error":{…}}`. Some of the API's own fronts leave the wrapper out.
-pub(super) fn read_error(body: &[u8]) -> Option<ErrorNames> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let detail = match body.get("error") {
-        Some(wrapped) => wrapped.as_object()?,
-        None => body
-            .as_object()
-            .filter(|body| body.contains_key("code") || body.contains_key("type"))?,
-    };
-    let text = |name| match detail.get(name) {
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Number(number)) => Some(number.to_string()),
-        _ => None,
-    };
-    Some(ErrorNames {
-        code: text("code"),
-        kind: text("type"),
-        detail: None,
-        message: text("message"),
-        param: text("param"),
-    })
 }
 
 /// An error that came inside a success; `body` is the whole JSON object.
@@ -123,21 +95,6 @@ pub(super) fn error_event(error: ErrorWords<'_>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_read_from_wrapped_and_bare_errors() {
-        let read = |body: &str| {
-            let names = read_error(body.as_bytes()).unwrap();
-            names.codes().map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(read(r#"{"error":{"code":"a","type":"b","message":1}}"#), ["a", "b"]);
-        assert_eq!(read(r#"{"error":{"code":429}}"#), ["429"]);
-        assert_eq!(read(r#"{"code":"a","type":"b"}"#), ["a", "b"]);
-        assert!(read(r#"{"error":{"code":null}}"#).is_empty());
-        for not_an_error in [&b"<html>"[..], b"", b"{}", br#"{"error":"text"}"#, b"[]"] {
-            assert!(read_error(not_an_error).is_none());
-        }
-    }
 
     #[test]
     fn an_error_inside_a_success_gets_the_status_it_stands_for() {

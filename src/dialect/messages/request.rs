@@ -17,7 +17,7 @@ use crate::types::Dialect;
 /// How many tools a request may have with ours. The API states no limit.
 const MAX_TOOLS: usize = 512;
 
-/// How many of the last messages may be the system's.
+/// How far from the end the user's message is looked for: system messages may follow it.
 const LAST_MESSAGES: usize = 8;
 
 /// The beginning of text that Claude Code adds to the words of its user.

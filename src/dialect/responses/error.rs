@@ -4,9 +4,10 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use crate::dialect::numeric_status;
+use crate::dialect::openai_error::body;
+pub(super) use crate::dialect::openai_error::read_error;
 use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError};
 use crate::error::{BridgeError, BridgeErrorKind};
 
@@ -23,11 +24,6 @@ pub(super) struct Words {
 pub(super) fn error_body(error: &BridgeError) -> Bytes {
     let (kind, code) = names(error.kind());
     body(error.message(), kind, error.faulty_param(), code)
-}
-
-fn body(message: &str, kind: &str, param: Option<&str>, code: Option<&str>) -> Bytes {
-    let body = json!({"error": {"message": message, "type": kind, "param": param, "code": code}});
-    body.to_string().into()
 }
 
 /// The API's `type` and `code` for a kind of error.
@@ -54,29 +50,6 @@ fn names(kind: BridgeErrorKind) -> (&'static str, Option<&'static str>) {
 /// The `type` in the body of [`error_body`].
 pub(super) fn error_type(kind: BridgeErrorKind) -> &'static str {
     names(kind).0
-}
-
-/// Reads `{"error":{…}}`. Some of the API's own fronts leave the wrapper out.
-pub(super) fn read_error(body: &[u8]) -> Option<ErrorNames> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let detail = match body.get("error") {
-        Some(wrapped) if !wrapped.is_null() => wrapped.as_object()?,
-        _ => body
-            .as_object()
-            .filter(|body| body.contains_key("code") || body.contains_key("type"))?,
-    };
-    let text = |name| match detail.get(name) {
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Number(number)) => Some(number.to_string()),
-        _ => None,
-    };
-    Some(ErrorNames {
-        code: text("code"),
-        kind: text("type"),
-        detail: None,
-        message: text("message"),
-        param: text("param"),
-    })
 }
 
 /// An error that came inside a success, as an `error` event or as the `error` of a response: the status that it stands
@@ -202,6 +175,8 @@ impl From<ErrorWords<'_>> for Words {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]

@@ -125,7 +125,7 @@ impl Object {
         is_new
     }
 
-    /// Whether the answer has a final state that is the caller's and not whole.
+    /// Whether the answer came to its end: some providers send no status.
     pub(super) fn is_whole(&self, text: &[u8]) -> bool {
         self.status.clone().is_none_or(|range| says(&text[range], "completed"))
     }

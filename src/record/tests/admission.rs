@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn one_credit_carries_any_number_of_interceptions() {
+async fn one_place_carries_any_number_of_interceptions() {
     let (recorder, mut events) = Recorder::channel(1);
     for _ in 0..32 {
         let recorder = recorder.clone();
@@ -21,13 +21,13 @@ async fn one_credit_carries_any_number_of_interceptions() {
     while let Some(event) = events.recv().await {
         seen.push(event);
     }
-    // With one credit they do not even interleave.
+    // With one place they do not even interleave.
     assert_eq!(seen.len(), 32 * 10);
     seen.chunks(10).for_each(assert_whole);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_credit_returns_when_the_end_is_received() {
+async fn a_place_returns_when_the_end_is_received() {
     let (recorder, mut events) = Recorder::channel(1);
     let mut interception = recorder.begin(None, started).await.unwrap();
     let mut next = task::spawn(recorder.begin(None, started));
@@ -77,7 +77,7 @@ async fn a_consumer_that_is_behind_makes_busy_after_five_seconds_or_as_long_as_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_credit_in_time_is_taken() {
+async fn a_place_in_time_is_taken() {
     let (recorder, mut events) = Recorder::channel(1);
     drop(recorder.begin(None, started).await.unwrap());
     let (late, ()) = tokio::join!(recorder.begin(None, started), async {
