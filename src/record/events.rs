@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
 };
 
@@ -22,11 +22,25 @@ use super::{
 /// See the [module docs](super) for an example.
 pub struct Events {
     receiver: mpsc::UnboundedReceiver<Envelope>,
+    journal: Arc<OnceLock<Arc<dyn Journal>>>,
     places: Arc<Places>,
 }
 
+/// Brings events to safety where they are emitted, on that thread.
+pub(super) trait Journal: Send + Sync {
+    /// Writes the event; false if it is not written. Must not panic: events are emitted while a panic unwinds, too.
+    fn write(&self, event: &Event) -> bool;
+}
+
+/// The sending end.
+#[derive(Clone)]
+pub(super) struct Sender {
+    queue: mpsc::UnboundedSender<Envelope>,
+    journal: Arc<OnceLock<Arc<dyn Journal>>>,
+}
+
 /// An event on its way; the user sees only the event.
-pub(super) struct Envelope {
+struct Envelope {
     /// Boxed, because a channel moves its items half a dozen times.
     event: Box<Event>,
     receipt: Receipt,
@@ -36,6 +50,12 @@ pub(super) struct Envelope {
 pub(super) struct Receipt {
     /// The memory of the event.
     bytes: usize,
+    /// Whether the consumer's journal has the event.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "only the sinks have a journal")
+    )]
+    pub(super) is_written: bool,
     places: Arc<Places>,
     /// Travels with the last event of an interception.
     _place: Option<Place>,
@@ -44,8 +64,23 @@ pub(super) struct Receipt {
 // === impl Events ===
 
 impl Events {
-    pub(super) fn new(receiver: mpsc::UnboundedReceiver<Envelope>, places: Arc<Places>) -> Self {
-        Self { receiver, places }
+    /// The two ends of a queue.
+    pub(super) fn channel(places: Arc<Places>) -> (Sender, Self) {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let journal = Arc::default();
+        let events = Self {
+            receiver,
+            journal: Arc::clone(&journal),
+            places,
+        };
+        (Sender { queue, journal }, events)
+    }
+
+    /// Lets `journal` write each event that is emitted from here on, before it is queued.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn set_journal(&self, journal: Arc<dyn Journal>) {
+        let is_first = self.journal.set(journal).is_ok();
+        debug_assert!(is_first, "a consumer has one journal");
     }
 
     /// The next event; `None` when every recorder and every interception is gone and every event was received.
@@ -114,17 +149,29 @@ impl fmt::Debug for Events {
     }
 }
 
+// === impl Sender ===
+
+impl Sender {
+    /// `place` travels with the last event of an interception.
+    pub(super) fn send(&self, event: Box<Event>, places: &Arc<Places>, place: Option<Place>) {
+        let is_written = self.journal.get().is_some_and(|journal| journal.write(&event));
+        // Fails only if `Events` was dropped; nobody is left to receive.
+        drop(self.queue.send(Envelope::new(event, is_written, places, place)));
+    }
+}
+
 // === impl Envelope ===
 
 impl Envelope {
     /// Counts the event as queued from here on.
-    pub(super) fn new(event: Box<Event>, places: &Arc<Places>, place: Option<Place>) -> Self {
+    fn new(event: Box<Event>, is_written: bool, places: &Arc<Places>, place: Option<Place>) -> Self {
         let bytes = text::memory(&event);
         places.count_queued(bytes);
         Self {
             event,
             receipt: Receipt {
                 bytes,
+                is_written,
                 places: Arc::clone(places),
                 _place: place,
             },

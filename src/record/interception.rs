@@ -7,11 +7,11 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Event, Fact, Injection, Outcome, cost::CostSum, events::Envelope, places::Place, price::Priced, text::TextLimits,
+    Event, Fact, Injection, Outcome, cost::CostSum, events::Sender, places::Place, price::Priced, text::TextLimits,
 };
 use crate::types::{KeyHint, TokenUsage};
 
@@ -37,7 +37,7 @@ pub(crate) struct Interception {
 }
 
 struct Channel {
-    sender: mpsc::UnboundedSender<Envelope>,
+    sender: Sender,
     place: Place,
     limits: TextLimits,
     priced: Option<Priced>,
@@ -48,7 +48,7 @@ struct Channel {
 
 impl Interception {
     pub(super) fn begin(
-        sender: mpsc::UnboundedSender<Envelope>,
+        sender: Sender,
         place: Place,
         limits: TextLimits,
         priced: Option<Priced>,
@@ -106,7 +106,7 @@ impl Interception {
         if let Fact::TokenUsage { usage, cost, .. } = &fact {
             self.usage += *usage;
             self.cost.add(cost.as_ref());
-            // Each round's usage is recorded once.
+            // Of this round there is no other report to come.
             self.held = None;
         }
         if let Some(channel) = &mut self.channel {
@@ -214,13 +214,13 @@ impl Channel {
     fn send(&mut self, id: Uuid, fact: Fact) {
         let event = self.event(id, fact);
         self.sequence += 1;
-        Self::put(&self.sender, Envelope::new(event, self.place.places(), None));
+        self.sender.send(event, self.place.places(), None);
     }
 
     fn close(self, id: Uuid, ended: Fact) {
         let event = self.event(id, ended);
         let places = Arc::clone(self.place.places());
-        Self::put(&self.sender, Envelope::new(event, &places, Some(self.place)));
+        self.sender.send(event, &places, Some(self.place));
     }
 
     fn event(&self, interception_id: Uuid, mut fact: Fact) -> Box<Event> {
@@ -231,11 +231,6 @@ impl Channel {
             at: SystemTime::now(),
             fact,
         })
-    }
-
-    /// Fails only if `Events` was dropped; nobody is left to receive.
-    fn put(sender: &mpsc::UnboundedSender<Envelope>, envelope: Envelope) {
-        drop(sender.send(envelope));
     }
 }
 

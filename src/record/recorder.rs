@@ -4,11 +4,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
-
 use super::{
     Events, Fact, Interception,
-    events::Envelope,
+    events::Sender,
     places::{Entry, Place, Places},
     price::{Price, Pricing},
     text::TextLimits,
@@ -22,7 +20,7 @@ const DEFAULT_QUEUED_BYTES: usize = 256 << 20;
 /// See the [module docs](super) for an example.
 #[derive(Clone)]
 pub struct Recorder {
-    sender: mpsc::UnboundedSender<Envelope>,
+    sender: Sender,
     places: Arc<Places>,
     allow_unrecorded: bool,
     wait: Duration,
@@ -46,9 +44,8 @@ impl Recorder {
     /// received. 0 counts as 1.
     #[must_use]
     pub fn channel(max_interceptions: usize) -> (Self, Events) {
-        let (sender, receiver) = mpsc::unbounded_channel();
         let places = Places::new(max_interceptions, DEFAULT_QUEUED_BYTES);
-        let events = Events::new(receiver, Arc::clone(&places));
+        let (sender, events) = Events::channel(Arc::clone(&places));
         let recorder = Self {
             sender,
             places,

@@ -1,53 +1,64 @@
-//! Events between receiving and storing, as JSON lines: in the spool file if there is one, else in memory.
+//! Events between receiving and storing, as JSON lines: in the two files of the spool if there is one, else in memory.
+//!
+//! There are two halves. New lines go to the tail, stored ones are read from the head. An empty head and the tail change
+//! places, so no line is moved or copied, and a file is emptied at once: a process that is killed leaves each line in one
+//! of the files.
 
 use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    fs::TryLockError,
+    io, mem,
+    path::{Path, PathBuf},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::private::private;
-use super::{Settings, SqlError, SqlErrorKind};
+use super::{
+    error::{SqlError, SqlErrorKind},
+    half::{Half, count},
+    line,
+    private::private,
+    settings::Settings,
+};
+use crate::record::{Event, events::Journal};
 
-/// How much is read of the spool at a time.
-const READ: usize = 1 << 20;
-const MANY: u64 = u64::MAX / 2;
 const RETRY: Duration = Duration::from_millis(500);
 
-/// One thread appends, another reads the oldest lines and forgets them once they are stored.
+/// Any thread appends; one thread reads the oldest lines and forgets them once they are stored.
 pub(super) struct Backlog {
+    /// Locked before `state` by the thread that needs both.
+    head: Mutex<Head>,
     state: Mutex<State>,
     changed: Condvar,
     /// For the receiving task, which waits for events and not for changes here.
     abandoned: Notify,
     max: u64,
+    batch: usize,
+}
+
+struct Head {
+    half: Half,
+    /// Where the oldest line that is not stored begins.
+    start: u64,
 }
 
 struct State {
-    medium: Medium,
-    /// Where the oldest line that is not stored begins.
-    start: u64,
-    /// Where the last whole line ends.
-    end: u64,
-    /// How many lines there are; of those that an earlier process left, only that there are many.
-    lines: u64,
+    tail: Half,
+    /// How many bytes of the head are not stored.
+    unstored: u64,
     /// Nothing more is appended.
     is_closed: bool,
     /// Nothing more is read: the writer gave up.
     is_abandoned: bool,
-    /// Since when something is there.
+    /// Since when the tail holds something.
     since: Option<Instant>,
 }
 
-enum Medium {
-    File(File),
-    Memory(Vec<u8>),
-}
+/// Does its work when it is dropped, be it by a panic: no thread waits for another one that is gone.
+pub(super) struct AtEnd<'a>(pub(super) &'a Backlog, pub(super) fn(&Backlog));
 
-/// What the reader finds.
+/// The oldest lines, if there are any.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Whole lines, at least one.
@@ -61,58 +72,48 @@ pub(super) enum Next {
 impl Backlog {
     /// Takes over the lines that an earlier process left.
     pub(super) fn open(settings: &Settings) -> Result<Self, SqlError> {
-        let (medium, end) = match &settings.spool {
-            None => (Medium::Memory(Vec::new()), 0),
-            Some(path) => {
-                let failed = |error| SqlError::spool("the spool cannot be opened", error);
-                let mut file = private()
-                    .read(true)
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .open(path)
-                    .map_err(failed)?;
-                // Two writers would write over each other.
-                file.try_lock()
-                    .map_err(|_| SqlError::new(SqlErrorKind::Spool, "the spool is in use by another process"))?;
-                let end = whole_lines(&mut file).map_err(failed)?;
-                // A line without an end was cut off in the middle of its writing.
-                file.set_len(end).map_err(failed)?;
-                (Medium::File(file), end)
-            }
+        let (first, second) = match &settings.spool {
+            None => (Half::in_memory(), Half::in_memory()),
+            Some(path) => open_files(path)?,
+        };
+        // The first file may be the younger one. Rows are stored by their keys, so the order is of no matter.
+        let (head, tail) = if first.length() > 0 {
+            (first, second)
+        } else {
+            (second, first)
         };
         Ok(Self {
             state: Mutex::new(State {
-                medium,
-                start: 0,
-                end,
-                lines: if end > 0 { MANY } else { 0 },
+                unstored: head.length(),
+                since: (tail.length() > 0).then(Instant::now),
+                tail,
                 is_closed: false,
                 is_abandoned: false,
-                since: (end > 0).then(Instant::now),
             }),
+            head: Mutex::new(Head { half: head, start: 0 }),
             changed: Condvar::new(),
             abandoned: Notify::new(),
             max: settings.max_backlog(),
+            batch: settings.batch,
         })
     }
 
     /// Appends whole lines, waiting while there is no room for more. Returns false if nobody will read them.
     pub(super) fn append(&self, lines: &[u8]) -> bool {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let mut failures = 0_u32;
         loop {
             if state.is_abandoned {
                 // For the next run, if there is a spool.
-                let _ = state.append(lines);
+                let _ = state.tail.append(lines);
                 return false;
             }
-            if state.end - state.start >= self.max {
+            if state.held() >= self.max {
                 state = self.wait(state, None);
                 continue;
             }
-            let error = match state.append(lines) {
-                Ok(()) => break,
+            let error = match self.put(&mut state, lines) {
+                Ok(()) => return true,
                 Err(error) => error,
             };
             if failures.is_multiple_of(120) {
@@ -121,20 +122,17 @@ impl Backlog {
             failures = failures.saturating_add(1);
             state = self.wait(state, Some(RETRY));
         }
-        state.since.get_or_insert_with(Instant::now);
-        self.changed.notify_all();
-        true
     }
 
     /// Says that nothing more comes.
     pub(super) fn close(&self) {
-        self.lock().is_closed = true;
+        lock(&self.state).is_closed = true;
         self.changed.notify_all();
     }
 
     /// Says that nothing more is read.
     pub(super) fn abandon(&self) {
-        self.lock().is_abandoned = true;
+        lock(&self.state).is_abandoned = true;
         self.changed.notify_all();
         self.abandoned.notify_one();
     }
@@ -145,44 +143,55 @@ impl Backlog {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.lock().is_closed
+        lock(&self.state).is_closed
     }
 
-    /// The oldest lines: `batch` or more, or as many as there are once the oldest has waited for `wait`.
-    pub(super) fn next(&self, batch: usize, wait: Duration) -> io::Result<Next> {
-        let mut state = self.lock();
-        loop {
-            if state.start == state.end {
-                if state.is_closed {
+    /// At most a batch of the oldest lines. Waits for a whole batch, or until the oldest has waited for `wait`.
+    pub(super) fn next(&self, wait: Duration) -> io::Result<Next> {
+        let mut head = lock(&self.head);
+        if head.start == head.half.length() {
+            let mut state = lock(&self.state);
+            loop {
+                let is_empty = state.tail.length() == 0;
+                if is_empty && state.is_closed {
                     return Ok(Next::End);
                 }
-                state = self.wait(state, None);
-                continue;
+                let waited = state.since.map(|since| Instant::now().saturating_duration_since(since));
+                let rest = match waited {
+                    None => None,
+                    Some(waited) if state.is_closed || waited >= wait => break,
+                    Some(_) if state.tail.lines() >= self.batch as u64 => break,
+                    Some(waited) => Some(wait - waited),
+                };
+                state = self.wait(state, rest);
             }
-            let waited = state
-                .since
-                .map_or(wait, |since| Instant::now().saturating_duration_since(since));
-            if state.lines >= batch as u64 || state.is_closed || waited >= wait {
-                return state.read(batch).map(Next::Lines);
-            }
-            state = self.wait(state, Some(wait - waited));
+            // Empty, as `forget` left it.
+            mem::swap(&mut head.half, &mut state.tail);
+            head.start = 0;
+            state.unstored = head.half.length();
+            state.since = None;
         }
+        let start = head.start;
+        head.half.read(start, self.batch).map(Next::Lines)
     }
 
     /// Forgets the oldest `lines`, as read: they are stored.
     pub(super) fn forget(&self, lines: &[u8]) -> io::Result<()> {
-        let mut state = self.lock();
-        state.lines = state.lines.saturating_sub(count(lines));
-        let result = state.forget(lines.len());
-        state.since = (state.start < state.end).then(Instant::now);
+        let mut head = lock(&self.head);
+        head.start += lines.len() as u64;
+        if head.start == head.half.length() {
+            head.half.clear()?;
+            head.start = 0;
+        }
+        lock(&self.state).unstored = head.half.length() - head.start;
         self.changed.notify_all();
-        result
+        Ok(())
     }
 
     /// Waits for `pause`, or until nothing more comes.
     pub(super) fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let was_closed = state.is_closed;
         while state.is_closed == was_closed {
             let rest = until.saturating_duration_since(Instant::now());
@@ -193,21 +202,35 @@ impl Backlog {
         }
     }
 
-    /// How many lines are left, by the count of their ends.
+    /// How many lines are left.
     pub(super) fn count(&self) -> io::Result<u64> {
-        let mut state = self.lock();
-        let (start, mut total) = (state.start, 0);
-        while state.start < state.end {
-            let lines = state.read(usize::MAX)?;
+        let mut head = lock(&self.head);
+        let (mut start, mut total) = (head.start, 0);
+        while start < head.half.length() {
+            let lines = head.half.read(start, usize::MAX)?;
+            start += lines.len() as u64;
             total += count(&lines);
-            state.start += lines.len() as u64;
         }
-        state.start = start;
-        Ok(total)
+        Ok(total + lock(&self.state).tail.lines())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the lines outlive the process.
+    pub(super) fn is_in_files(&self) -> bool {
+        lock(&self.state).tail.is_file()
+    }
+
+    fn put(&self, state: &mut State, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let before = state.tail.lines();
+        state.tail.append(lines)?;
+        let is_due = before < self.batch as u64 && state.tail.lines() >= self.batch as u64;
+        if state.since.is_none() || is_due {
+            state.since.get_or_insert_with(Instant::now);
+            self.changed.notify_all();
+        }
+        Ok(())
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Option<Duration>) -> MutexGuard<'a, State> {
@@ -223,97 +246,71 @@ impl Backlog {
     }
 }
 
+/// Events reach the spool on the thread that emits them: a caller has the end of its answer only after the events that
+/// come before it are written.
+impl Journal for Backlog {
+    fn write(&self, event: &Event) -> bool {
+        let mut lines = Vec::with_capacity(1024);
+        line::push(&mut lines, event);
+        let mut state = lock(&self.state);
+        // The receiving thread waits for room, and tries again after an error.
+        state.held() < self.max && self.put(&mut state, &lines).is_ok()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl AtEnd ===
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        (self.1)(self.0);
+    }
+}
+
 // === impl State ===
 
 impl State {
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        match &mut self.medium {
-            Medium::Memory(held) => held.extend_from_slice(lines),
-            Medium::File(file) => {
-                file.seek(SeekFrom::Start(self.end))?;
-                if let Err(error) = file.write_all(lines) {
-                    // The half that was written would stand behind the next lines.
-                    let _ = file.set_len(self.end);
-                    return Err(error);
-                }
-            }
-        }
-        self.end += lines.len() as u64;
-        self.lines = self.lines.saturating_add(count(lines));
-        Ok(())
-    }
-
-    /// Whole lines from the start on: about `batch` of them, at least one.
-    fn read(&mut self, batch: usize) -> io::Result<Vec<u8>> {
-        let held = self.end - self.start;
-        let mut length = READ as u64;
-        loop {
-            let mut lines = vec![0; usize::try_from(held.min(length)).unwrap_or(usize::MAX)];
-            match &mut self.medium {
-                Medium::Memory(held) => {
-                    let (start, length) = (usize::try_from(self.start).unwrap_or(usize::MAX), lines.len());
-                    lines.copy_from_slice(&held[start..][..length]);
-                }
-                Medium::File(file) => {
-                    file.seek(SeekFrom::Start(self.start))?;
-                    file.read_exact(&mut lines)?;
-                }
-            }
-            let ends = memchr::memchr_iter(b'\n', &lines).take(batch);
-            if let Some(end) = ends.last() {
-                lines.truncate(end + 1);
-                return Ok(lines);
-            }
-            if length >= held {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the spool was changed by somebody else",
-                ));
-            }
-            length = length.saturating_mul(4);
-        }
-    }
-
-    fn forget(&mut self, bytes: usize) -> io::Result<()> {
-        self.start += bytes as u64;
-        if self.start == self.end {
-            self.lines = 0;
-        }
-        match &mut self.medium {
-            // Not each time, as it moves all that is left.
-            Medium::Memory(held) if self.start >= self.end / 2 => {
-                held.drain(..usize::try_from(self.start).unwrap_or(usize::MAX));
-                held.shrink_to(2 * held.len() + READ);
-                self.end -= self.start;
-                self.start = 0;
-            }
-            Medium::File(file) if self.start == self.end => {
-                file.set_len(0)?;
-                (self.start, self.end) = (0, 0);
-            }
-            Medium::Memory(_) | Medium::File(_) => {}
-        }
-        Ok(())
+    fn held(&self) -> u64 {
+        self.unstored + self.tail.length()
     }
 }
 
-fn count(lines: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', lines).count() as u64
+// === files ===
+
+/// Opens `<path>` and `<path>.2`. The lock on the first holds for both.
+fn open_files(path: &Path) -> Result<(Half, Half), SqlError> {
+    let failed = |error| SqlError::spool("the spool cannot be opened", error);
+    let open = |path: &Path| {
+        private()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)
+    };
+    let first = open(path)?;
+    // Two writers would write over each other.
+    first.try_lock().map_err(not_locked)?;
+    let second = open(&second_path(path))?;
+    Ok((
+        Half::in_file(first).map_err(failed)?,
+        Half::in_file(second).map_err(failed)?,
+    ))
 }
 
-/// The length of the file's whole lines.
-fn whole_lines(file: &mut File) -> io::Result<u64> {
-    let mut end = file.seek(SeekFrom::End(0))?;
-    let mut piece = vec![0; 64 << 10];
-    while end > 0 {
-        let length = end.min(piece.len() as u64);
-        file.seek(SeekFrom::Start(end - length))?;
-        let piece = &mut piece[..usize::try_from(length).unwrap_or(usize::MAX)];
-        file.read_exact(piece)?;
-        if let Some(last) = memchr::memrchr(b'\n', piece) {
-            return Ok(end - length + last as u64 + 1);
-        }
-        end -= length;
+pub(super) fn second_path(path: &Path) -> PathBuf {
+    let mut path = path.to_owned().into_os_string();
+    path.push(".2");
+    path.into()
+}
+
+pub(super) fn not_locked(error: TryLockError) -> SqlError {
+    match error {
+        TryLockError::WouldBlock => SqlError::new(SqlErrorKind::Spool, "the spool is in use by another sink"),
+        TryLockError::Error(error) => SqlError::spool("the spool cannot be locked", error),
     }
-    Ok(0)
 }

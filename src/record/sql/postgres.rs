@@ -2,16 +2,18 @@
 
 use std::{collections::HashMap, error::Error as _, fmt, time::Duration};
 
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 use tokio::runtime::{self, Runtime};
 use tokio_postgres::{Client, Config, NoTls, Statement, config::SslMode, error::SqlState};
 
 use super::{
-    Settings, SqlError, SqlErrorKind, Summary,
+    error::{SqlError, SqlErrorKind, StoreError},
     row::Row,
-    schema::{Flavor, Kind, VERSION, VERSION_TABLE},
-    setters,
-    writer::{Connect, Store, StoreError},
+    run::run,
+    schema::{Flavor, Kind, READ_VERSION},
+    settings::{Settings, setters},
+    summary::Summary,
+    writer::{Connect, Store},
 };
 use crate::record::Events;
 
@@ -39,6 +41,12 @@ struct PostgresStore {
     client: Client,
     statements: HashMap<Kind, Statement>,
 }
+
+/// The rows of one kind, as a JSON array.
+struct Records<'a>(&'a [Row], Kind);
+
+/// A row as a JSON object.
+struct Record<'a>(&'a Row);
 
 // === impl PostgresSink ===
 
@@ -80,13 +88,14 @@ impl PostgresSink {
     /// # Errors
     ///
     /// When the spool cannot be opened or read, when the tables are of a newer version, or when events are lost because
-    /// the database was down to the end and there is no spool. The recorder is closed then.
+    /// the database was down to the end and there is no spool. The recorder is closed then; interceptions that run go on
+    /// writing to the spool, for the next run.
     ///
     /// # Panics
     ///
     /// Within an asynchronous context.
     pub fn run(self, events: Events) -> Result<Summary, SqlError> {
-        super::run(self.settings, Connector { config: self.config }, events)
+        run(self.settings, Connector { config: self.config }, events)
     }
 }
 
@@ -132,30 +141,14 @@ async fn migrate(client: &mut Client) -> Result<(), StoreError> {
     transaction
         .execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK])
         .await?;
-    transaction
-        .batch_execute(&format!(
-            "CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (version bigint NOT NULL)"
-        ))
-        .await?;
-    let version: Option<i64> = transaction
-        .query_opt(&format!("SELECT version FROM {VERSION_TABLE}"), &[])
+    transaction.batch_execute(&Flavor::Postgres.create_version()).await?;
+    let version = transaction
+        .query_opt(READ_VERSION, &[])
         .await?
         .map(|row| row.try_get(0))
         .transpose()?;
-    if let Some(version) = version.filter(|version| *version > VERSION) {
-        return Err(StoreError::Version(version));
-    }
-    for from in version.unwrap_or(0)..VERSION {
-        for statement in Flavor::Postgres.migration(from) {
-            transaction.batch_execute(&statement).await?;
-        }
-    }
-    if version != Some(VERSION) {
-        transaction
-            .batch_execute(&format!(
-                "DELETE FROM {VERSION_TABLE}; INSERT INTO {VERSION_TABLE} VALUES ({VERSION})"
-            ))
-            .await?;
+    for statement in Flavor::Postgres.upgrade(version)? {
+        transaction.batch_execute(&statement).await?;
     }
     transaction.commit().await?;
     Ok(())
@@ -178,14 +171,10 @@ impl Store for PostgresStore {
 async fn write(client: &mut Client, statements: &mut HashMap<Kind, Statement>, rows: &[Row]) -> Result<(), StoreError> {
     let transaction = client.transaction().await?;
     for kind in Kind::ALL {
-        let columns: Vec<_> = rows
-            .iter()
-            .filter(|row| row.kind == kind)
-            .map(|row| Value::Object(row.columns.clone()))
-            .collect();
-        if columns.is_empty() {
+        if !rows.iter().any(|row| row.kind == kind) {
             continue;
         }
+        let records = serde_json::to_string(&Records(rows, kind)).map_err(|error| StoreError::Refused(error.into()))?;
         let statement = match statements.get(&kind) {
             Some(statement) => statement.clone(),
             None => {
@@ -193,16 +182,14 @@ async fn write(client: &mut Client, statements: &mut HashMap<Kind, Statement>, r
                 statements.entry(kind).or_insert(statement).clone()
             }
         };
-        let columns = Value::Array(columns).to_string();
-        transaction.execute(&statement, &[&columns]).await?;
+        transaction.execute(&statement, &[&records]).await?;
     }
     transaction.commit().await?;
     Ok(())
 }
 
 fn insert(kind: Kind) -> String {
-    let names: Vec<_> = kind.columns().map(|column| column.name).collect();
-    let (names, table) = (names.join(", "), kind.table().name);
+    let (names, table) = (kind.column_names(), kind.table().name);
     kind.insert(&format!(
         "SELECT {names} FROM jsonb_populate_recordset(NULL::{table}, $1::text::jsonb)"
     ))
@@ -212,6 +199,21 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Resu
     tokio::time::timeout(TIMEOUT, answer)
         .await
         .unwrap_or_else(|_| Err(StoreError::Down("no answer for 30 seconds".into())))
+}
+
+// === impl Records ===
+
+impl Serialize for Records<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(rows, kind) = self;
+        serializer.collect_seq(rows.iter().filter(|row| row.kind == *kind).map(Record))
+    }
+}
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.cells().map(|(column, value)| (column.name, value)))
+    }
 }
 
 // === impl StoreError ===

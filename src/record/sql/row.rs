@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::schema::{Kind, Type};
+use super::schema::{Column, Kind, Type};
 
 /// The row, or the half of a row, that one event becomes.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) kind: Kind,
-    /// A member for each of the kind's columns.
-    pub(super) columns: Map<String, Value>,
+    /// A value for each of the kind's columns, in their order.
+    pub(super) values: Vec<Value>,
     /// Whether a text or a count had to be changed.
     pub(super) is_mended: bool,
     /// The event as it came.
@@ -31,21 +31,26 @@ impl Row {
             event.insert("cost".to_owned(), cost.remove("amount")?);
             event.insert("cost_currency".to_owned(), cost.remove("currency")?);
         }
-        let (mut columns, mut is_mended) = (Map::new(), false);
+        let (mut values, mut is_mended) = (Vec::new(), false);
         for column in kind.columns() {
             let mut value = event.remove(column.name).unwrap_or_default();
             is_mended |= match column.kind {
                 Type::Count => clamp(&mut value),
                 _ => replace_nul(&mut value),
             };
-            columns.insert(column.name.to_owned(), value);
+            values.push(value);
         }
         Some(Self {
             kind,
-            columns,
+            values,
             is_mended,
             line: line.to_owned(),
         })
+    }
+
+    /// The columns with their values.
+    pub(super) fn cells(&self) -> impl Iterator<Item = (&'static Column, &Value)> {
+        self.kind.columns().zip(&self.values)
     }
 }
 

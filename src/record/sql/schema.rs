@@ -1,7 +1,9 @@
 //! The tables, as data from which the statements of both databases are made.
 
+use super::error::StoreError;
+
 /// Raised with each change of the tables; [`Flavor::migration`] says how to get there.
-pub(super) const VERSION: i64 = 1;
+const VERSION: i64 = 1;
 
 /// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,8 @@ pub(super) struct Column {
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) key: &'static [&'static str],
-    pub(super) columns: &'static [Column],
+    /// The columns, in groups that tables and events share.
+    groups: &'static [&'static [Column]],
 }
 
 /// The database that a statement is for.
@@ -42,129 +45,116 @@ const fn column(name: &'static str, kind: Type) -> Column {
     Column { name, kind }
 }
 
-const KEY: &[&str] = &["interception_id", "sequence"];
+const ID: &[Column] = &[column("id", Type::Id)];
 
-pub(super) const INTERCEPTIONS: Table = Table {
-    name: "interceptions",
-    key: &["id"],
-    columns: &[
-        column("id", Type::Id),
-        column("at", Type::Time),
-        column("provider", Type::Text),
-        column("dialect", Type::Text),
-        column("model", Type::Text),
-        column("path", Type::Text),
-        column("streaming", Type::Flag),
-        column("initiator_id", Type::Text),
-        column("metadata", Type::Json),
-        column("client", Type::Text),
-        column("client_session_id", Type::Text),
-        column("user_agent", Type::Text),
-        column("correlating_tool_call_id", Type::Text),
-        column("credential_kind", Type::Text),
-        column("credential_hint", Type::Text),
-        column("outcome", Type::Text),
-        column("status", Type::Count),
-        column("error_type", Type::Text),
-        column("key_attempts", Type::Count),
-        column("rounds", Type::Count),
-        column("injection", Type::Text),
-        column("input", Type::Count),
-        column("output", Type::Count),
-        column("cache_read_input_tokens", Type::Count),
-        column("cache_write_input_tokens", Type::Count),
-        column("cost", Type::Money),
-        column("cost_currency", Type::Text),
-        column("duration_ms", Type::Count),
-        column("time_to_first_token_ms", Type::Count),
-    ],
-};
-
-/// The columns of [`INTERCEPTIONS`] that `started` fills; `ended` fills the rest. Both know a `credential_hint`.
-const STARTED: &[&str] = &[
-    "at",
-    "provider",
-    "dialect",
-    "model",
-    "path",
-    "streaming",
-    "initiator_id",
-    "metadata",
-    "client",
-    "client_session_id",
-    "user_agent",
-    "correlating_tool_call_id",
-    "credential_kind",
+/// `started`, but for the hint of its key.
+const STARTED: &[Column] = &[
+    column("at", Type::Time),
+    column("provider", Type::Text),
+    column("dialect", Type::Text),
+    column("model", Type::Text),
+    column("path", Type::Text),
+    column("streaming", Type::Flag),
+    column("initiator_id", Type::Text),
+    column("metadata", Type::Json),
+    column("client", Type::Text),
+    column("client_session_id", Type::Text),
+    column("user_agent", Type::Text),
+    column("correlating_tool_call_id", Type::Text),
+    column("credential_kind", Type::Text),
 ];
 
-pub(super) const PROMPTS: Table = Table {
+/// Both `started` and `ended` know one.
+const HINT: &[Column] = &[column("credential_hint", Type::Text)];
+
+/// `ended`, but for the hint, and for [`TOKENS`] and [`COST`], which stand between the two groups.
+const OUTCOME: &[Column] = &[
+    column("outcome", Type::Text),
+    column("status", Type::Count),
+    column("error_type", Type::Text),
+    column("key_attempts", Type::Count),
+    column("rounds", Type::Count),
+    column("injection", Type::Text),
+];
+const TIMES: &[Column] = &[
+    column("duration_ms", Type::Count),
+    column("time_to_first_token_ms", Type::Count),
+];
+
+const TOKENS: &[Column] = &[
+    column("input", Type::Count),
+    column("output", Type::Count),
+    column("cache_read_input_tokens", Type::Count),
+    column("cache_write_input_tokens", Type::Count),
+];
+
+const COST: &[Column] = &[column("cost", Type::Money), column("cost_currency", Type::Text)];
+
+/// Each event between `started` and `ended`.
+const EVENT: &[Column] = &[
+    column("interception_id", Type::Id),
+    column("sequence", Type::Count),
+    column("at", Type::Time),
+    column("msg_id", Type::Text),
+];
+
+const EVENT_KEY: &[&str] = &["interception_id", "sequence"];
+
+const PROMPT: &[Column] = &[column("prompt", Type::Text)];
+
+const ROUND: &[Column] = &[column("model", Type::Text), column("service_tier", Type::Text)];
+const DETAILS: &[Column] = &[column("extra", Type::Json)];
+
+const CALL: &[Column] = &[
+    column("tool_call_id", Type::Text),
+    column("tool", Type::Text),
+    column("server", Type::Text),
+    column("server_url", Type::Text),
+    column("args", Type::Json),
+    column("injected", Type::Flag),
+    column("invocation_error", Type::Text),
+    column("duration_ms", Type::Count),
+];
+
+const THOUGHT: &[Column] = &[column("source", Type::Text), column("content", Type::Text)];
+
+const INTERCEPTIONS: Table = Table {
+    name: "interceptions",
+    key: &["id"],
+    groups: &[ID, STARTED, HINT, OUTCOME, TOKENS, COST, TIMES],
+};
+
+const PROMPTS: Table = Table {
     name: "prompts",
-    key: KEY,
-    columns: &[
-        column("interception_id", Type::Id),
-        column("sequence", Type::Count),
-        column("at", Type::Time),
-        column("msg_id", Type::Text),
-        column("prompt", Type::Text),
-    ],
+    key: EVENT_KEY,
+    groups: &[EVENT, PROMPT],
 };
 
-pub(super) const TOKEN_USAGE: Table = Table {
+const TOKEN_USAGE: Table = Table {
     name: "token_usage",
-    key: KEY,
-    columns: &[
-        column("interception_id", Type::Id),
-        column("sequence", Type::Count),
-        column("at", Type::Time),
-        column("msg_id", Type::Text),
-        column("model", Type::Text),
-        column("service_tier", Type::Text),
-        column("input", Type::Count),
-        column("output", Type::Count),
-        column("cache_read_input_tokens", Type::Count),
-        column("cache_write_input_tokens", Type::Count),
-        column("extra", Type::Json),
-        column("cost", Type::Money),
-        column("cost_currency", Type::Text),
-    ],
+    key: EVENT_KEY,
+    groups: &[EVENT, ROUND, TOKENS, DETAILS, COST],
 };
 
-pub(super) const TOOL_USAGE: Table = Table {
+const TOOL_USAGE: Table = Table {
     name: "tool_usage",
-    key: KEY,
-    columns: &[
-        column("interception_id", Type::Id),
-        column("sequence", Type::Count),
-        column("at", Type::Time),
-        column("msg_id", Type::Text),
-        column("tool_call_id", Type::Text),
-        column("tool", Type::Text),
-        column("server", Type::Text),
-        column("server_url", Type::Text),
-        column("args", Type::Json),
-        column("injected", Type::Flag),
-        column("invocation_error", Type::Text),
-        column("duration_ms", Type::Count),
-    ],
+    key: EVENT_KEY,
+    groups: &[EVENT, CALL],
 };
 
-pub(super) const MODEL_THOUGHTS: Table = Table {
+const MODEL_THOUGHTS: Table = Table {
     name: "model_thoughts",
-    key: KEY,
-    columns: &[
-        column("interception_id", Type::Id),
-        column("sequence", Type::Count),
-        column("at", Type::Time),
-        column("msg_id", Type::Text),
-        column("source", Type::Text),
-        column("content", Type::Text),
-    ],
+    key: EVENT_KEY,
+    groups: &[EVENT, THOUGHT],
 };
 
 const TABLES: &[&Table] = &[&INTERCEPTIONS, &PROMPTS, &TOKEN_USAGE, &TOOL_USAGE, &MODEL_THOUGHTS];
 
 /// The table with the version of the others; it has one row.
-pub(super) const VERSION_TABLE: &str = "record_schema";
+const VERSION_TABLE: &str = "record_schema";
+
+/// Its answer is the version of the tables, or no row.
+pub(super) const READ_VERSION: &str = "SELECT version FROM record_schema";
 
 /// An event's kind as far as its row is concerned. The order is that of their writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,7 +170,7 @@ pub(super) enum Kind {
 // === impl Kind ===
 
 impl Kind {
-    #[cfg(feature = "postgres")]
+    /// In the order of their declaration, so a kind as a number is its place here.
     pub(super) const ALL: [Self; 6] = [
         Self::Started,
         Self::Prompt,
@@ -215,17 +205,15 @@ impl Kind {
 
     /// The columns that an event of this kind fills.
     pub(super) fn columns(self) -> impl Iterator<Item = &'static Column> {
-        self.table().columns.iter().filter(move |column| {
-            let is_shared = matches!(column.name, "id" | "credential_hint");
-            match self {
-                Self::Started => is_shared || STARTED.contains(&column.name),
-                Self::Ended => is_shared || !STARTED.contains(&column.name),
-                _ => true,
-            }
-        })
+        let groups: &[&[Column]] = match self {
+            Self::Started => &[ID, STARTED, HINT],
+            Self::Ended => &[ID, HINT, OUTCOME, TOKENS, COST, TIMES],
+            _ => self.table().groups,
+        };
+        groups.iter().copied().flatten()
     }
 
-    fn column_names(self) -> String {
+    pub(super) fn column_names(self) -> String {
         let names: Vec<_> = self.columns().map(|column| column.name).collect();
         names.join(", ")
     }
@@ -279,8 +267,29 @@ impl Flavor {
         }
     }
 
+    /// Makes the table that [`READ_VERSION`] reads.
+    pub(super) fn create_version(self) -> String {
+        let kind = self.type_name(Type::Count);
+        format!("CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (version {kind} NOT NULL)")
+    }
+
+    /// The statements that bring tables of `version` up to date; `None` if there are no tables yet. All of them run in
+    /// one transaction.
+    pub(super) fn upgrade(self, version: Option<i64>) -> Result<Vec<String>, StoreError> {
+        let from = version.unwrap_or(0);
+        if from > VERSION {
+            return Err(StoreError::Version(from));
+        }
+        let mut statements: Vec<_> = (from..VERSION).flat_map(|from| self.migration(from)).collect();
+        if from < VERSION {
+            statements.push(format!("DELETE FROM {VERSION_TABLE}"));
+            statements.push(format!("INSERT INTO {VERSION_TABLE} VALUES ({VERSION})"));
+        }
+        Ok(statements)
+    }
+
     /// The statements that lead from version `from` of the tables to the next.
-    pub(super) fn migration(self, from: i64) -> Vec<String> {
+    fn migration(self, from: i64) -> Vec<String> {
         match from {
             0 => {
                 let mut statements: Vec<_> = TABLES.iter().map(|table| self.create(table)).collect();
@@ -293,8 +302,10 @@ impl Flavor {
 
     fn create(self, table: &Table) -> String {
         let mut parts: Vec<_> = table
-            .columns
+            .groups
             .iter()
+            .copied()
+            .flatten()
             .map(|column| format!("{} {}", column.name, self.type_name(column.kind)))
             .collect();
         let required = table.key.iter().map(|name| format!("CHECK ({name} IS NOT NULL)"));

@@ -5,16 +5,21 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params_from_iter, types::Value as Cell};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, TransactionBehavior, params_from_iter,
+    types::{ToSql, ToSqlOutput, ValueRef},
+};
 use serde_json::Value;
 
-use super::private::private;
 use super::{
-    Settings, SqlError, Summary,
+    error::{SqlError, StoreError},
+    private::private,
     row::Row,
-    schema::{Flavor, Type, VERSION, VERSION_TABLE},
-    setters,
-    writer::{Connect, Store, StoreError},
+    run::run,
+    schema::{Flavor, Kind, READ_VERSION, Type},
+    settings::{Settings, setters},
+    summary::Summary,
+    writer::{Connect, Store},
 };
 use crate::record::Events;
 
@@ -31,7 +36,14 @@ pub struct SqliteSink {
     settings: Settings,
 }
 
-pub(super) struct SqliteStore(Connection);
+pub(super) struct SqliteStore {
+    connection: Connection,
+    /// The statement for each kind of row.
+    inserts: [String; Kind::ALL.len()],
+}
+
+/// A value and the type of its column.
+struct Cell<'a>(Type, &'a Value);
 
 // === impl SqliteSink ===
 
@@ -61,13 +73,14 @@ impl SqliteSink {
     /// # Errors
     ///
     /// When the spool cannot be opened or read, when the tables are of a newer version, or when events are lost because
-    /// the database was down to the end and there is no spool. The recorder is closed then.
+    /// the database was down to the end and there is no spool. The recorder is closed then; interceptions that run go on
+    /// writing to the spool, for the next run.
     ///
     /// # Panics
     ///
     /// Within an asynchronous context.
     pub fn run(self, events: Events) -> Result<Summary, SqlError> {
-        super::run(self.settings, self.path, events)
+        run(self.settings, self.path, events)
     }
 }
 
@@ -92,63 +105,61 @@ impl SqliteStore {
         // Committed means on the disk: the spool forgets it then.
         connection.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut connection)?;
-        Ok(Self(connection))
+        Ok(Self {
+            connection,
+            inserts: Kind::ALL.map(insert),
+        })
     }
 }
 
 impl Store for SqliteStore {
     fn store(&mut self, rows: &[Row]) -> Result<(), StoreError> {
-        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
         for row in rows {
-            let places = vec!["?"; row.kind.columns().count()].join(", ");
-            let mut insert = transaction.prepare_cached(&row.kind.insert(&format!("VALUES ({places})")))?;
-            let cells = row
-                .kind
-                .columns()
-                .map(|column| cell(column.kind, row.columns.get(column.name).unwrap_or(&Value::Null)));
-            insert.execute(params_from_iter(cells))?;
+            let mut insert = transaction.prepare_cached(&self.inserts[row.kind as usize])?;
+            insert.execute(params_from_iter(
+                row.cells().map(|(column, value)| Cell(column.kind, value)),
+            ))?;
         }
         transaction.commit()?;
         Ok(())
     }
 }
 
+fn insert(kind: Kind) -> String {
+    let places = vec!["?"; kind.columns().count()].join(", ");
+    kind.insert(&format!("VALUES ({places})"))
+}
+
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(&format!(
-        "CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (version INTEGER NOT NULL)"
-    ))?;
-    let version: Option<i64> = transaction
-        .query_row(&format!("SELECT version FROM {VERSION_TABLE}"), [], |row| row.get(0))
-        .optional()?;
-    if let Some(version) = version.filter(|version| *version > VERSION) {
-        return Err(StoreError::Version(version));
-    }
-    for from in version.unwrap_or(0)..VERSION {
-        for statement in Flavor::Sqlite.migration(from) {
-            transaction.execute_batch(&statement)?;
-        }
-    }
-    if version != Some(VERSION) {
-        transaction.execute_batch(&format!(
-            "DELETE FROM {VERSION_TABLE}; INSERT INTO {VERSION_TABLE} VALUES ({VERSION})"
-        ))?;
+    transaction.execute_batch(&Flavor::Sqlite.create_version())?;
+    let version = transaction.query_row(READ_VERSION, [], |row| row.get(0)).optional()?;
+    for statement in Flavor::Sqlite.upgrade(version)? {
+        transaction.execute_batch(&statement)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-fn cell(kind: Type, value: &Value) -> Cell {
-    match value {
-        Value::Null => Cell::Null,
-        json if kind == Type::Json => Cell::Text(json.to_string()),
-        Value::Bool(flag) => Cell::Integer((*flag).into()),
-        Value::Number(number) => match number.as_i64() {
-            Some(count) => Cell::Integer(count),
-            None => Cell::Text(number.to_string()),
-        },
-        Value::String(text) => Cell::Text(text.clone()),
-        Value::Array(_) | Value::Object(_) => Cell::Text(value.to_string()),
+// === impl Cell ===
+
+impl ToSql for Cell<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let Self(kind, value) = self;
+        Ok(match value {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            json if *kind == Type::Json => json.to_string().into(),
+            Value::Bool(flag) => (*flag).into(),
+            Value::Number(number) => match number.as_i64() {
+                Some(count) => count.into(),
+                None => number.to_string().into(),
+            },
+            Value::String(text) => text.as_str().into(),
+            Value::Array(_) | Value::Object(_) => value.to_string().into(),
+        })
     }
 }
 

@@ -7,19 +7,28 @@ mod spool;
 
 use std::{
     collections::VecDeque,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio_test::{assert_ready, task};
 
+#[cfg(feature = "sqlite")]
+use super::SqliteSink;
 use super::{
+    backlog::Backlog,
+    error::{SqlErrorKind, StoreError},
+    line,
     row::Row,
-    writer::{Store, StoreError},
-    *,
+    run::run,
+    settings::Settings,
+    summary::Summary,
+    writer::{Connect, Store, Writer},
 };
 use crate::record::{Fact, Interception, Outcome, Recorder};
 
@@ -38,6 +47,8 @@ struct Scripted {
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     NoConnection,
+    /// As `NoConnection`, with an error that would be a row's fault if rows had been sent.
+    NoConnectionByRefusal,
     Down,
     /// It is stored, but the connection is lost before the answer.
     StoredAndDown,
@@ -94,11 +105,13 @@ impl Connect for Scripted {
 
     fn connect(&mut self) -> Result<Self, StoreError> {
         let mut answers = self.answers.lock().unwrap();
-        if let Some(Answer::NoConnection) = answers.front() {
-            answers.pop_front();
-            return Err(StoreError::Down("no connection".into()));
-        }
-        Ok(self.clone())
+        let error = match answers.front() {
+            Some(Answer::NoConnection) => StoreError::Down("no connection".into()),
+            Some(Answer::NoConnectionByRefusal) => StoreError::Refused("a bad setting".into()),
+            _ => return Ok(self.clone()),
+        };
+        answers.pop_front();
+        Err(error)
     }
 }
 
@@ -190,6 +203,21 @@ fn nothing_is_lost_or_reordered_while_the_database_fails() {
 }
 
 #[test]
+fn a_refused_connection_refuses_no_row() {
+    let folder = Folder::new();
+    let database = Scripted::answering([Answer::NoConnectionByRefusal; 3]);
+    let (recorder, events) = Recorder::channel(1024);
+    emit(&recorder, "u", [tokens(1)]);
+    drop(recorder);
+    let patient = Settings {
+        drain: Duration::from_secs(60),
+        ..settings(Some(&folder.path("spool")))
+    };
+    let summary = run(patient, database, events).unwrap();
+    assert_eq!((summary.stored(), summary.set_aside(), summary.lost()), (3, 0, 0));
+}
+
+#[test]
 fn a_refused_row_is_set_aside_and_holds_back_no_other() {
     let folder = Folder::new();
     let database = Scripted {
@@ -211,6 +239,72 @@ fn a_refused_row_is_set_aside_and_holds_back_no_other() {
         .collect();
     assert_eq!(rejected.len(), 3);
     assert!(rejected.iter().all(|event| event["prompt"] == "poison"));
+}
+
+/// Runs a writer on this thread over `emit_all`'s events; returns its summary and what it logged.
+fn written(settings: Settings, database: Scripted, emit_all: impl FnOnce(&Recorder)) -> (Summary, String) {
+    let logs = crate::logs::Logs::capture();
+    let backlog = Arc::new(Backlog::open(&settings).unwrap());
+    let (recorder, mut events) = Recorder::channel(1024);
+    emit_all(&recorder);
+    while let Some(event) = events.try_recv() {
+        let mut line = Vec::new();
+        line::push(&mut line, &event);
+        assert!(backlog.append(&line));
+    }
+    backlog.close();
+    let summary = Writer::new(settings, backlog, database).run().unwrap();
+    (summary, logs.text())
+}
+
+#[test]
+fn a_refused_row_that_no_file_can_keep_is_named_in_the_log_without_its_content() {
+    let folder = Folder::new();
+    let full = folder.path("full");
+    std::fs::File::create(folder.path("full.rejected"))
+        .and_then(|file| file.set_len(64 << 20))
+        .unwrap();
+    for spool in [None, Some(full)] {
+        let database = Scripted {
+            poison: Some("poison"),
+            ..Scripted::default()
+        };
+        let mut id = String::new();
+        let (summary, log) = written(settings(spool.as_deref()), database, |recorder| {
+            id = emit(recorder, "u", [prompt("poison")]);
+        });
+        assert_eq!((summary.stored(), summary.set_aside(), summary.lost()), (2, 0, 1));
+        assert!(
+            log.contains(&id) && log.contains("sequence=1") && log.contains("it is lost"),
+            "{log}"
+        );
+        assert_eq!(log.matches("poison").count(), 1, "the database's word alone: {log}");
+    }
+    assert_eq!(std::fs::metadata(folder.path("full.rejected")).unwrap().len(), 64 << 20);
+}
+
+#[test]
+fn a_writer_that_panics_closes_the_recorder_and_leaves_nobody_waiting() {
+    struct Panics;
+    impl Connect for Panics {
+        type Store = Scripted;
+        fn connect(&mut self) -> Result<Scripted, StoreError> {
+            panic!("a bug")
+        }
+    }
+    let folder = Folder::new();
+    let (recorder, events) = Recorder::channel(1024);
+    for _ in 0..100 {
+        emit(&recorder, "u", [tokens(1)]);
+    }
+    // No room for all events: the receiving thread waits for the writer.
+    let small = Settings {
+        max_backlog: 1,
+        ..settings(Some(&folder.path("spool")))
+    };
+    let error = run(small, Panics, events).unwrap_err();
+    assert!(error.to_string().contains("panicked"), "{error}");
+    assert!(recorder.is_closed());
 }
 
 #[test]

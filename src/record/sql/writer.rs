@@ -1,14 +1,23 @@
 //! Writes the backlog to the database: in batches, again after a failure, and row by row around one that is refused.
 
-use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::private::private;
 use super::{
-    Settings, SqlError, SqlErrorKind, Summary,
-    backlog::{Backlog, Next},
+    backlog::{AtEnd, Backlog, Next},
+    error::{Cause, SqlError, SqlErrorKind, StoreError},
+    private::private,
     row::Row,
+    settings::Settings,
+    summary::Summary,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -30,17 +39,12 @@ pub(super) trait Store {
     fn store(&mut self, rows: &[Row]) -> Result<(), StoreError>;
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-/// A transaction that did not happen.
-#[derive(Debug)]
-pub(super) enum StoreError {
-    /// The database is not usable now; the same rows may well be stored later.
-    Down(Cause),
-    /// The database refuses one of the rows, and will again.
-    Refused(Cause),
-    /// The tables are of a version that is not known here.
-    Version(i64),
+/// An event's name in the log.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct EventId {
+    interception_id: Option<String>,
+    sequence: Option<u64>,
 }
 
 pub(super) struct Writer<C: Connect> {
@@ -68,18 +72,15 @@ impl<C: Connect> Writer<C> {
     }
 
     pub(super) fn run(mut self) -> Result<Summary, SqlError> {
-        let result = self.write_all();
-        self.backlog.abandon();
-        result
+        let backlog = Arc::clone(&self.backlog);
+        let _abandon = AtEnd(&backlog, Backlog::abandon);
+        self.write_all()
     }
 
     fn write_all(&mut self) -> Result<Summary, SqlError> {
         let unreadable = |error| SqlError::spool("the spool cannot be read", error);
         loop {
-            let next = self
-                .backlog
-                .next(self.settings.batch, self.settings.batch_wait)
-                .map_err(unreadable)?;
+            let next = self.backlog.next(self.settings.batch_wait).map_err(unreadable)?;
             let Next::Lines(lines) = next else {
                 return Ok(self.summary);
             };
@@ -163,7 +164,8 @@ impl<C: Connect> Writer<C> {
     fn try_once(&mut self, rows: &[Row]) -> Result<(), StoreError> {
         let store = match &mut self.store {
             Some(store) => store,
-            none => none.insert(self.connect.connect()?),
+            // No row is refused where none was sent.
+            none => none.insert(self.connect.connect().map_err(StoreError::or_down)?),
         };
         store.store(rows)
     }
@@ -180,18 +182,31 @@ impl<C: Connect> Writer<C> {
         self.summary.stored += rows.len() as u64;
     }
 
-    fn set_aside(&mut self, line: &str, why: &dyn std::fmt::Display) {
-        self.summary.set_aside += 1;
-        let kept = self.rejected_path().is_some_and(|path| {
-            let appended = private().create(true).append(true).open(path).and_then(|mut file| {
-                if file.metadata()?.len() > MAX_REJECTED {
-                    return Err(std::io::ErrorKind::QuotaExceeded.into());
-                }
-                file.write_all(format!("{line}\n").as_bytes())
-            });
-            appended.is_ok()
-        });
-        tracing::error!(%why, kept, "a record is set aside, because the database does not take it");
+    /// Keeps the line in the file of refused rows, or else names the loss.
+    fn set_aside(&mut self, line: &str, why: &dyn fmt::Display) {
+        let EventId {
+            interception_id,
+            sequence,
+        } = serde_json::from_str(line).unwrap_or_default();
+        let kept = match self.rejected_path() {
+            None => Err(io::Error::other("there is no spool beside which to keep it")),
+            Some(path) => keep(&path, line),
+        };
+        // Without its content: prompts are private.
+        match kept {
+            Ok(()) => {
+                self.summary.set_aside += 1;
+                tracing::error!(
+                    %why, interception_id, sequence, "the database does not take a record: it is set aside"
+                );
+            }
+            Err(error) => {
+                self.summary.lost += 1;
+                tracing::error!(
+                    %why, %error, interception_id, sequence, "the database does not take a record: it is lost"
+                );
+            }
+        }
     }
 
     /// `<spool>.rejected`.
@@ -219,18 +234,19 @@ impl<C: Connect> Writer<C> {
     }
 }
 
-// === impl StoreError ===
-
-impl From<StoreError> for SqlError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Down(error) | StoreError::Refused(error) => {
-                Self::new(SqlErrorKind::Database, "the record database cannot be opened").with(error)
-            }
-            StoreError::Version(version) => Self::new(
-                SqlErrorKind::Version,
-                format!("the tables are of version {version}, newer than this program's"),
-            ),
-        }
+/// Appends the line to the file of refused rows, whole or not at all.
+fn keep(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = private().create(true).append(true).open(path)?;
+    let length = file.metadata()?.len();
+    if length + line.len() as u64 >= MAX_REJECTED {
+        return Err(io::Error::new(
+            io::ErrorKind::QuotaExceeded,
+            "the file of refused records is full",
+        ));
     }
+    let written = file.write_all(format!("{line}\n").as_bytes());
+    if written.is_err() {
+        let _ = file.set_len(length);
+    }
+    written
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::backlog::{Backlog, Next},
+    super::backlog::{Backlog, Next, not_locked, second_path},
     *,
 };
 
@@ -44,7 +44,7 @@ proptest! {
                     model.extend(new);
                 }
                 Step::Read if !model.is_empty() => {
-                    let Next::Lines(read) = backlog.next(7, Duration::ZERO).unwrap() else {
+                    let Next::Lines(read) = backlog.next(Duration::ZERO).unwrap() else {
                         panic!("something is there");
                     };
                     let count = read.iter().filter(|byte| **byte == b'\n').count();
@@ -56,23 +56,85 @@ proptest! {
                 Step::Restart if in_file => {
                     drop(backlog);
                     backlog = Backlog::open(&settings).unwrap();
-                    // Stored lines may come again, until the file was empty once.
-                    let all = std::fs::read(&spool).unwrap();
-                    prop_assert!(all.ends_with(&lines(model.make_contiguous())));
-                    model = String::from_utf8(all).unwrap().lines().map(str::to_owned).collect();
+                    // Stored lines may come again, until their file was emptied.
+                    let all = in_files(&spool);
+                    let count = |among: &[String], line| among.iter().filter(|other| *other == line).count();
+                    for line in &model {
+                        prop_assert!(count(&all, line) >= count(model.iter().cloned().collect::<Vec<_>>().as_slice(), line));
+                    }
+                    model = all.into();
                 }
                 Step::Read | Step::Restart => {}
             }
         }
         prop_assert_eq!(backlog.count().unwrap(), model.len() as u64);
         backlog.close();
-        while let Next::Lines(read) = backlog.next(7, Duration::from_secs(60)).unwrap() {
+        while let Next::Lines(read) = backlog.next(Duration::from_secs(60)).unwrap() {
             let count = read.iter().filter(|byte| **byte == b'\n').count();
             prop_assert_eq!(&read, &lines(&model.drain(..count).collect::<Vec<_>>()));
             backlog.forget(&read).unwrap();
         }
         prop_assert!(model.is_empty());
     }
+}
+
+/// The lines of both files, as the next process reads them.
+fn in_files(spool: &Path) -> Vec<String> {
+    let texts = [spool, &second_path(spool)].map(|path| std::fs::read_to_string(path).unwrap());
+    texts.concat().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_files_stay_short_though_something_always_waits() {
+    let folder = Folder::new();
+    let spool = folder.path("spool");
+    let settings = Settings {
+        max_backlog: 2_000,
+        ..settings(Some(&spool))
+    };
+    let backlog = Backlog::open(&settings).unwrap();
+    let line = lines(&["x".repeat(99)]);
+    let mut waiting = 0;
+    for _ in 0..5_000 {
+        while waiting < 15 {
+            assert!(backlog.append(&line));
+            waiting += 1;
+        }
+        let Next::Lines(read) = backlog.next(Duration::ZERO).unwrap() else {
+            panic!("something is there");
+        };
+        waiting -= read.len() / 100;
+        assert!(waiting > 0);
+        backlog.forget(&read).unwrap();
+        let lengths = [&*spool, &second_path(&spool)].map(|path| std::fs::metadata(path).unwrap().len());
+        assert!(lengths[0] + lengths[1] <= 4_000, "{lengths:?}");
+    }
+}
+
+#[test]
+fn an_event_is_in_the_file_when_its_emission_returns() {
+    let folder = Folder::new();
+    let spool = folder.path("spool");
+    let settings = Settings {
+        max_backlog: 2_000,
+        ..settings(Some(&spool))
+    };
+    let backlog = Arc::new(Backlog::open(&settings).unwrap());
+    let (recorder, mut events) = Recorder::channel(1024);
+    events.set_journal(backlog);
+    let id = emit(&recorder, "u", [tokens(1)]);
+    let written = in_files(&spool);
+    assert_eq!(written.len(), 3);
+    assert!(written.iter().all(|line| line.contains(&id)));
+    // No emission waits for room: the events are queued, and the receiving thread waits.
+    (0..10).for_each(|_| drop(emit(&recorder, "u", [tokens(1)])));
+    let (written, mut queued) = (in_files(&spool).len(), Vec::new());
+    while let Some((_, receipt)) = events.try_recv_with_receipt() {
+        queued.push(receipt.is_written);
+    }
+    assert_eq!(queued.len(), 33);
+    assert_eq!(queued.iter().filter(|is_written| **is_written).count(), written);
+    assert!(written < 33);
 }
 
 #[test]
@@ -87,9 +149,11 @@ fn a_line_that_was_cut_off_is_forgotten() {
         (format!("one\n{long}"), "one\n"),
         ("one\ntwo\n".to_owned(), "one\ntwo\n"),
     ] {
-        std::fs::write(&spool, text).unwrap();
-        drop(Backlog::open(&settings(Some(&spool))).unwrap());
-        assert_eq!(std::fs::read_to_string(&spool).unwrap(), whole);
+        for file in [spool.clone(), second_path(&spool)] {
+            std::fs::write(&file, &text).unwrap();
+            drop(Backlog::open(&settings(Some(&spool))).unwrap());
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), whole);
+        }
     }
 }
 
@@ -97,10 +161,14 @@ fn a_line_that_was_cut_off_is_forgotten() {
 fn a_line_longer_than_one_read_comes_whole() {
     let folder = Folder::new();
     for spool in [None, Some(folder.path("spool"))] {
-        let backlog = Backlog::open(&settings(spool.as_deref())).unwrap();
+        let settings = Settings {
+            batch: 1,
+            ..settings(spool.as_deref())
+        };
+        let backlog = Backlog::open(&settings).unwrap();
         let long = ["x".repeat(3 << 20), "y".to_owned()];
         assert!(backlog.append(&lines(&long)));
-        assert_eq!(backlog.next(1, Duration::ZERO).unwrap(), Next::Lines(lines(&long[..1])));
+        assert_eq!(backlog.next(Duration::ZERO).unwrap(), Next::Lines(lines(&long[..1])));
     }
 }
 
@@ -111,6 +179,11 @@ fn two_writers_do_not_share_a_spool() {
     let first = Backlog::open(&settings).unwrap();
     let second = Backlog::open(&settings).map(|_| ()).unwrap_err();
     assert_eq!(second.kind(), SqlErrorKind::Spool);
+    assert!(second.to_string().contains("in use"), "{second}");
+    // No lock to be had is not the same as a lock that another one has.
+    let broken = not_locked(std::fs::TryLockError::Error(io::ErrorKind::Unsupported.into()));
+    assert_eq!(broken.kind(), SqlErrorKind::Spool);
+    assert!(!broken.to_string().contains("in use"), "{broken}");
     drop(first);
     assert!(Backlog::open(&settings).is_ok());
 }
