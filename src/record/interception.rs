@@ -106,7 +106,7 @@ impl Interception {
         if let Fact::TokenUsage { usage, cost, .. } = &fact {
             self.usage += *usage;
             self.cost.add(cost.as_ref());
-            // Of this round there is no other report to come.
+            // Each round's usage is recorded once.
             self.held = None;
         }
         if let Some(channel) = &mut self.channel {

@@ -75,6 +75,7 @@ struct Orders {
 
 /// The writer at work.
 pub struct Records {
+    has_file: bool,
     orders: Arc<Orders>,
     done: oneshot::Receiver<Result<(), String>>,
 }
@@ -82,6 +83,7 @@ pub struct Records {
 /// Starts the writer on a thread of its own: a file may block for as long as it likes.
 pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
     let orders = Arc::new(Orders::default());
+    let has_file = matches!(sink, Sink::File(_));
     let (sender, done) = oneshot::channel();
     let seen = Arc::clone(&orders);
     thread::Builder::new().name("records".into()).spawn(move || {
@@ -101,7 +103,7 @@ pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
         // Nobody listens any more only if a further signal has cut even this.
         let _ = sender.send(result);
     })?;
-    Ok(Records { orders, done })
+    Ok(Records { has_file, orders, done })
 }
 
 // === impl Target ===
@@ -230,8 +232,11 @@ fn cut_short(path: &Path, file: &File) -> io::Result<bool> {
 impl Records {
     /// Something that asks the writer to open its file anew, before the next record.
     pub fn reopener(&self) -> impl Fn() + Send + 'static {
-        let orders = Arc::clone(&self.orders);
+        let (has_file, orders) = (self.has_file, Arc::clone(&self.orders));
         move || {
+            if !has_file {
+                return info!("SIGHUP opens a record file anew, and there is none");
+            }
             info!("the record file will be opened anew before the next record");
             orders.reopen.store(true, Ordering::Relaxed);
         }
