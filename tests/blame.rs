@@ -187,6 +187,28 @@ async fn a_success_that_takes_the_last_of_a_limit_sends_the_next_to_another_key(
     }
 }
 
+/// Only an answer that a dead key cannot get brings it back.
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_fails_restores_no_key() {
+    let pool = pool(1);
+    let statuses = [401, 500, 529, 400];
+    let provider = Provider::queue(statuses.map(|status| match status {
+        401 => Reply::error(401, "invalid_api_key"),
+        status => Reply::error(status, "other"),
+    }));
+    let stack = bridge(&layer(&pool), &provider);
+    for (status, told, state) in [
+        (401, 502, KeyState::Revoked),
+        (500, 500, KeyState::Revoked),
+        (529, 529, KeyState::Revoked),
+        (400, 400, KeyState::Usable),
+    ] {
+        assert_eq!(send(&stack, ask("hi")).await.status, told, "{status}");
+        assert_eq!(pool.snapshot()[0].state, state, "{status}");
+        advance(Duration::from_secs(61)).await;
+    }
+}
+
 /// Servers that want no key in earnest get a dummy, which any text may contain.
 #[tokio::test(start_paused = true)]
 async fn a_dummy_key_is_not_looked_for_in_answers() {

@@ -1,5 +1,7 @@
 //! Whole answers of providers that are too long, cut, or not what the API promises.
 
+use tokio::time::Instant;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -97,13 +99,16 @@ async fn a_reply_over_the_limit_is_a_502_and_not_read_on() {
 async fn a_refusal_of_a_key_is_judged_by_its_status_if_it_is_endless() {
     for status in [401, 403, 429] {
         let endless = MockBody::new().endless(vec![b' '; 4096]);
-        let stalling = MockBody::new().data("{").never();
-        for body in [endless, stalling] {
+        let stalling = || MockBody::new().data("{").never();
+        for (body, limit, waited) in [(endless, 9, 0), (stalling(), 9, 5), (stalling(), 2, 2)] {
             let mut replies = vec![Reply::ok(completion("hello")), Reply::new(status, body)];
             let provider = Provider::answering(move |_| replies.pop().expect("two attempts"));
-            let stack = bridge(&BridgeLayer::new().pool(pool(2)), &provider);
+            let layer = BridgeLayer::new().attempt_timeout(Duration::from_secs(limit));
+            let stack = bridge(&layer.pool(pool(2)), &provider);
+            let start = Instant::now();
             assert_works("the next key", &send(&stack, ask("hi")).await);
             assert_eq!(provider.keys(), KEYS[..2]);
+            assert_eq!(since(start) / 1000, waited, "an attempt of {limit} s");
         }
     }
 }
