@@ -16,6 +16,14 @@ mod json;
 #[path = "../tests/support/logs.rs"]
 #[allow(dead_code, reason = "the tests of `pool` use it, and cargo compiles them here, too")]
 mod logs;
+#[path = "../src/metrics/mod.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "what is measured reports to it"
+)]
+mod metrics;
 #[path = "../src/pool/mod.rs"]
 #[allow(
     dead_code,

@@ -121,6 +121,7 @@
 //! - `mcp`: the tools of MCP servers that are child processes or byte streams (see the module `mcp`).
 //! - `mcp-http`: MCP servers over HTTP as well; the application chooses the TLS.
 //! - `test-util`: a provider that answers by a script, for your own tests (see the module `test_util`).
+//! - `metrics`: numbers for dashboards and alarms, through the facade of that name (see the module `metrics`).
 //! - `prices`: the providers' public prices, for the cost of each round (see [`record::price`]).
 //! - `sqlite`, `postgres`: records in a database (see the module `record::sql`).
 
@@ -146,6 +147,11 @@ mod logs;
 #[cfg(feature = "mcp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mcp")))]
 pub mod mcp;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 pub mod pool;
 pub mod record;
 mod redact;

@@ -30,11 +30,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("base_uri", &[]),
     ("redact", &["types"]),
     ("response_ids", &[]),
-    ("pool", &["types", "redact"]),
-    ("tools", &["types"]),
-    ("record", &["types"]),
+    ("metrics", &["types"]),
+    ("pool", &["types", "redact", "metrics"]),
+    ("tools", &["types", "metrics"]),
+    ("record", &["types", "metrics"]),
     ("extensions", &["types", "redact"]),
-    ("mcp", &["types", "tools", "redact", "extensions:Actor"]),
+    ("mcp", &["types", "tools", "redact", "extensions:Actor", "metrics"]),
     ("body", &["rope", "types:Dialect"]),
     ("upstream", &["rope", "body:RequestBody"]),
     (
@@ -45,6 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "json",
             "rope",
             "tools:Tools,Registered,ToolDefinition,PREFIX",
+            "metrics:refused,Limit",
         ],
     ),
     (
@@ -56,6 +58,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "json",
             "rope",
             "tools:Tools,Registered,ToolDefinition,PREFIX",
+            "metrics:refused,Limit",
         ],
     ),
     (
@@ -74,6 +77,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "response_ids",
             "dialect",
             "upstream",
+            "metrics",
         ],
     ),
     // Exists under `cfg(fuzzing)` alone.

@@ -17,6 +17,7 @@ use crate::dialect::Api;
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::extensions::{Actor, Credential};
 use crate::json::ScanError;
+use crate::metrics::{self, Limit, Stopwatch};
 use crate::pool::KeyPool;
 use crate::rope::Rope;
 use crate::tools::Tools;
@@ -31,6 +32,8 @@ pub(crate) struct Admitted {
     pub(crate) credentials: Credentials,
     pub(crate) tools: Tools,
     pub(crate) held: Held,
+    /// From the last byte of the body on.
+    pub(crate) since: Stopwatch,
 }
 
 /// Checks the head, then reads the body; a client that is refused half-way gets to read why.
@@ -53,15 +56,22 @@ where
         let mut admitted = Admitted::take(config, api, head)?;
         waits &= body.size_hint().lower() > config.max_request_body as u64;
         match collect_held(body.as_mut(), config.max_request_body, &mut admitted.held, look).await {
-            Ok(rope) => Ok((admitted, rope)),
-            Err(CollectError::TooLarge) => Err(BridgeError::new(
-                BridgeErrorKind::RequestTooLarge,
-                format!(
-                    "the request body is larger than the {} bytes that are allowed",
-                    config.max_request_body
-                ),
-            )),
+            Ok(rope) => {
+                admitted.since = Stopwatch::start();
+                Ok((admitted, rope))
+            }
+            Err(CollectError::TooLarge) => {
+                metrics::refused(Limit::RequestBody);
+                Err(BridgeError::new(
+                    BridgeErrorKind::RequestTooLarge,
+                    format!(
+                        "the request body is larger than the {} bytes that are allowed",
+                        config.max_request_body
+                    ),
+                ))
+            }
             Err(CollectError::OverBudget) => {
+                metrics::refused(Limit::HeldBodies);
                 tracing::warn!("a request was turned away: too many bytes of request bodies are held");
                 Err(BridgeError::new(
                     BridgeErrorKind::Overloaded,
@@ -135,6 +145,7 @@ impl Admitted {
             credentials,
             tools: tools.unwrap_or_else(|| config.tools.current()),
             held: config.budget.hold(),
+            since: Stopwatch::start(),
         })
     }
 }

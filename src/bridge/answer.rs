@@ -13,6 +13,7 @@ use crate::body::collect::CollectError;
 use crate::dialect::Api;
 use crate::dialect::turn::{ErrorNames, ErrorWords};
 use crate::error::{BridgeError, BridgeErrorKind};
+use crate::metrics::{self, Limit};
 use crate::record::{Interception, Outcome};
 
 /// Why a round has no answer.
@@ -62,7 +63,10 @@ impl Failure {
     #[cold]
     pub(crate) fn unread<E: std::fmt::Display>(error: &CollectError<E>, credentials: &Credentials) -> Self {
         match error {
-            CollectError::TooLarge | CollectError::OverBudget => Self::invalid("the answer is over the limit"),
+            CollectError::TooLarge | CollectError::OverBudget => {
+                metrics::refused(Limit::ResponseBody);
+                Self::invalid("the answer is over the limit")
+            }
             CollectError::Broken(cause) => Self::upstream(cause, credentials),
         }
     }
@@ -70,6 +74,7 @@ impl Failure {
     #[cold]
     pub(crate) fn timeout() -> Self {
         tracing::warn!("the provider took longer than allowed");
+        metrics::refused(Limit::Time);
         Self::bridge(BridgeErrorKind::UpstreamTimeout, "the provider did not answer in time")
     }
 

@@ -60,7 +60,10 @@ impl<U: Upstream> Provider<U> {
                     let again = again.and_then(|sent| pool.lease_again(&mut walk.walk, sent));
                     match again.or_else(|| pool.lease(&mut walk.walk, purpose, Instant::now())) {
                         Some(lease) => Some(lease),
-                        None => return Err(walk.exhausted(pool.exhausted(purpose, Instant::now()))),
+                        None => {
+                            let exhausted = pool.exhausted(purpose, Instant::now());
+                            return Err(self.exhausted(walk, exhausted));
+                        }
                     }
                 }
             };
@@ -71,9 +74,13 @@ impl<U: Upstream> Provider<U> {
             let span = attempt_span(self.attempts, self.round, lease.as_ref());
             let now = Instant::now();
             let deadline = now.checked_add(self.config.attempt_timeout).unwrap_or(now + FAR_FUTURE);
+            let asked = interception.as_ref().and_then(|interception| interception.stopwatch());
             let sent = timeout_at(deadline, self.upstream.send(request))
                 .instrument(span.clone())
                 .await;
+            if let Some(interception) = &mut interception {
+                interception.waited(asked);
+            }
             let response = sent
                 .map_err(|_| Failure::timeout())?
                 .map_err(|error| Failure::upstream(&error.0, &self.credentials))?;
@@ -91,15 +98,31 @@ impl<U: Upstream> Provider<U> {
             }
             let (parts, body) = response.into_parts();
             let mut body = pin!(body);
+            let asked = interception.as_ref().and_then(|interception| interception.stopwatch());
             let enough = deadline.min(Instant::now() + REFUSAL_TIME);
             let body = match timeout_at(enough, collect(body.as_mut(), REFUSAL_BYTES)).await {
                 Ok(Ok(rope)) => rope.into_bytes(),
                 // Unreadable: the status has to do.
                 Ok(Err(_)) | Err(_) => bytes::Bytes::new(),
             };
+            if let Some(interception) = &mut interception {
+                interception.waited(asked);
+            }
             let refusal = self.refusal(parts, body);
             self.judge(walk, lease, refusal)?;
         }
+    }
+
+    fn exhausted(&self, walk: &mut RoundWalk, exhausted: Exhausted) -> Failure {
+        if walk.first_refusal.is_none() {
+            let reason = match exhausted {
+                Exhausted::CoolingDown { .. } => "cooling_down",
+                Exhausted::Revoked => "revoked",
+            };
+            let provider = self.config.provider(self.api.dialect());
+            self.config.meter.exhausted(provider, reason);
+        }
+        walk.exhausted(exhausted)
     }
 
     /// Reports what a refusal says about the key; `Ok` means that another key may do better.

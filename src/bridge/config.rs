@@ -8,6 +8,7 @@ use super::paths::{Base, Pattern};
 use crate::body::budget::Budget;
 use crate::body::readers::Readers;
 use crate::dialect;
+use crate::metrics::Meter;
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::response_ids::ResponseIds;
@@ -56,8 +57,9 @@ pub(crate) struct Config {
     pub(crate) anonymous_responses: bool,
     pub(crate) actor_headers: bool,
     pub(crate) require_actor: bool,
-    /// Not a setting.
+    /// Not a setting, as is the next.
     pub(crate) refused_additions: RefusedAdditions,
+    pub(crate) meter: Meter,
 }
 
 impl Config {
@@ -104,6 +106,7 @@ impl Default for Config {
             actor_headers: false,
             require_actor: false,
             refused_additions: RefusedAdditions::default(),
+            meter: Meter::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::config::Config;
 use crate::dialect::turn::{About, Call, Completion, Owner, Turn};
 use crate::dialect::usage::Counts;
 use crate::extensions::{Actor, Intercepted};
+use crate::metrics;
 use crate::record::{Fact, Interception, Outcome};
 use crate::types::Dialect;
 
@@ -62,10 +63,10 @@ pub(super) fn record_usage(interception: &mut Interception, completion: &Complet
     }
 }
 
-/// A round's usage, if records or the span take it.
+/// A round's usage, if records, metrics or the span take it.
 fn usage(interception: &mut Interception, completion: &Completion) -> Option<Fact> {
     let span = tracing::Span::current();
-    if !interception.is_recorded() && span.is_disabled() {
+    if !metrics::IS_ON && !interception.is_recorded() && span.is_disabled() {
         return None;
     }
     // A span keeps every value that a field is given, and streams report often.

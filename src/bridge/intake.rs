@@ -21,6 +21,7 @@ use crate::dialect::{Api, OfferSettings, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
 use crate::extensions::Actor;
 use crate::json::Scanner;
+use crate::metrics::{self, Limit};
 use crate::record::{Injection, Interception, Unavailable};
 use crate::tools::Tools;
 use crate::upstream::Upstream;
@@ -77,6 +78,9 @@ where
         Ok(interception) => interception,
         Err(error) => return bridge_response(api, error, None),
     };
+    let model = &request.about().model;
+    let provider = config.provider(api.dialect());
+    interception.measure(config.meter.operation(provider, api.dialect(), model, admitted.since));
     if refused.contains(&Addition::Tools) {
         interception.set_injection(Injection::Refused);
     } else if is_offered {
@@ -137,6 +141,7 @@ where
     scanner.finish().map_err(|error| unparsable(&error))?;
     let request = api.request(body, &scanner, purpose)?;
     if request.about().model.len() > config.max_model_name {
+        metrics::refused(Limit::ModelName);
         let message = format!("the model's name is longer than {} bytes", config.max_model_name);
         return Err(BridgeError::new(BridgeErrorKind::RequestInvalid, message).param("model"));
     }
@@ -174,14 +179,19 @@ async fn begin(
         let ended = config.readers.end_stalled(config.reader_patience);
         if ended > 0 {
             tracing::warn!(ended, "streams that nobody read lost their places to other requests");
+            metrics::refused(Limit::Reader);
         }
     }
     let actor = admitted.actor.as_ref().map(Actor::id);
     recorder.begin(actor, started).await.map_err(|unavailable| {
-        let message = match unavailable {
-            Unavailable::Busy => "too many requests are being recorded, please try again later",
-            Unavailable::Closed => "requests cannot be recorded at present",
+        let (limit, message) = match unavailable {
+            Unavailable::Busy => (
+                Limit::Places,
+                "too many requests are being recorded, please try again later",
+            ),
+            Unavailable::Closed => (Limit::RecorderClosed, "requests cannot be recorded at present"),
         };
+        metrics::refused(limit);
         tracing::warn!(
             ?unavailable,
             "a request was turned away because it could not be recorded"

@@ -13,6 +13,7 @@ use crate::dialect::Request;
 use crate::dialect::turn::{Addition, ToolResult, Turn};
 use crate::error::BridgeErrorKind;
 use crate::extensions::Actor;
+use crate::metrics::{self, Limit};
 use crate::record::{Injection, Interception};
 use crate::rope::Rope;
 use crate::upstream::Upstream;
@@ -120,6 +121,7 @@ where
                 appended += replay.len() + results.iter().map(|result| result.text.len()).sum::<usize>();
                 if appended > config.max_appended && !last {
                     tracing::warn!(appended, "the rounds of this request have grown too large for more");
+                    metrics::refused(Limit::Appended);
                     last = true;
                     rounds.done = rounds.max;
                 }
@@ -183,6 +185,7 @@ impl Rounds {
         let last = self.done == self.max;
         if last {
             tracing::warn!(rounds = self.max, "the model may call no more tools for this request");
+            metrics::refused(Limit::Rounds);
         }
         Step::Invoke { last }
     }

@@ -217,9 +217,11 @@ where
         output
             .silence
             .listen(deadline.saturating_duration_since(Instant::now()));
+        let asked = interception.stopwatch();
         let first = output
             .during(read_frame(body.as_mut(), &provider.credentials))
             .await??;
+        interception.waited(asked);
         if let Some(first) = first.as_ref().filter(|first| is_json(first)) {
             let reading = collect_after(first.clone(), body.as_mut(), config.max_response_body);
             let reply = output.during(reading).await?;
@@ -298,9 +300,11 @@ where
             if answers {
                 output.silence.listen(config.stream_idle_timeout);
             }
+            let asked = interception.stopwatch();
             next = output
                 .during(read_frame(body.as_mut(), &provider.credentials))
                 .await??;
+            interception.waited(asked);
         }
         output.open_relayed(provider, interception, &**request, walk, &mut opening);
         // A body must not be polled after its end.

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::config::Config;
 use super::facts;
 use crate::dialect::turn::{Call, Owner, ToolResult, Turn};
+use crate::metrics::{self, Limit};
 use crate::record::Interception;
 use crate::tools::{Registered, ToolCall, ToolOutput};
 
@@ -60,6 +61,7 @@ impl<'a> Calls<'a> {
     /// Runs ours to their end, a bounded number at once.
     pub(crate) async fn run(&mut self) {
         self.started = Instant::now();
+        let called = self.interception.stopwatch();
         let mut running = JoinSet::new();
         let mut places = HashMap::new();
         let turn = self.turn;
@@ -94,6 +96,7 @@ impl<'a> Calls<'a> {
                 self.finished(place, begun, outcome);
             }
         }
+        self.interception.waited(called);
         self.done = true;
     }
 
@@ -117,6 +120,12 @@ impl<'a> Calls<'a> {
             tracing::debug!(tool = call.name, id = call.id, "a tool call failed");
         }
         let duration = Instant::now().saturating_duration_since(begun);
+        count(
+            self.config,
+            call,
+            if is_error { "failed" } else { "succeeded" },
+            duration,
+        );
         facts::record_call(self.interception, &self.turn.completion.id, call, error, Some(duration));
         let text = output.into_text(self.config.max_tool_result.min(self.room));
         self.room = self.room.saturating_sub(text.len());
@@ -134,9 +143,20 @@ impl Drop for Calls<'_> {
             if result.is_none() && !call.is_callers() {
                 let why = "cancelled".to_owned();
                 let msg_id = &self.turn.completion.id;
+                count(self.config, call, "cancelled", duration);
                 facts::record_call(self.interception, msg_id, call, Some(why), Some(duration));
             }
         }
+    }
+}
+
+/// Counts a call. Its tool is ours: the names of others come from callers and models.
+fn count(config: &Config, call: &Call, outcome: &'static str, duration: Duration) {
+    if let Owner::Ours(tool) = &call.owner {
+        let tool = tool.definition();
+        config
+            .meter
+            .tool_call(tool.get_server(), tool.name(), outcome, duration);
     }
 }
 
@@ -153,9 +173,12 @@ async fn invoke(tool: Registered, call: ToolCall, limit: Duration) -> Outcome {
     match timeout(limit, tool.service().oneshot(call)).await {
         Ok(Ok(output)) => Ok(output),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!(
-            "the tool did not answer within {} seconds",
-            limit.as_secs_f64()
-        )),
+        Err(_) => {
+            metrics::refused(Limit::ToolTime);
+            Err(format!(
+                "the tool did not answer within {} seconds",
+                limit.as_secs_f64()
+            ))
+        }
     }
 }

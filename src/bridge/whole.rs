@@ -83,8 +83,10 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             }
             let mut body = pin!(body);
             let reading = collect(body.as_mut(), provider.config.max_response_body);
-            let body = timeout_at(deadline, reading)
-                .await
+            let asked = interception.stopwatch();
+            let read = timeout_at(deadline, reading).await;
+            interception.waited(asked);
+            let body = read
                 .map_err(|_| Failure::timeout())?
                 .map_err(|error| Failure::unread(&error, &provider.credentials))?;
             match request.read_reply(body) {

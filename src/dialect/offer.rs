@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::turn::Owner;
+use crate::metrics::{Limit, refused};
 use crate::rope::Rope;
 use crate::tools::{PREFIX, Registered, ToolDefinition, Tools};
 use crate::types::Dialect;
@@ -67,6 +68,7 @@ impl Offer {
                 left_out = all - room,
                 "more tools than the provider takes"
             );
+            refused(Limit::OfferedTools);
             let in_turns = offer.tools.in_turns(|name| offer.offers(name)).into_iter();
             let names = in_turns.map(Registered::injected_name);
             let mut left_out: Vec<String> = names.skip(room).map(str::to_owned).collect();

@@ -24,6 +24,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::metrics::{self, Limit};
+
 /// Requests and notifications of a server.
 const MAX_UNSOLICITED: u32 = 100;
 /// Progress notifications, which belong to a call of ours and are thrown away.
@@ -141,6 +143,7 @@ impl Flood {
         if let Some(reason) = reason
             && self.0.reason.set(reason).is_ok()
         {
+            metrics::refused(Limit::ServerMessages);
             self.0.noticed.notify_waiters();
         }
     }

@@ -13,6 +13,7 @@ use super::{
     session::Session,
     snapshot::McpServerState,
 };
+use crate::metrics::{self, Limit};
 use crate::tools::ToolDefinition;
 
 /// For the handshake with all pages of the list; for the list alone later.
@@ -193,6 +194,7 @@ impl Supervisor {
                 first = left_out[0],
                 "tools of an MCP server are too large and are left out"
             );
+            metrics::refused(Limit::ToolDefinitions);
         }
         self.logged = left_out;
     }

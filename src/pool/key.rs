@@ -20,6 +20,7 @@ use super::{
     word::{KeyFate, Stamp, Word},
 };
 use crate::{
+    metrics::KeyMeter,
     redact::{self, Secret},
     types::{CredentialHeader, KeyHint},
 };
@@ -74,6 +75,7 @@ pub(super) struct Key {
     pub(super) hint: KeyHint,
     secret: SecretKey,
     pub(super) counters: Counters,
+    pub(super) meter: KeyMeter,
 }
 
 /// The outcomes of attempts, as [`KeyCounters`] shows them.
@@ -85,6 +87,17 @@ pub(super) struct Counters {
     pub(super) next_key: AtomicU64,
     pub(super) suspected: AtomicU64,
     pub(super) unanswered: AtomicU64,
+}
+
+/// What came of an attempt for its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Accepted,
+    CooledDown,
+    Revoked,
+    NextKey,
+    Suspected,
+    Unanswered,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,10 +239,27 @@ impl Key {
             suspicion: Suspicion::default(),
             keyed_rest: AtomicU64::new(0),
             counting_rest: AtomicU64::new(0),
+            meter: KeyMeter::new(&hint),
             hint,
             secret,
             counters: Counters::default(),
         })
+    }
+
+    /// Counts an attempt.
+    #[inline]
+    pub(super) fn count(&self, attempt: Attempt) {
+        let counters = &self.counters;
+        let (counter, outcome) = match attempt {
+            Attempt::Accepted => (&counters.accepted, "accepted"),
+            Attempt::CooledDown => (&counters.cooled_down, "cooled_down"),
+            Attempt::Revoked => (&counters.revoked, "revoked"),
+            Attempt::NextKey => (&counters.next_key, "next_key"),
+            Attempt::Suspected => (&counters.suspected, "suspected"),
+            Attempt::Unanswered => (&counters.unanswered, "unanswered"),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.meter.attempt(outcome);
     }
 
     /// Until which millisecond it rests for a purpose that has limits of its own.
@@ -268,6 +298,7 @@ impl Key {
     pub(super) fn clear_expired(&self, rested: Stamp) {
         if self.word.clear_expired(rested) {
             tracing::info!(credential_hint = %self.hint, "key usable again");
+            self.meter.transition("key", "usable");
         }
     }
 
@@ -276,6 +307,7 @@ impl Key {
         let restored = self.word.restore(from);
         if restored {
             tracing::info!(credential_hint = %self.hint, "key restored");
+            self.meter.transition("key", "usable");
         }
         restored
     }

@@ -12,6 +12,7 @@ use super::{
     KeyPool, Lease, Purpose, Report, Walk,
     domain::{Domain, DomainName},
     headroom,
+    key::Attempt,
     state::PROBE_INTERVAL,
     word::KeyFate,
 };
@@ -88,7 +89,7 @@ impl KeyPool {
         let is_keyed = !matches!(purpose, Purpose::Model(_));
         match report {
             Report::Served | Report::Relayed | Report::Failed => {
-                key.counters.accepted.fetch_add(1, Ordering::Relaxed);
+                key.count(Attempt::Accepted);
                 if report != Report::Failed && lease.stamp.is_revoked() {
                     key.restore(lease.stamp);
                 }
@@ -100,14 +101,14 @@ impl KeyPool {
             Report::CoolDownDomain(rest) => self.cool_down_domain(lease, purpose, rest, now),
             // On a keyed path, answers never speak against the key.
             Report::Revoked | Report::Suspect | Report::NextKey if is_keyed => {
-                key.counters.next_key.fetch_add(1, Ordering::Relaxed);
+                key.count(Attempt::NextKey);
             }
             Report::Revoked => self.revoke(walk, lease, now),
             Report::NextKey => {
-                key.counters.next_key.fetch_add(1, Ordering::Relaxed);
+                key.count(Attempt::NextKey);
             }
             Report::Suspect => {
-                key.counters.suspected.fetch_add(1, Ordering::Relaxed);
+                key.count(Attempt::Suspected);
                 if walk.caller.actor.is_some() {
                     walk.suspects.push(Arc::clone(&lease.entry));
                 }
@@ -147,6 +148,7 @@ impl KeyPool {
                     seconds = rest.as_secs_f64(),
                     "key suspected: other keys serve what it refuses"
                 );
+                key.meter.transition("key", "suspected");
             }
         }
     }
@@ -154,7 +156,7 @@ impl KeyPool {
     #[cold]
     fn cool_down(&self, lease: &Lease, purpose: Purpose<'_>, rest: Duration, now: Instant) {
         let (key, clock) = (&lease.entry.key, &self.inner.clock);
-        key.counters.cooled_down.fetch_add(1, Ordering::Relaxed);
+        key.count(Attempt::CooledDown);
         let (deadline, now) = (clock.deadline(now, rest), clock.millis(now));
         if deadline <= now {
             return;
@@ -171,6 +173,7 @@ impl KeyPool {
                         seconds = rest.as_secs_f64(),
                         "model cools down"
                     );
+                    key.meter.transition("model", "cooling_down");
                 }
             }
             Purpose::Keyed | Purpose::Counting => {
@@ -181,6 +184,7 @@ impl KeyPool {
                         seconds = rest.as_secs_f64(),
                         "key cools down"
                     );
+                    key.meter.transition("key", "cooling_down");
                 }
             }
         }
@@ -192,7 +196,7 @@ impl KeyPool {
             return self.cool_down(lease, purpose, rest, now);
         }
         let (key, clock) = (&lease.entry.key, &self.inner.clock);
-        key.counters.cooled_down.fetch_add(1, Ordering::Relaxed);
+        key.count(Attempt::CooledDown);
         let (deadline, now) = (clock.deadline(now, rest), clock.millis(now));
         let (domain, generation) = self.domain_of(lease);
         if deadline > now && domain.cool_down(generation, None, deadline, now) {
@@ -202,13 +206,14 @@ impl KeyPool {
                 seconds = rest.as_secs_f64(),
                 "domain cools down"
             );
+            key.meter.transition("domain", "cooling_down");
         }
     }
 
     #[cold]
     fn revoke(&self, walk: &mut Walk, lease: &Lease, now: Instant) {
         let key = &lease.entry.key;
-        key.counters.revoked.fetch_add(1, Ordering::Relaxed);
+        key.count(Attempt::Revoked);
         if let Some(probe) = walk.probe.as_mut().filter(|_| lease.stamp.is_revoked()) {
             probe.undecided = probe.undecided.saturating_sub(1);
         }
@@ -222,6 +227,7 @@ impl KeyPool {
             .fetch_max(self.inner.clock.deadline(now, PROBE_INTERVAL), Ordering::AcqRel);
         if key.word.raise_to(revoked).is_some() {
             tracing::warn!(credential_hint = %key.hint, "key revoked");
+            key.meter.transition("key", "revoked");
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     ApiKey, KeyPoolError, KeySnapshot, KeyState, ModelRest, Purpose, Walk,
     choice::Order,
-    key::{Entry, SentKey},
+    key::{Attempt, Entry, SentKey},
     set::KeySet,
     walk::Probe,
     word::{Clock, KeyFate, Stamp},
@@ -227,6 +227,33 @@ impl KeyPool {
             .collect()
     }
 
+    /// Sets the gauge `llm_bridge.keys` of `provider` to the number of keys in each state; to be called before each
+    /// collection of metrics, since most states end by themselves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_llm_bridge::pool::KeyPool;
+    ///
+    /// let pool = KeyPool::from_secrets(["sk-0123456789abcdefghij"])?;
+    /// pool.publish_metrics("openai");
+    /// # Ok::<(), tower_llm_bridge::pool::KeyPoolError>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+    pub fn publish_metrics(&self, provider: &str) {
+        let keys = self.snapshot();
+        let states = [
+            ("usable", KeyState::Usable),
+            ("cooling_down", KeyState::CoolingDown),
+            ("suspected", KeyState::Suspected),
+            ("revoked", KeyState::Revoked),
+        ];
+        let count = |state| keys.iter().filter(|key| key.state == state).count();
+        let counts = states.map(|(name, state)| (name, u32::try_from(count(state)).unwrap_or(u32::MAX)));
+        crate::metrics::keys(provider, counts);
+    }
+
     /// The best key for `purpose` that `walk` has not tried. If there is none, [`exhausted`](Self::exhausted) says why.
     #[inline]
     pub(crate) fn lease(&self, walk: &mut Walk, purpose: Purpose<'_>, now: Instant) -> Option<Lease> {
@@ -432,7 +459,7 @@ impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
         if !self.answered {
-            self.entry.key.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+            self.entry.key.count(Attempt::Unanswered);
         }
     }
 }

@@ -13,7 +13,10 @@ use uuid::Uuid;
 use super::{
     Event, Fact, Injection, Outcome, cost::CostSum, events::Sender, places::Place, price::Priced, text::TextLimits,
 };
-use crate::types::{KeyHint, TokenUsage};
+use crate::{
+    metrics::{Operation, Stopwatch},
+    types::{KeyHint, TokenUsage},
+};
 
 /// One request on its way through the bridge.
 ///
@@ -32,6 +35,7 @@ pub(crate) struct Interception {
     cost: CostSum,
     /// The latest report of a round's usage; a newer one replaces it, the end of the round records it.
     held: Option<Box<Fact>>,
+    operation: Operation,
     /// `None` once ended, or when nobody records.
     channel: Option<Channel>,
 }
@@ -81,12 +85,28 @@ impl Interception {
             has_reported: false,
             cost: CostSum::default(),
             held: None,
+            operation: Operation::default(),
             channel: None,
         }
     }
 
     pub(crate) fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// Reports what happens as metrics, too.
+    pub(crate) fn measure(&mut self, operation: Operation) {
+        self.operation = operation;
+    }
+
+    /// Takes the time that a wait for others begins.
+    pub(crate) fn stopwatch(&self) -> Option<Stopwatch> {
+        self.operation.stopwatch()
+    }
+
+    /// Notes that the time since `begun` was spent in a wait for others.
+    pub(crate) fn waited(&mut self, begun: Option<Stopwatch>) {
+        self.operation.waited(begun);
     }
 
     /// Whether events are recorded; lets callers skip building an expensive fact.
@@ -105,6 +125,7 @@ impl Interception {
         }
         if let Fact::TokenUsage { usage, cost, .. } = &fact {
             self.usage += *usage;
+            self.operation.usage(usage);
             self.cost.add(cost.as_ref());
             // Each round's usage is recorded once.
             self.held = None;
@@ -154,8 +175,11 @@ impl Interception {
 
     /// Takes the time of the first part of the answer; later calls change nothing.
     pub(crate) fn first_token(&mut self) {
-        self.first_token
-            .get_or_insert_with(|| Instant::now().saturating_duration_since(self.began));
+        if self.first_token.is_none() {
+            let after = Instant::now().saturating_duration_since(self.began);
+            self.first_token = Some(after);
+            self.operation.first_token(after);
+        }
     }
 
     /// Tokens so far, over all rounds, as given to [`emit`](Self::emit).
@@ -170,6 +194,9 @@ impl Interception {
 
     fn end(&mut self, outcome: Outcome, status: Option<StatusCode>, error_type: Option<&str>) {
         self.release();
+        let duration = Instant::now().saturating_duration_since(self.began);
+        let is_complete = outcome == Outcome::Completed;
+        self.operation.end(outcome.as_str(), is_complete, duration);
         let Some(channel) = self.channel.take() else { return };
         let ended = Fact::Ended {
             outcome,
@@ -181,7 +208,7 @@ impl Interception {
             injection: self.injection,
             usage: self.usage,
             cost: std::mem::take(&mut self.cost).into_cost(),
-            duration_ms: millis(Instant::now().saturating_duration_since(self.began)),
+            duration_ms: millis(duration),
             time_to_first_token_ms: self.first_token.map(millis),
         };
         channel.close(self.id, ended);

@@ -14,6 +14,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use crate::metrics;
+
 /// The admission of one channel.
 pub(super) struct Places {
     state: Mutex<State>,
@@ -169,6 +171,7 @@ impl Places {
     fn release(&self, actor: Option<&Arc<str>>) {
         let mut state = self.lock();
         state.taken -= 1;
+        metrics::free_places(state.places - state.taken);
         if let Some(line) = state.line(actor) {
             line.held -= 1;
         }
@@ -230,6 +233,7 @@ impl State {
 
     fn take(&mut self, actor: Option<&Arc<str>>) {
         self.taken += 1;
+        metrics::free_places(self.places - self.taken);
         if let Some(line) = self.line(actor) {
             line.held += 1;
         }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, mem::size_of};
 use serde_json::Value;
 
 use super::{Event, Fact};
+use crate::metrics::{self, Limit};
 
 /// Room for the words that say how much is missing.
 const NOTE: usize = 64;
@@ -96,6 +97,7 @@ impl TextLimits {
         }
         if was_cut {
             tracing::info!(event = fact.name(), "a text was too long for its record and was cut");
+            metrics::refused(Limit::RecordedText);
         }
     }
 }

@@ -116,6 +116,7 @@ fn validator(definition: &ToolDefinition) -> Option<(jsonschema::Validator, Expa
         problem,
         "a tool's arguments are not checked against its schema"
     );
+    crate::metrics::refused(crate::metrics::Limit::Schema);
     None
 }
 
