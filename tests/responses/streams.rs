@@ -38,6 +38,31 @@ async fn r11_r17_silence_is_filled_with_comments_and_one_event_a_minute() {
     assert!(!answer.text().contains("keepalive"), "some decoders do not know it");
 }
 
+/// R12: events that the bridge makes are numbered like the provider's, around them and after them.
+#[tokio::test(start_paused = true)]
+async fn r12_every_event_has_the_next_number() {
+    let cut = events("resp_2", &[words("there"), words("too")]);
+    let rounds = [
+        stream("resp_1", &[words("so"), call(SLOW)]),
+        Reply::events(cut[..5].concat()),
+    ];
+    let (_, answer) = converse(&slow(65), responses(&question(true)), rounds).await;
+    let events = read(&answer);
+    let expected = [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.output_item.added",
+        "error",
+        "response.failed",
+    ];
+    assert_eq!(types(&events), expected);
+}
+
 /// Nothing is shown for more than a minute: the head comes after 10 s, the life cycle after 60 s.
 #[tokio::test(start_paused = true)]
 async fn a_hidden_round_that_lasts_opens_the_stream() {

@@ -47,6 +47,7 @@ pub(super) fn made_object(interception: Uuid, model: &str) -> Bytes {
     let object = json!({
         "id": format!("resp_{}", interception.simple()),
         "object": "response",
+        "access_programs": Value::Null,
         "created_at": created,
         "model": model,
         "instructions": Value::Null,

@@ -221,6 +221,47 @@ fn a_stream_that_fails_before_the_provider_began_still_ends_with_a_response() {
     assert!(response["created_at"].as_u64().unwrap() > 1_700_000_000);
 }
 
+/// R13: what the types of the official SDKs require, in each event that is not the provider's.
+#[test]
+fn r13_events_of_ours_have_every_required_member() {
+    const RESPONSE: [&str; 15] = [
+        "id",
+        "access_programs",
+        "created_at",
+        "error",
+        "incomplete_details",
+        "instructions",
+        "metadata",
+        "model",
+        "object",
+        "output",
+        "parallel_tool_calls",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_p",
+    ];
+    let (mut relay, mut out) = (offered(HELLO).relay(setup()), BytesMut::new());
+    relay.begin_round(false);
+    let error = BridgeError::new(BridgeErrorKind::UpstreamFailed, "gone");
+    relay.fail(ErrorWords::Bridge(&error), &mut out);
+    let events = events(&shown(&out));
+    assert_eq!(kinds(&shown(&out)), ["error", "response.failed"]);
+    for (event, members) in [
+        (&events[0], &["type", "sequence_number", "code", "message", "param"][..]),
+        (&events[1], &["type", "sequence_number", "response"]),
+        (&events[1]["response"], &RESPONSE),
+    ] {
+        let missing: Vec<_> = members.iter().filter(|name| event.get(**name).is_none()).collect();
+        assert!(missing.is_empty(), "{missing:?} in {event}");
+    }
+    let response = &events[1]["response"];
+    assert_eq!(
+        (&response["object"], &response["output"]),
+        (&json!("response"), &json!([]))
+    );
+}
+
 #[test]
 fn comments_and_odd_ends_are_no_events() {
     let stream = format!(

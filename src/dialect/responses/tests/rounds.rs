@@ -154,8 +154,9 @@ fn visible_items_of_all_rounds_are_shown_once() {
     assert_eq!(ids(&answer), ["rs_1", "msg_1", "msg_3", "fc_call_4"]);
 }
 
+/// R8: in the replay every call has an output.
 #[test]
-fn in_a_mixed_turn_the_first_call_decides() {
+fn r8_in_a_mixed_turn_the_first_call_decides() {
     // Ours first: the caller's wait for the next round.
     let mixed = vec![
         call("call_1", CLOCK),
