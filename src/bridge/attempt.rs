@@ -132,10 +132,11 @@ impl<U: Upstream> Provider<U> {
         };
         let codes: Vec<&str> = refusal.names.iter().flat_map(ErrorNames::codes).collect();
         let names = refusal.names.as_ref();
+        let message = names.and_then(|names| names.message.as_deref()).unwrap_or_default();
         let verdict = self.config.verdicts.judge(&Refused {
             status: refusal.parts.status,
             codes: &codes,
-            message: names.and_then(|names| names.message.as_deref()).unwrap_or_default(),
+            message,
             is_api_error: names.is_some(),
         });
         let purpose = self.target.purpose();
@@ -149,7 +150,7 @@ impl<U: Upstream> Provider<U> {
             }
             verdict => verdict,
         };
-        let report = verdict.report(&refusal.parts.headers, SystemTime::now());
+        let report = verdict.report(&refusal.parts.headers, message, SystemTime::now());
         pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
         match verdict {
             Verdict::Relay => return Err(self.refused(refusal).into()),

@@ -82,7 +82,7 @@ fn number(text: &str) -> Option<f64> {
 }
 
 /// A duration as Go prints it: numbers with a unit each ([`time.ParseDuration`](https://pkg.go.dev/time#ParseDuration)).
-fn go_duration(text: &str) -> Option<Duration> {
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, 0.0);
     while !rest.is_empty() {
         let digits = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;

@@ -15,17 +15,28 @@ pub(super) const CAP: Duration = Duration::from_secs(60 * 60);
 /// Set by OpenAI and Azure; their SDKs prefer it to the whole seconds of `retry-after`.
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// The cool-down that `headers` ask for: `retry-after-ms`, else `retry-after`, else the latest reset of an empty bucket,
-/// else [`DEFAULT`]; [`CAP`] at most.
-pub(super) fn cool_down(headers: &HeaderMap, now: SystemTime) -> Duration {
+/// The cool-down that an answer asks for: `retry-after-ms`, else `retry-after`, else the words of its `message`, else the
+/// latest reset of an empty bucket, else [`DEFAULT`]; [`CAP`] at most.
+///
+/// An error inside a stream comes behind the headers of a success, so its words are all that says how long.
+pub(super) fn cool_down(headers: &HeaderMap, message: &str, now: SystemTime) -> Duration {
     let first = |name: &HeaderName, parse: &dyn Fn(&str) -> Option<Duration>| {
         let mut values = headers.get_all(name).iter();
         values.find_map(|value| parse(value.to_str().ok()?.trim()))
     };
     first(&RETRY_AFTER_MS, &|text| decimal(text, 1_000.0))
         .or_else(|| first(&RETRY_AFTER, &|text| decimal(text, 1.0).or_else(|| date(text, now))))
+        .or_else(|| in_words(message))
         .or_else(|| headroom::empty_for(headers, || now))
         .unwrap_or(DEFAULT)
+}
+
+/// OpenAI's words: `Please try again in 6ms.`, with a duration as Go prints it.
+fn in_words(message: &str) -> Option<Duration> {
+    let (_, rest) = message.split_once("try again in ")?;
+    let word = rest.split(char::is_whitespace).next()?;
+    let word = word.trim_end_matches(|end: char| !end.is_ascii_alphanumeric());
+    headroom::go_duration(word).map(|asked| asked.min(CAP))
 }
 
 /// A non-negative decimal number of which `per_second` make a second.
@@ -72,7 +83,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name, value);
         }
-        cool_down(&map, then()).as_secs_f64()
+        cool_down(&map, "", then()).as_secs_f64()
     }
 
     #[test]
@@ -152,6 +163,35 @@ mod tests {
     }
 
     #[test]
+    fn words_ask_where_no_header_does() {
+        let words = |duration: &str| {
+            let message = format!("Rate limit reached for gpt-9. Please try again in {duration} Visit the guide.");
+            cool_down(&HeaderMap::new(), &message, then()).as_secs_f64()
+        };
+        for (duration, expected) in [
+            ("6ms.", 0.006),
+            ("1.5s.", 1.5),
+            ("7m12s.", 432.0),
+            ("1h0m1s", HOUR),
+            ("20s,", 20.0),
+            ("", 60.0),
+            ("20.", 60.0),
+            ("20 seconds.", 60.0),
+            ("-5s.", 60.0),
+            ("5\u{e9}.", 60.0),
+        ] {
+            assert_eq!(words(duration), expected, "{duration:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ratelimit-remaining-tokens", HeaderValue::from_static("0"));
+        headers.insert("x-ratelimit-reset-tokens", HeaderValue::from_static("1m1s"));
+        let seconds = |headers: &HeaderMap| cool_down(headers, "try again in 3s", then()).as_secs_f64();
+        assert_eq!(seconds(&headers), 3.0, "the bucket need not be full for this request");
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("7"));
+        assert_eq!(seconds(&headers), 7.0);
+    }
+
+    #[test]
     fn of_several_values_the_first_that_can_be_read() {
         assert_eq!(
             seconds(&[("retry-after", b"soon"), ("retry-after", b"5"), ("retry-after", b"6")]),
@@ -165,14 +205,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_at_most_the_cap(ms in any::<Vec<u8>>(), plain in any::<Vec<u8>>(), number in any::<f64>()) {
+        fn anything_is_at_most_the_cap(ms in any::<Vec<u8>>(), plain in any::<Vec<u8>>(), number in any::<f64>(), word in any::<String>()) {
+            for words in [word, number.to_string() + "h"] {
+                let message = "try again in ".to_owned() + &words;
+                prop_assert!(cool_down(&HeaderMap::new(), &message, then()) <= CAP);
+            }
             let number = number.to_string().into_bytes();
             for value in [ms, plain, number] {
                 if let Ok(value) = HeaderValue::from_bytes(&value) {
                     for name in ["retry-after-ms", "retry-after"] {
                         let mut headers = HeaderMap::new();
                         headers.append(name, value.clone());
-                        prop_assert!(cool_down(&headers, then()) <= CAP);
+                        prop_assert!(cool_down(&headers, "", then()) <= CAP);
                     }
                 }
             }
@@ -182,7 +226,7 @@ mod tests {
         fn whole_seconds_are_exact(seconds in 0_u64..=3_600) {
             let mut headers = HeaderMap::new();
             headers.append("retry-after", HeaderValue::from(seconds));
-            prop_assert_eq!(cool_down(&headers, then()), Duration::from_secs(seconds));
+            prop_assert_eq!(cool_down(&headers, "", then()), Duration::from_secs(seconds));
         }
     }
 }

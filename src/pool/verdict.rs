@@ -17,8 +17,9 @@ use super::retry_after;
 pub enum Verdict {
     /// The answer goes to the caller, whatever its status, and nothing rests.
     Relay,
-    /// The model rests in the key's domain for as long as the answer asks: `retry-after-ms`, else `retry-after`, else
-    /// the latest reset of a bucket that has nothing left, else 60 s; 1 h at most. The request goes to the next key.
+    /// The model rests in the key's domain for as long as the answer asks: `retry-after-ms`, else `retry-after`, else its
+    /// message ("try again in 2s"), else the latest reset of a bucket that has nothing left, else 60 s; 1 h at most. The
+    /// request goes to the next key.
     CoolDown,
     /// All models rest in the key's domain for this long, whatever the answer asks; the request goes to the next key.
     CoolDownFor(Duration),
@@ -142,10 +143,10 @@ pub(crate) enum Report {
 impl Verdict {
     /// The report for the pool: `headers` say how long a key that cools down rests; an HTTP date there is relative to
     /// `now`.
-    pub(crate) fn report(self, headers: &HeaderMap, now: SystemTime) -> Report {
+    pub(crate) fn report(self, headers: &HeaderMap, message: &str, now: SystemTime) -> Report {
         match self {
             Self::Relay => Report::Relayed,
-            Self::CoolDown => Report::CoolDown(retry_after::cool_down(headers, now)),
+            Self::CoolDown => Report::CoolDown(retry_after::cool_down(headers, message, now)),
             Self::CoolDownFor(rest) => Report::CoolDownDomain(rest),
             Self::Revoke => Report::Revoked,
             Self::NextKey => Report::NextKey,

@@ -108,15 +108,20 @@ async fn an_error_before_the_first_item_fails_over() {
     let head = events("resp_1", &[])[..2].concat();
     let failed = |code: &str| {
         let mut response = reply("resp_1", "failed", &[]);
-        response["error"] = json!({"code": code, "message": "m"});
+        response["error"] = json!({"code": code, "message": "Slow down. Please try again in 2s."});
         let data = json!({"type": "response.failed", "sequence_number": 2, "response": response});
         Reply::events(format!("{head}{}", event(&data)))
     };
     let rounds = [failed("rate_limit_exceeded"), stream("resp_2", &[words("there")])];
-    let (seen, answer) = converse(&slow(1), responses(&question(true)), rounds).await;
+    let keys = pool(2);
+    let layer = slow(1).pool(keys.clone());
+    let (seen, answer) = converse(&layer, responses(&question(true)), rounds).await;
     assert_eq!(seen.len(), 2);
     let events = read(&answer);
     assert_eq!(events[0]["response"]["id"], "resp_2");
+    // Only its words say how long.
+    let rests = &keys.snapshot()[0].rests;
+    assert_eq!(rests[0].time_left, Duration::from_secs(2), "{rests:?}");
 
     let (seen, answer) = converse(&slow(1), responses(&question(true)), [failed("server_error")]).await;
     assert_eq!((answer.status.as_u16(), seen.len()), (500, 1));

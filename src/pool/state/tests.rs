@@ -176,7 +176,7 @@ async fn one_millisecond_on_the_only_key_ends_the_walk() {
     let mut walk = Walk::default();
     let mut headers = HeaderMap::new();
     headers.insert("retry-after-ms", HeaderValue::from_static("1"));
-    let said = Verdict::CoolDown.report(&headers, std::time::SystemTime::UNIX_EPOCH);
+    let said = Verdict::CoolDown.report(&headers, "", std::time::SystemTime::UNIX_EPOCH);
     report(&pool, lease(&pool, &mut walk).unwrap(), said);
     assert!(lease(&pool, &mut walk).is_none());
     advance(Duration::from_millis(1)).await;

@@ -195,7 +195,7 @@ fn only_a_plain_cool_down_asks_the_headers() {
         (Verdict::NextKey, Report::NextKey),
         (Verdict::Suspect, Report::Suspect),
     ] {
-        assert_eq!(verdict.report(&headers, now), report);
+        assert_eq!(verdict.report(&headers, "", now), report);
     }
 }
 
