@@ -164,8 +164,8 @@ impl Sender {
 
 impl Envelope {
     /// Counts the event as queued from here on.
-    fn new(event: Box<Event>, is_written: bool, places: &Arc<Places>, place: Option<Place>) -> Self {
-        let bytes = text::memory(&event);
+    fn new(mut event: Box<Event>, is_written: bool, places: &Arc<Places>, place: Option<Place>) -> Self {
+        let bytes = text::memory(&mut event);
         places.count_queued(bytes);
         Self {
             event,

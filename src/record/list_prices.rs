@@ -13,8 +13,14 @@ const STANDARD_TIERS: &[&str] = &["default", "standard"];
 
 /// The providers' public prices in USD.
 ///
-/// A round is unpriced when the list does not know its provider, model or service tier. The list knows providers by
-/// names such as `openai`, `anthropic` or `azure`: the name set with
+/// A round is unpriced when
+///
+/// - the list does not know its provider or model,
+/// - the list has no price for its service tier other than the standard one,
+/// - the list leaves out a part of its counts,
+/// - or its price is 0: the list does not tell a free model from one without rates.
+///
+/// The list knows providers by names such as `openai`, `anthropic` or `azure`: the name set with
 /// [`BridgeLayer::provider`](crate::BridgeLayer::provider) has to be one of them, or [`of`](Self::of) says which is meant.
 ///
 /// # Examples

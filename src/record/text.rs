@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, mem::size_of};
 
 use serde_json::Value;
 
-use super::{Event, Fact};
+use super::{Event, Fact, TokenDetails};
 use crate::metrics::{self, Limit};
 
 /// Room for the words that say how much is missing.
@@ -17,6 +17,22 @@ pub(super) struct TextLimits {
     pub(super) text: usize,
     /// Of an id, a name, a header.
     pub(super) id: usize,
+}
+
+/// A part of a fact that takes memory of its own, by who writes it and how long it may be.
+enum Text<'a> {
+    /// An id, a name, a header.
+    Id(&'a mut String),
+    /// A prompt, thoughts, an error.
+    Content(&'a mut String),
+    /// Arguments of a call.
+    Json(&'a mut Value),
+    /// The actor's.
+    Metadata(&'a mut BTreeMap<String, String>),
+    /// The operator's own words.
+    Configured(&'a mut String),
+    /// Numbers by name.
+    Counts(&'a mut TokenDetails),
 }
 
 /// Counts bytes instead of writing them.
@@ -37,68 +53,113 @@ impl TextLimits {
     /// Cuts every text of `fact` that callers, models or providers write.
     pub(super) fn apply(&self, fact: &mut Fact) {
         let mut was_cut = false;
-        let mut cut_id = |id: &mut String| was_cut |= cut(id, self.id);
-        match fact {
-            Fact::Started {
-                model,
-                path,
-                initiator_id,
-                metadata,
-                client,
-                client_session_id,
-                user_agent,
-                correlating_tool_call_id,
-                ..
-            } => {
-                [model, path, client].into_iter().for_each(&mut cut_id);
-                [initiator_id, client_session_id, user_agent, correlating_tool_call_id]
-                    .into_iter()
-                    .flatten()
-                    .for_each(&mut cut_id);
+        each_text(fact, |text| match text {
+            Text::Id(text) => was_cut |= cut(text, self.id),
+            Text::Content(text) => was_cut |= cut(text, self.text),
+            Text::Json(json) => was_cut |= cut_json(json, self.text),
+            Text::Metadata(metadata) => {
                 for value in metadata.values_mut() {
                     was_cut |= cut(value, self.text);
                 }
             }
-            Fact::PromptUsage { msg_id, prompt: text } => {
-                cut_id(msg_id);
-                was_cut |= cut(text, self.text);
-            }
-            Fact::ModelThought {
-                msg_id,
-                source,
-                content,
-            } => {
-                [msg_id, source].into_iter().for_each(&mut cut_id);
-                was_cut |= cut(content, self.text);
-            }
-            Fact::TokenUsage {
-                msg_id,
-                model,
-                service_tier,
-                ..
-            } => {
-                [msg_id, model].into_iter().chain(service_tier).for_each(cut_id);
-            }
-            Fact::ToolUsage {
-                msg_id,
-                tool_call_id,
-                tool,
-                args,
-                invocation_error,
-                ..
-            } => {
-                [msg_id, tool_call_id, tool].into_iter().for_each(&mut cut_id);
-                was_cut |= cut_json(args, self.text);
-                if let Some(error) = invocation_error {
-                    was_cut |= cut(error, self.text);
-                }
-            }
-            Fact::Ended { error_type, .. } => error_type.iter_mut().for_each(cut_id),
-        }
+            Text::Configured(_) | Text::Counts(_) => {}
+        });
         if was_cut {
             tracing::info!(event = fact.name(), "a text was too long for its record and was cut");
             metrics::refused(Limit::RecordedText);
         }
+    }
+}
+
+/// Shows every text of `fact` to `visit`. No pattern ends in `..`, so a new field finds its way here.
+fn each_text(fact: &mut Fact, mut visit: impl FnMut(Text<'_>)) {
+    match fact {
+        Fact::Started {
+            provider,
+            dialect: _,
+            model,
+            path,
+            streaming: _,
+            initiator_id,
+            metadata,
+            client,
+            client_session_id,
+            user_agent,
+            correlating_tool_call_id,
+            credential_kind: _,
+            credential_hint: _,
+        } => {
+            visit(Text::Configured(provider));
+            visit(Text::Metadata(metadata));
+            let optional = [initiator_id, client_session_id, user_agent, correlating_tool_call_id];
+            [model, path, client]
+                .into_iter()
+                .chain(optional.into_iter().flatten())
+                .for_each(|id| visit(Text::Id(id)));
+        }
+        Fact::PromptUsage { msg_id, prompt } => {
+            visit(Text::Id(msg_id));
+            visit(Text::Content(prompt));
+        }
+        Fact::ModelThought {
+            msg_id,
+            source,
+            content,
+        } => {
+            visit(Text::Id(msg_id));
+            visit(Text::Id(source));
+            visit(Text::Content(content));
+        }
+        Fact::TokenUsage {
+            msg_id,
+            model,
+            service_tier,
+            usage: _,
+            extra,
+            cost: _,
+        } => {
+            visit(Text::Counts(extra));
+            [msg_id, model]
+                .into_iter()
+                .chain(service_tier)
+                .for_each(|id| visit(Text::Id(id)));
+        }
+        Fact::ToolUsage {
+            msg_id,
+            tool_call_id,
+            tool,
+            server,
+            server_url,
+            args,
+            injected: _,
+            invocation_error,
+            duration_ms: _,
+        } => {
+            [msg_id, tool_call_id, tool]
+                .into_iter()
+                .for_each(|id| visit(Text::Id(id)));
+            [server, server_url]
+                .into_iter()
+                .flatten()
+                .for_each(|text| visit(Text::Configured(text)));
+            visit(Text::Json(args));
+            invocation_error
+                .iter_mut()
+                .for_each(|error| visit(Text::Content(error)));
+        }
+        Fact::Ended {
+            outcome: _,
+            status: _,
+            error_type,
+            credential_hint: _,
+            key_attempts: _,
+            rounds: _,
+            injection: _,
+            usage: _,
+            cost: _,
+            duration_ms: _,
+            time_to_first_token_ms: _,
+        } => error_type.iter_mut().for_each(|id| visit(Text::Id(id))),
     }
 }
 
@@ -136,63 +197,17 @@ fn cut_json(json: &mut Value, limit: usize) -> bool {
 }
 
 /// The memory that `event` holds, in bytes; the allocator's own needs are not in it.
-pub(super) fn memory(event: &Event) -> usize {
-    let of = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);
-    let held = match &event.fact {
-        Fact::Started {
-            provider,
-            model,
-            path,
-            initiator_id,
-            metadata,
-            client,
-            client_session_id,
-            user_agent,
-            correlating_tool_call_id,
-            ..
-        } => {
-            [provider, model, path, client]
-                .map(String::capacity)
-                .iter()
-                .sum::<usize>()
-                + [initiator_id, client_session_id, user_agent, correlating_tool_call_id]
-                    .map(of)
-                    .iter()
-                    .sum::<usize>()
-                + memory_of_metadata(metadata)
-        }
-        Fact::PromptUsage { msg_id, prompt } => msg_id.capacity() + prompt.capacity(),
-        Fact::ModelThought {
-            msg_id,
-            source,
-            content,
-        } => msg_id.capacity() + source.capacity() + content.capacity(),
-        Fact::TokenUsage {
-            msg_id,
-            model,
-            service_tier,
-            extra,
-            ..
-        } => {
-            msg_id.capacity() + model.capacity() + of(service_tier) + extra.iter().count() * size_of::<(String, u64)>()
-        }
-        Fact::ToolUsage {
-            msg_id,
-            tool_call_id,
-            tool,
-            server,
-            server_url,
-            args,
-            invocation_error,
-            ..
-        } => {
-            [msg_id, tool_call_id, tool].map(String::capacity).iter().sum::<usize>()
-                + [server, server_url, invocation_error].map(of).iter().sum::<usize>()
-                + memory_of_json(args)
-        }
-        Fact::Ended { error_type, .. } => of(error_type),
-    };
-    size_of::<Event>() + held
+pub(super) fn memory(event: &mut Event) -> usize {
+    let mut held = size_of::<Event>();
+    each_text(&mut event.fact, |text| {
+        held += match text {
+            Text::Id(text) | Text::Content(text) | Text::Configured(text) => text.capacity(),
+            Text::Json(json) => memory_of_json(json),
+            Text::Metadata(metadata) => memory_of_metadata(metadata),
+            Text::Counts(counts) => counts.iter().count() * size_of::<(String, u64)>(),
+        };
+    });
+    held
 }
 
 fn memory_of_metadata(metadata: &BTreeMap<String, String>) -> usize {
