@@ -69,8 +69,6 @@ struct Orders {
     ending: AtomicBool,
     /// The file is to be opened anew, for log rotation.
     reopen: AtomicBool,
-    /// The writer is gone, so the recorder is closed.
-    closed: AtomicBool,
 }
 
 /// The writer at work.
@@ -93,7 +91,6 @@ pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
             Sink::Postgres(sink) => summarize(sink.run(events)),
             Sink::Log => to_log(events),
         };
-        seen.closed.store(true, Ordering::Relaxed);
         // While requests are served, nobody waits for the result.
         if let Err(problem) = &result
             && !seen.ending.load(Ordering::Relaxed)
@@ -240,12 +237,6 @@ impl Records {
             info!("the record file will be opened anew before the next record");
             orders.reopen.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// Something that says whether the writer ended, for a check of readiness. New requests get 503 then.
-    pub fn closed(&self) -> impl Fn() -> bool + Clone + Send + Sync + 'static {
-        let orders = Arc::clone(&self.orders);
-        move || orders.closed.load(Ordering::Relaxed)
     }
 
     /// Waits until the last record is written; to be called when every recorder is on its way out.
