@@ -5,34 +5,28 @@ usage: anthropic_client.py PATH_OF_THE_GATEWAY
 Needs `pip install anthropic`; the version that is tested stands in `.ci/run`.
 """
 
-import http.server
 import json
-import subprocess
 import sys
-import threading
 
 import anthropic
+
+from scripted import Gateway, Handler, raises, serve
 
 TOOL = {"name": "mine", "description": "Mine.", "input_schema": {"type": "object", "properties": {}}}
 THINKING = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
 
 
-class Provider(http.server.BaseHTTPRequestHandler):
+class Provider(Handler):
     """Answers by the prompt."""
 
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        request = self.read()
         assert self.headers["x-api-key"] == "sk-of-the-operator" and not self.headers["authorization"]
         if self.path.startswith("/v1/messages/count_tokens"):
-            return self.answer(200, "application/json", [json.dumps({"input_tokens": 7})])
+            return self.json(200, {"input_tokens": 7})
         prompt = request["messages"][-1]["content"]
         if prompt == "refuse":
-            return self.answer(400, "application/json", [json.dumps(error("invalid_request_error"))])
+            return self.json(400, error("invalid_request_error"))
         if prompt == "overload":
             return self.answer(200, "text/event-stream", [event(error("overloaded_error"))])
         if prompt == "break":
@@ -41,44 +35,23 @@ class Provider(http.server.BaseHTTPRequestHandler):
         blocks = [THINKING, text("So."), call] if prompt == "call" else [text("You said: " + prompt)]
         if request.get("stream"):
             return self.answer(200, "text/event-stream", events(blocks))
-        self.answer(200, "application/json", [json.dumps(message(blocks))])
-
-    def answer(self, status, content_type, frames):
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        for frame in [*frames, ""]:
-            data = frame.encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            self.wfile.flush()
+        self.json(200, message(blocks))
 
 
-class Gateway:
-    """A running gateway and a client of it."""
+def client(address):
+    return anthropic.Anthropic(base_url=address, api_key="sk-of-the-caller", max_retries=0, timeout=60)
 
-    def __init__(self, path, *arguments):
-        command = [path, "--listen", "127.0.0.1:0", *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        address = self.process.stdout.readline().removeprefix("listening on ").strip()
-        self.client = anthropic.Anthropic(base_url=address, api_key="sk-of-the-caller", max_retries=0, timeout=60)
 
-    def __enter__(self):
-        return self
+def ask(prompt, **options):
+    return {"model": "demo", "max_tokens": 99, "messages": [{"role": "user", "content": prompt}], **options}
 
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(timeout=60)
 
-    def ask(self, prompt, **options):
-        return {"model": "demo", "max_tokens": 99, "messages": [{"role": "user", "content": prompt}], **options}
-
-    def stream(self, prompt, client=None, **options):
-        """The final message, as the client puts it together."""
-        with (client or self.client).messages.stream(**self.ask(prompt, **options)) as stream:
-            for _ in stream:
-                pass
-            return stream.get_final_message()
+def stream(messages, prompt, **options):
+    """The final message, as the client puts it together."""
+    with messages.stream(**ask(prompt, **options)) as events:
+        for _ in events:
+            pass
+        return events.get_final_message()
 
 
 def text(words):
@@ -126,38 +99,30 @@ def words(answer):
     return "".join(block.text for block in answer.content if block.type == "text")
 
 
-def raises(kind, action):
-    try:
-        action()
-    except kind as raised:
-        return raised
-    raise AssertionError(f"no {kind.__name__}")
-
-
 def demo(gateway):
-    answers = [gateway.client.messages.create(**gateway.ask("hello")), gateway.stream("hello")]
+    answers = [gateway.client.messages.create(**ask("hello")), stream(gateway.client.messages, "hello")]
     assert {words(answer) for answer in answers} == {"You said: hello"}, answers
     print("ok: whole and streamed")
 
     prompt = "what time is it?"
     # Only the client's beta side puts `iterations` of a stream into the final message.
     for answer in [
-        gateway.client.messages.create(**gateway.ask(prompt)),
-        gateway.stream(prompt, gateway.client.beta),
+        gateway.client.messages.create(**ask(prompt)),
+        stream(gateway.client.beta.messages, prompt),
     ]:
         assert words(answer).startswith("The clock says 20") and answer.stop_reason == "end_turn", answer
         assert not any(block.type == "tool_use" for block in answer.content), "no call is shown"
         usage = answer.usage.model_dump()
         assert len(usage["iterations"]) == 2, usage
         assert usage["output_tokens"] == sum(one["output_tokens"] for one in usage["iterations"]), usage
-    assert words(gateway.stream(prompt)).startswith("The clock says 20")
+    assert words(stream(gateway.client.messages, prompt)).startswith("The clock says 20")
     print("ok: an injected round, whole and streamed")
 
 
 def scripted(gateway):
     for answer in [
-        gateway.client.messages.create(**gateway.ask("call", tools=[TOOL])),
-        gateway.stream("call", tools=[TOOL]),
+        gateway.client.messages.create(**ask("call", tools=[TOOL])),
+        stream(gateway.client.messages, "call", tools=[TOOL]),
     ]:
         thinking, so, call = answer.content
         assert (thinking.thinking, thinking.signature, so.text) == ("hm", "c2ln", "So."), answer
@@ -169,12 +134,12 @@ def scripted(gateway):
     assert count.input_tokens == 7
     print("ok: count_tokens")
 
-    refused = raises(anthropic.BadRequestError, lambda: gateway.client.messages.create(**gateway.ask("refuse")))
+    refused = raises(anthropic.BadRequestError, lambda: gateway.client.messages.create(**ask("refuse")))
     assert refused.body["error"]["message"] == "oops", refused.body
     # Before anything was shown an error in the stream has its own status.
-    overloaded = raises(anthropic.InternalServerError, lambda: gateway.stream("overload"))
+    overloaded = raises(anthropic.InternalServerError, lambda: stream(gateway.client.messages, "overload"))
     assert overloaded.status_code == 529, overloaded
-    broken = raises(anthropic.APIStatusError, lambda: gateway.stream("break"))
+    broken = raises(anthropic.APIStatusError, lambda: stream(gateway.client.messages, "break"))
     assert broken.body["error"]["type"] == "api_error", broken.body
     ours = raises(anthropic.BadRequestError, lambda: gateway.client.post("/v1/messages", cast_to=object, body={"model": 1}))
     assert ours.body["error"]["type"] == "invalid_request_error", ours.body
@@ -183,13 +148,10 @@ def scripted(gateway):
 
 def main():
     path = sys.argv[1]
-    with Gateway(path) as gateway:
+    with Gateway(path, client=client) as gateway:
         demo(gateway)
-    provider = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
-    provider.daemon_threads = True
-    threading.Thread(target=provider.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{provider.server_address[1]}"
-    with Gateway(path, "--anthropic-upstream", url, "--anthropic-key", "sk-of-the-operator") as gateway:
+    arguments = ["--anthropic-upstream", serve(Provider), "--anthropic-key", "sk-of-the-operator"]
+    with Gateway(path, *arguments, client=client) as gateway:
         scripted(gateway)
 
 

@@ -5,31 +5,25 @@ usage: openai_client.py PATH_OF_THE_GATEWAY
 Needs `pip install openai`; the version that is tested stands in `.ci/run`.
 """
 
-import http.server
 import json
-import subprocess
 import sys
-import threading
 
 import openai
+
+from scripted import Gateway, Handler, raises, serve
 
 TOOL = {"type": "function", "function": {"name": "mine", "parameters": {"type": "object", "properties": {}}}}
 
 
-class Provider(http.server.BaseHTTPRequestHandler):
+class Provider(Handler):
     """Answers by the prompt."""
 
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        request = self.read()
         prompt = request["messages"][-1]["content"]
         if prompt == "refuse":
             error = {"message": "no such thing", "type": "invalid_request_error", "param": "messages", "code": "nope"}
-            return self.answer(400, "application/json", [json.dumps({"error": error})])
+            return self.json(400, {"error": error})
         if prompt == "break":
             error = {"message": "oops", "type": "server_error", "param": None, "code": "server_error"}
             return self.answer(200, "text/event-stream", [delta(content="Hel"), event({"error": error})])
@@ -38,38 +32,16 @@ class Provider(http.server.BaseHTTPRequestHandler):
             pieces = [{"index": 0, "function": {"arguments": piece}} for piece in ('{"q"', ": 1}")]
             deltas = [delta(role="assistant", content=None)] + [delta(tool_calls=[call]) for call in [begin, *pieces]]
             return self.answer(200, "text/event-stream", [*deltas, delta(finish="tool_calls"), "data: [DONE]\n\n"])
-        self.answer(500, "application/json", ["{}"])
-
-    def answer(self, status, content_type, frames):
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        for frame in [*frames, ""]:
-            data = frame.encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            self.wfile.flush()
+        self.json(500, {})
 
 
-class Gateway:
-    """A running gateway and a client of it."""
+def client(address):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="sk-of-the-caller", max_retries=0, timeout=60)
 
-    def __init__(self, path, *arguments):
-        command = [path, "--listen", "127.0.0.1:0", *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        address = self.process.stdout.readline().removeprefix("listening on ").strip()
-        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="sk-of-the-caller", max_retries=0, timeout=60)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(timeout=60)
-
-    def stream(self, prompt, **options):
-        messages = [{"role": "user", "content": prompt}]
-        return self.client.chat.completions.create(model="demo", stream=True, messages=messages, **options)
+def stream(gateway, prompt, **options):
+    messages = [{"role": "user", "content": prompt}]
+    return gateway.client.chat.completions.create(model="demo", stream=True, messages=messages, **options)
 
 
 def event(data):
@@ -81,9 +53,9 @@ def delta(finish=None, **members):
     return event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "demo", "choices": [choice]})
 
 
-def read(stream):
+def read(chunks):
     """The text, and what there must be one of."""
-    chunks = list(stream)
+    chunks = list(chunks)
     choices = [choice for chunk in chunks for choice in chunk.choices]
     assert len({chunk.id for chunk in chunks}) == 1, "one id"
     assert len([choice for choice in choices if choice.delta.role]) == 1, "one role"
@@ -94,13 +66,13 @@ def read(stream):
 
 
 def demo(gateway):
-    assert read(gateway.stream("hello")) == ("You said: hello", ["stop"], [])
-    text, finish, usage = read(gateway.stream("hello", stream_options={"include_usage": True}))
+    assert read(stream(gateway, "hello")) == ("You said: hello", ["stop"], [])
+    text, finish, usage = read(stream(gateway, "hello", stream_options={"include_usage": True}))
     assert (text, finish) == ("You said: hello", ["stop"])
     assert [one.total_tokens for one in usage] == [4]
     print("ok: plain stream")
 
-    text, finish, usage = read(gateway.stream("what time is it?", stream_options={"include_usage": True}))
+    text, finish, usage = read(stream(gateway, "what time is it?", stream_options={"include_usage": True}))
     assert text.startswith("The clock says 20") and finish == ["stop"], text
     assert len(usage) == 1 and usage[0].prompt_tokens > 4, "the sum of both rounds"
     print("ok: stream with an injected round")
@@ -109,36 +81,26 @@ def demo(gateway):
 def scripted(gateway):
     with gateway.client.chat.completions.stream(
         model="demo", messages=[{"role": "user", "content": "call"}], tools=[TOOL]
-    ) as stream:
-        for _ in stream:
+    ) as events:
+        for _ in events:
             pass
-        message = stream.get_final_completion().choices[0].message
+        message = events.get_final_completion().choices[0].message
     calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls]
     assert calls == [("call_9", "mine", '{"q": 1}')], calls
     print("ok: the client's own tool call")
 
-    try:
-        gateway.stream("refuse")
-        raise AssertionError("no error")
-    except openai.BadRequestError as error:
-        assert (error.code, error.param) == ("nope", "messages"), error
-    try:
-        list(gateway.stream("break"))
-        raise AssertionError("no error")
-    except openai.APIError as error:
-        assert "oops" in str(error), error
+    error = raises(openai.BadRequestError, lambda: stream(gateway, "refuse"))
+    assert (error.code, error.param) == ("nope", "messages"), error
+    error = raises(openai.APIError, lambda: list(stream(gateway, "break")))
+    assert "oops" in str(error), error
     print("ok: errors, before the stream and in it")
 
 
 def main():
     path = sys.argv[1]
-    with Gateway(path) as gateway:
+    with Gateway(path, client=client) as gateway:
         demo(gateway)
-    provider = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
-    provider.daemon_threads = True
-    threading.Thread(target=provider.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{provider.server_address[1]}"
-    with Gateway(path, "--upstream", url, "--key", "sk-of-the-operator") as gateway:
+    with Gateway(path, "--upstream", serve(Provider), "--key", "sk-of-the-operator", client=client) as gateway:
         scripted(gateway)
 
 

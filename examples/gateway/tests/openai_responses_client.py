@@ -6,13 +6,12 @@ The gateway runs between a scripted provider and a scripted MCP server, both in 
 the version that is tested stands in `.ci/run`.
 """
 
-import http.server
 import json
-import subprocess
 import sys
-import threading
 
 import openai
+
+from scripted import Gateway, Handler, Mcp, raises, serve
 
 INJECTED = "bmcp_clock_now"
 MINE = {"type": "function", "name": "mine", "parameters": {"type": "object", "properties": {}}, "strict": False}
@@ -41,56 +40,6 @@ TURNS = {
     "mixed": [[call(1, INJECTED), call(2, "mine")], [reasoning(2), call(3, "mine")]],
     "mine": [[reasoning(1), call(1, "mine"), reasoning(2), call(2, INJECTED)]],
 }
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Speaks chunked HTTP/1.1, and says nothing."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def read(self):
-        return json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or b"null")
-
-    def answer(self, status, content_type, frames, cut=False):
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        for frame in [*frames, *([] if cut else [""])]:
-            data = frame.encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            self.wfile.flush()
-        self.close_connection |= cut
-
-    def json(self, status, value):
-        self.answer(status, "application/json", [json.dumps(value)])
-
-
-class Mcp(Handler):
-    """An MCP server with one tool, over streamable HTTP without streams."""
-
-    def do_GET(self):
-        self.json(405, {})
-
-    do_DELETE = do_GET
-
-    def do_POST(self):
-        request = self.read()
-        results = {
-            "initialize": {
-                "protocolVersion": (request.get("params") or {}).get("protocolVersion"),
-                "capabilities": {"tools": {}},
-                "serverInfo": {"name": "clock", "version": "1"},
-            },
-            "tools/list": {"tools": [{"name": "now", "inputSchema": {"type": "object", "properties": {}}}]},
-            "tools/call": {"content": [{"type": "text", "text": "12:00"}]},
-        }
-        if "id" not in request:
-            return self.answer(202, "application/json", [])
-        self.json(200, {"jsonrpc": "2.0", "id": request["id"], "result": results.get(request["method"], {})})
 
 
 class Provider(Handler):
@@ -193,28 +142,8 @@ class Provider(Handler):
         self.answer(200, "text/event-stream", frames, cut)
 
 
-def serve(handler):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}"
-
-
-class Gateway:
-    """A running gateway and a client of it."""
-
-    def __init__(self, path, *arguments):
-        command = [path, "--listen", "127.0.0.1:0", *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        address = self.process.stdout.readline().removeprefix("listening on ").strip()
-        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="sk-of-the-caller", max_retries=0, timeout=60)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(timeout=60)
+def client(address):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="sk-of-the-caller", max_retries=0, timeout=60)
 
 
 def streamed(client, prompt, **options):
@@ -262,34 +191,23 @@ def ids(client):
 
 def errors(client):
     for options in ({}, {"stream": True}):
-        try:
-            client.responses.create(model="demo", input="refuse", **options)
-            raise AssertionError("no error")
-        except openai.BadRequestError as error:
-            assert (error.code, error.param) == ("nope", "input"), error
+        error = raises(openai.BadRequestError, lambda: client.responses.create(model="demo", input="refuse", **options))
+        assert (error.code, error.param) == ("nope", "input"), error
     # The provider's own event is relayed in its own form, which this client hands on as an event.
     seen = list(client.responses.create(model="demo", input="break", stream=True))
     assert [event.type for event in seen[-2:]] == ["error", "response.failed"], seen
     assert (seen[-2].message, seen[-1].response.error.code) == ("oops", "server_error"), seen
-    seen = []
-    try:
-        seen.extend(event.type for event in client.responses.create(model="demo", input="cut", stream=True))
-        raise AssertionError("no error")
-    except openai.APIError as error:
-        assert "provider" in str(error), error
+    error = raises(openai.APIError, lambda: list(client.responses.create(model="demo", input="cut", stream=True)))
+    assert "provider" in str(error), error
     # The last one: it rests the only key.
-    try:
-        client.responses.create(model="demo", input="limit", stream=True)
-        raise AssertionError("no error")
-    except openai.RateLimitError:
-        pass
+    raises(openai.RateLimitError, lambda: client.responses.create(model="demo", input="limit", stream=True))
     print("ok: errors, before the stream and in it")
 
 
 def main():
     upstream, mcp = serve(Provider), serve(Mcp)
     arguments = ["--upstream", upstream, "--key", "sk-of-the-operator", "--mcp", f"clock={mcp}/mcp"]
-    with Gateway(sys.argv[1], *arguments) as gateway:
+    with Gateway(sys.argv[1], *arguments, client=client) as gateway:
         rounds(gateway.client)
         ids(gateway.client)
         errors(gateway.client)
