@@ -30,8 +30,8 @@ pub(super) struct Fold {
     calls: Vec<PartialCall>,
     by_index: HashMap<u64, usize>,
     by_id: HashMap<String, usize>,
-    /// How many calls the caller was shown.
-    shown_calls: u64,
+    /// How many calls the caller does not see.
+    hidden_calls: u64,
     /// The delta's members but the calls.
     message: Merged,
 }
@@ -142,8 +142,7 @@ impl Fold {
             }
             self.release(last, &mut owed);
         }
-        if is_cut_off && self.is_ours() {
-            self.is_ours = Some(false);
+        if is_cut_off && self.is_ours.replace(false) == Some(true) {
             let is_callers = |call: &&PartialCall| matches!(call.owner, Some(Owner::Caller));
             for call in self.calls.iter().filter(is_callers) {
                 push_item(&mut owed, &call.shown_whole());
@@ -156,9 +155,9 @@ impl Fold {
     fn settle(&mut self, place: usize, owner: Owner) {
         let is_callers = matches!(owner, Owner::Caller);
         let call = &mut self.calls[place];
-        call.shown_index = self.shown_calls;
+        call.shown_index = call.index.saturating_sub(self.hidden_calls);
         call.owner = Some(owner);
-        self.shown_calls += u64::from(is_callers);
+        self.hidden_calls += u64::from(!is_callers);
         self.is_ours.get_or_insert(!is_callers);
     }
 
@@ -203,11 +202,8 @@ impl Fold {
         }
         // Without tools of ours every call is the caller's, even one whose name never comes.
         if call.owner.is_none() && (!call.name.is_empty() || offer.is_empty()) {
-            let (owner, index) = (offer.owner(&call.name), call.index);
+            let owner = offer.owner(&call.name);
             self.settle(place, owner);
-            if offer.is_empty() {
-                self.calls[place].shown_index = index;
-            }
         }
         Ok(place)
     }

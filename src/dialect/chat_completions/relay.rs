@@ -31,8 +31,10 @@ pub(super) struct ChatRelay {
     sums_usage: bool,
     offer: Offer,
     setup: RelaySetup,
-    /// Whether the caller has had its one role delta.
+    /// Whether the caller has had a role.
     role_shown: bool,
+    /// Whether it had one before this round: then this round's are hidden.
+    hides_role: bool,
     /// The usage of the rounds before this one.
     earlier: UsageSum,
     scanner: Scanner,
@@ -76,6 +78,7 @@ impl ChatRelay {
             offer,
             setup,
             role_shown: false,
+            hides_role: false,
             earlier: UsageSum::default(),
             scanner: Scanner::lenient(),
             fold: Fold::default(),
@@ -200,7 +203,7 @@ impl ChatRelay {
     fn delta(&mut self, delta: &Delta<'_>, finish: Option<Finish>) -> Result<Shown, Fault> {
         let (mut is_edited, mut shows, mut has_role) = (false, false, false);
         let (mut list, mut calls) = (None, None);
-        let hides_role = self.role_shown;
+        let hides_role = self.hides_role;
         for (name, value) in walk::members(delta.text) {
             let text = &delta.text[value];
             if name == "role" {
@@ -316,6 +319,7 @@ impl<'a> Delta<'a> {
 impl Relay for ChatRelay {
     fn begin_round(&mut self, begun: bool) {
         self.fold = Fold::default();
+        self.hides_role = self.role_shown;
         self.held = 0;
         self.writer.begin_round(begun);
     }
