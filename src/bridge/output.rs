@@ -47,6 +47,8 @@ pub(super) struct Output {
     pub(super) silence: Silence,
     /// Whether the caller may have seen a part of an answer.
     has_opened: bool,
+    /// The answer's id when its first event was shown: later events of the same frame may tell more.
+    first_id: Option<String>,
 }
 
 /// What a run of events contained.
@@ -71,7 +73,14 @@ impl Output {
             intercepted,
             silence: Silence::new(),
             has_opened: false,
+            first_id: None,
         }
+    }
+
+    /// Begins a round, or an attempt at it anew.
+    pub(super) fn begin_round(&mut self) {
+        self.first_id = None;
+        self.relay.begin_round(self.commit.is_none());
     }
 
     pub(super) fn has_opened(&self) -> bool {
@@ -131,7 +140,12 @@ impl Output {
             match self.relay.event(&event, &mut self.out) {
                 Ok(Progress::Aside) => {}
                 Ok(Progress::Held) => relayed.answers = true,
-                Ok(Progress::Shown) => (relayed.answers, relayed.shows) = (true, true),
+                Ok(Progress::Shown) => {
+                    (relayed.answers, relayed.shows) = (true, true);
+                    if !self.has_opened && self.first_id.is_none() {
+                        self.first_id = Some(self.relay.msg_id().to_owned());
+                    }
+                }
                 Ok(Progress::Done) => relayed.done = true,
                 Err(fault) => relayed.fault = Some(fault),
             }
@@ -172,7 +186,8 @@ impl Output {
         opening: &mut Option<Opening>,
     ) {
         if opening.is_some() {
-            let msg_id = self.relay.msg_id().to_owned();
+            let first_id = self.first_id.take();
+            let msg_id = first_id.unwrap_or_else(|| self.relay.msg_id().to_owned());
             self.open(provider, interception, &msg_id, request, walk, opening);
         }
     }

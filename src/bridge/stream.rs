@@ -247,7 +247,7 @@ where
             return Ok(Err(Unopened { parts, lease, fault }));
         }
         prepare_head(provider, &mut parts);
-        output.relay.begin_round(output.commit.is_none());
+        output.begin_round();
         let mut decoder = Decoder::new(config.max_response_body);
         let mut has_ended = false;
         let (mut next, mut opening, mut answers) = (first, Some((parts, lease)), false);
