@@ -57,6 +57,6 @@ pub fn decode<'a>(frames: impl IntoIterator<Item = &'a [u8]>, max_event: usize) 
             pieces.push(piece(event));
         }
     }
-    let rest = decoder.finish().map(|rest| piece(rest.event));
+    let rest = decoder.finish().map(piece);
     Some((pieces, rest))
 }

@@ -14,7 +14,7 @@ use super::facts;
 use super::idle::{Silence, Silent};
 use super::provider::Provider;
 use crate::body::Sink;
-use crate::dialect::sse::Decoder;
+use crate::dialect::sse::{Decoder, missing_end};
 use crate::dialect::turn::{Fault, Progress};
 use crate::dialect::{Relay, Request};
 use crate::extensions::Intercepted;
@@ -158,12 +158,11 @@ impl Output {
     pub(super) fn relay_end(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
         if let Some(rest) = decoder.finish() {
             let whole = self.out.len();
-            match self.relay.event(&rest.event, &mut self.out) {
+            match self.relay.event(&rest, &mut self.out) {
                 Ok(progress) => {
                     if self.out.len() > whole {
                         // An event here has to be one for the caller, too.
-                        self.out
-                            .extend_from_slice(if rest.line_ended { b"\n" } else { b"\n\n" });
+                        self.out.extend_from_slice(missing_end(rest.raw()));
                     }
                     if progress == Progress::Done {
                         return Ok(true);

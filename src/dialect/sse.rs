@@ -53,15 +53,6 @@ pub(crate) struct Event<'a> {
     is_tail: bool,
 }
 
-/// What a stream has left over when it ends, see [`Decoder::finish`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rest<'a> {
-    /// Without its blank line; a last line without a line end counts as a line.
-    pub(crate) event: Event<'a>,
-    /// Whether the last line has its line end, so that only the blank line is missing.
-    pub(crate) line_ended: bool,
-}
-
 /// An event has more bytes than it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLong {
@@ -82,6 +73,25 @@ enum Piece {
     Frame(Range<usize>),
     Held,
     Tail(usize),
+}
+
+/// Whether an event ends as the standard demands.
+pub(crate) fn has_blank_line(raw: &[u8]) -> bool {
+    let rest = match raw {
+        [rest @ .., b'\r', b'\n'] | [rest @ .., b'\n' | b'\r'] => rest,
+        _ => return false,
+    };
+    matches!(rest, [] | [.., b'\n' | b'\r'])
+}
+
+/// The bytes that an event lacks of its end: a second line end after CR is CR, since CR LF would be one.
+pub(crate) fn missing_end(raw: &[u8]) -> &'static [u8] {
+    match raw.last() {
+        _ if has_blank_line(raw) => b"",
+        Some(b'\n') => b"\n",
+        Some(b'\r') => b"\r",
+        _ => b"\n\n",
+    }
 }
 
 // === impl Decoder ===
@@ -127,22 +137,19 @@ impl Decoder {
         Ok(piece.map(|piece| self.event(&piece)))
     }
 
-    /// What is left at the end of the input, once [`Self::next`] has returned `None`. By the standard it is no event.
-    pub(crate) fn finish(&mut self) -> Option<Rest<'_>> {
+    /// What is left at the end of the input, once [`Self::next`] has returned `None`. By the standard it is no event; it
+    /// lacks its blank line, and a last line without a line end counts as a line.
+    pub(crate) fn finish(&mut self) -> Option<Event<'_>> {
         debug_assert_eq!(self.at, self.frame.len(), "there are events left");
         self.begin();
         if self.held.is_empty() {
             return None;
         }
         let line = self.block.line..self.held.len();
-        let line_ended = line.is_empty();
         let line = without_bom(&mut self.at_start, &self.held, line);
         self.block.read(line.start, &self.held[line]);
         self.is_out = true;
-        Some(Rest {
-            event: self.event(&Piece::Held),
-            line_ended,
-        })
+        Some(self.event(&Piece::Held))
     }
 
     fn advance(&mut self) -> Result<Option<Piece>, TooLong> {

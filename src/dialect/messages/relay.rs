@@ -12,7 +12,7 @@ use super::fold::Fold;
 use super::opening::Opening;
 use super::usage::Total;
 use crate::dialect::offer::Offer;
-use crate::dialect::sse::Event;
+use crate::dialect::sse::{Event, has_blank_line};
 use crate::dialect::turn::{Completion, ErrorWords, Fault, Progress, Turn};
 use crate::dialect::writer::EventWriter;
 use crate::dialect::{Relay, RelaySetup};
@@ -395,15 +395,6 @@ impl Relay for MessagesRelay {
         self.is_later = true;
         self.fold.replay().into()
     }
-}
-
-/// Whether an event ends as the standard demands.
-fn has_blank_line(raw: &[u8]) -> bool {
-    let rest = match raw {
-        [rest @ .., b'\r', b'\n'] | [rest @ .., b'\n' | b'\r'] => rest,
-        _ => return false,
-    };
-    matches!(rest, [] | [.., b'\n' | b'\r'])
 }
 
 // === impl Type ===

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::dialect::sse::Event;
+use crate::dialect::sse::{Event, missing_end};
 use crate::dialect::usage::count;
 use crate::json::{Kind, Scanner};
 
@@ -139,6 +139,11 @@ impl HeldEvent {
             object: None,
         };
         Self { raw, frame }
+    }
+
+    /// Adds its blank line if the stream ended before that came.
+    pub(super) fn complete(&mut self) {
+        self.raw.extend_from_slice(missing_end(&self.raw));
     }
 
     /// Adds the late LF of its last line end.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Decoder, Event, TooLong};
+use super::{Decoder, Event, TooLong, missing_end};
 
 const MAX: usize = 1 << 20;
 
@@ -57,7 +57,9 @@ fn decode(frames: &[&[u8]], max: usize) -> Result<Stream, TooLong> {
             }
         }
     }
-    let rest = decoder.finish().map(|rest| (see(rest.event), rest.line_ended));
+    let rest = decoder
+        .finish()
+        .map(|rest| (see(rest), missing_end(rest.raw()).len() == 1));
     Ok(Stream { events, rest })
 }
 
@@ -342,5 +344,26 @@ proptest! {
     fn any_frames_are_equally_long(stream in stream(), cut in any::<prop::sample::Index>(), max in 0_usize..30) {
         let (left, right) = stream.split_at(cut.index(stream.len() + 1));
         prop_assert_eq!(decode(&[left, right], max), decode(&[&stream[..]], max));
+    }
+}
+
+#[test]
+fn an_event_lacks_its_blank_line_or_a_line_end_as_well() {
+    for (raw, missing) in [
+        ("data: x\n\n", ""),
+        ("data: x\r\r", ""),
+        ("data: x\r\n\r\n", ""),
+        ("data: x\r\n\r", ""),
+        ("\n", ""),
+        ("data: x\n", "\n"),
+        ("data: x\r\n", "\n"),
+        ("data: x\r", "\r"),
+        ("data: x", "\n\n"),
+    ] {
+        assert_eq!(missing_end(raw.as_bytes()), missing.as_bytes(), "{raw:?}");
+        let (mut decoder, whole) = (Decoder::new(100), [raw.as_bytes(), missing.as_bytes()].concat());
+        decoder.push(whole.into());
+        assert!(decoder.next().unwrap().is_some());
+        assert!(decoder.finish().is_none(), "{raw:?}");
     }
 }

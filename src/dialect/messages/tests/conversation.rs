@@ -168,9 +168,9 @@ pub(super) fn feed_broken(relay: &mut dyn Relay, stream: &[u8], is_clean: bool, 
     if is_clean {
         if let Some(rest) = decoder.finish() {
             let whole = out.len();
-            if let Ok(Progress::Done) = relay.event(&rest.event, out) {
+            if let Ok(Progress::Done) = relay.event(&rest, out) {
                 if out.len() > whole {
-                    out.extend_from_slice(if rest.line_ended { b"\n" } else { b"\n\n" });
+                    out.extend_from_slice(crate::dialect::sse::missing_end(rest.raw()));
                 }
                 return true;
             }

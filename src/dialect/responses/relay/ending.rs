@@ -137,8 +137,10 @@ impl ResponsesRelay {
             None => Bytes::copy_from_slice(data),
         };
         let error = in_band(&error);
+        let mut held = frame.hold(event);
+        held.complete();
         self.round.failure = Some(Failure {
-            event: frame.hold(event),
+            event: held,
             body: error.body.clone(),
             is_terminal,
         });
