@@ -137,7 +137,10 @@ impl ChatRelay {
             .filter(|member| member.kind() == Kind::Array)
             .copied();
         let visible = match choices {
-            Some(member) if !member.is_empty_container() => self.choices(data, &member)?,
+            Some(member) if !member.is_empty_container() => {
+                let tells_usage = usage.is_some() && self.wants_usage;
+                self.choices(data, &member, tells_usage)?
+            }
             _ if usage.is_some() => self.wants_usage && !self.fold.is_ours(),
             _ => !self.fold.is_ours(),
         };
@@ -156,7 +159,7 @@ impl ChatRelay {
 
     /// Folds the first choice. A request for several choices gets no tools of ours, and records take the first one's
     /// calls.
-    fn choices(&mut self, data: &[u8], member: &Member) -> Result<bool, Fault> {
+    fn choices(&mut self, data: &[u8], member: &Member, tells_usage: bool) -> Result<bool, Fault> {
         let Some(item) = walk::items(&data[member.value()]).next() else {
             return Ok(true);
         };
@@ -180,7 +183,7 @@ impl ChatRelay {
         self.fold.has_finished |= finish.is_some();
         let shown = if self.setup.recorded || !self.offer.is_empty() {
             let delta = Delta::find(data, delta, start + 1);
-            self.delta(&delta, finish)?
+            self.delta(&delta, finish, tells_usage)?
         } else {
             Shown::Whole
         };
@@ -198,9 +201,9 @@ impl ChatRelay {
         })
     }
 
-    /// Folds a delta, and removes the parts that the caller may not see. A delta that finishes the caller's turn is
-    /// shown even when nothing is left of it.
-    fn delta(&mut self, delta: &Delta<'_>, finish: Option<Finish>) -> Result<Shown, Fault> {
+    /// Folds a delta, and removes the parts that the caller may not see. A delta that finishes the caller's turn, or comes
+    /// with the usage of one, is shown even when nothing is left of it.
+    fn delta(&mut self, delta: &Delta<'_>, finish: Option<Finish>, tells_usage: bool) -> Result<Shown, Fault> {
         let (mut is_edited, mut shows, mut has_role) = (false, false, false);
         let (mut list, mut calls) = (None, None);
         let hides_role = self.hides_role;
@@ -234,7 +237,7 @@ impl ChatRelay {
             (is_edited, shows) = (true, true);
         }
         let ours = self.fold.is_ours();
-        let ends = finish.is_some() && !ours;
+        let ends = (finish.is_some() || tells_usage) && !ours;
         // If the role was in a hidden chunk, the next visible chunk must carry it.
         let owes_role = (shows || ends) && !has_role && !self.role_shown && self.fold.has_role;
         if has_role {
