@@ -165,9 +165,12 @@ impl Setup {
                 "a broken event {event:?} in {body:?}"
             );
         }
+        // Not by `Value`, which takes no half of a character.
         let kind = |event: &String| {
-            let event: Value = serde_json::from_str(event).unwrap_or_default();
-            event["type"].as_str().unwrap_or_default().to_owned()
+            let members = tower_llm_bridge::__fuzzing::walk(event.trim_ascii_start().as_bytes());
+            let kind = members.into_iter().rfind(|(name, _)| name.as_deref() == Some("type"));
+            let kind = kind.map(|(_, range)| &event.trim_ascii_start()[range]);
+            kind.and_then(|kind| serde_json::from_str::<String>(kind).ok()).unwrap_or_default()
         };
         let ends = events.iter().filter(|event| match self.dialect {
             Dialect::Messages => kind(event) == "message_stop",
