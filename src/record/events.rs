@@ -24,7 +24,12 @@ pub struct Events {
     receiver: mpsc::UnboundedReceiver<Envelope>,
     journal: Arc<OnceLock<Arc<dyn Journal>>>,
     places: Arc<Places>,
+    /// Sees each event before it is received.
+    inspector: Option<Inspector>,
 }
+
+/// `Sync`, so that [`Events`] is.
+type Inspector = Box<dyn FnMut(&Event) + Send + Sync>;
 
 /// Brings events to safety where they are emitted, on that thread.
 pub(super) trait Journal: Send + Sync {
@@ -72,6 +77,7 @@ impl Events {
             receiver,
             journal: Arc::clone(&journal),
             places,
+            inspector: None,
         };
         (Sender { queue, journal }, events)
     }
@@ -83,22 +89,48 @@ impl Events {
         debug_assert!(is_first, "a consumer has one journal");
     }
 
+    /// Shows each event to `inspector` before it is received, so that a second reader sees what a sink stores. Called
+    /// again, it adds one more.
+    ///
+    /// It runs on the consumer's thread: a slow one delays the consumer, and a panic is the consumer's.
+    #[must_use]
+    pub fn inspect(mut self, mut inspector: impl FnMut(&Event) + Send + Sync + 'static) -> Self {
+        self.inspector = Some(match self.inspector.take() {
+            Some(mut first) => Box::new(move |event| {
+                first(event);
+                inspector(event);
+            }),
+            None => Box::new(inspector),
+        });
+        self
+    }
+
+    fn show(&mut self, envelope: Envelope) -> Envelope {
+        if let Some(inspector) = &mut self.inspector {
+            inspector(&envelope.event);
+        }
+        envelope
+    }
+
     /// The next event; `None` when every recorder and every interception is gone and every event was received.
     ///
     /// Cancel-safe: an event is either returned or still queued.
     pub async fn recv(&mut self) -> Option<Event> {
-        self.receiver.recv().await.map(Envelope::open)
+        let envelope = self.receiver.recv().await?;
+        Some(self.show(envelope).open())
     }
 
     /// The next event if one is queued, whether or not more can come.
     pub fn try_recv(&mut self) -> Option<Event> {
         // Both errors mean that nothing is there; `recv` tells them apart.
-        self.receiver.try_recv().ok().map(Envelope::open)
+        let envelope = self.receiver.try_recv().ok()?;
+        Some(self.show(envelope).open())
     }
 
     /// Like [`recv`](Self::recv), for a hand-written future.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        Poll::Ready(ready!(self.receiver.poll_recv(cx)).map(Envelope::open))
+        let envelope = ready!(self.receiver.poll_recv(cx));
+        Poll::Ready(envelope.map(|envelope| self.show(envelope).open()))
     }
 
     /// Like [`recv`](Self::recv), for a thread of its own.
@@ -107,19 +139,22 @@ impl Events {
     ///
     /// Within an asynchronous context.
     pub fn blocking_recv(&mut self) -> Option<Event> {
-        self.receiver.blocking_recv().map(Envelope::open)
+        let envelope = self.receiver.blocking_recv()?;
+        Some(self.show(envelope).open())
     }
 
     /// Like [`recv`](Self::recv), for a consumer that says by dropping the receipt that it has the event in safety.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) async fn recv_with_receipt(&mut self) -> Option<(Event, Receipt)> {
-        self.receiver.recv().await.map(Envelope::split)
+        let envelope = self.receiver.recv().await?;
+        Some(self.show(envelope).split())
     }
 
     /// Like [`try_recv`](Self::try_recv), with a receipt.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) fn try_recv_with_receipt(&mut self) -> Option<(Event, Receipt)> {
-        self.receiver.try_recv().ok().map(Envelope::split)
+        let envelope = self.receiver.try_recv().ok()?;
+        Some(self.show(envelope).split())
     }
 }
 
