@@ -4,7 +4,7 @@
 //! ```text
 //! caller ─► workers ─► server ─► routes ─► Bridge ─► upstream ─► provider
 //!                                             └─► recorder ─► JSON lines
-//! operator ─► admin
+//! operator ─► admin ─► page
 //! ```
 #![allow(
     missing_docs,
@@ -21,6 +21,7 @@ pub mod demo;
 pub mod descriptors;
 pub mod first_bytes;
 pub mod mcp;
+pub mod page;
 pub mod process;
 pub mod recorder;
 pub mod routes;

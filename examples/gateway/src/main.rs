@@ -13,7 +13,9 @@ use gateway::{
     admin::{self, Admin, Readiness},
     args::{self, Args, Command, Provider},
     demo::{self, Demo},
-    descriptors, mcp, process,
+    descriptors, mcp,
+    page::{self, Page},
+    process,
     recorder::{self, Sink},
     routes::{self, Mount},
     signals::{self, Signals},
@@ -81,6 +83,10 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let signals = Signals::install().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let history = match &arguments.record {
+        Some(target) => target.history()?,
+        None => None,
+    };
     let sink = match arguments.record {
         Some(target) => target.open(env::var_os("RECORD_SPOOL"))?,
         None => Sink::Log,
@@ -105,6 +111,11 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let tools = mcp::connect(arguments.mcp, tools).await?;
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let recorder = recorder.price(ListPrices::new());
+    let page = Page::new().history(history).servers(tools.clone());
+    let events = match arguments.admin {
+        Some(_) => events.inspect(page.observer()),
+        None => events,
+    };
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
     signals::on_hangup(records.reopener()).map_err(|error| format!("cannot listen for SIGHUP: {error}"))?;
     // An SDK whose base URL lacks the `/v1` is served all the same.
@@ -120,8 +131,16 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let readiness = Arc::new(Readiness::new(recorder, providers.collect()));
     let admin = match arguments.admin {
         Some(settings) => {
-            let readiness = Arc::clone(&readiness);
-            Some(Admin::start(settings, admin::Parts { readiness }).await?)
+            let pools = [&openai, &anthropic].into_iter().flatten();
+            let page = pools.fold(page, |page, mount| match &mount.pool {
+                Some(pool) => page.pool(mount.name, pool.clone()),
+                None => page,
+            });
+            let parts = admin::Parts {
+                readiness: Arc::clone(&readiness),
+                page: page::router(page),
+            };
+            Some(Admin::start(settings, parts).await?)
         }
         None => None,
     };

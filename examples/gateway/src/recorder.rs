@@ -27,6 +27,8 @@ use tower_llm_bridge::record::{
 };
 use tracing::{error, info};
 
+use crate::page::History;
+
 /// Bytes after which a batch is written even when more records wait.
 const BATCH: usize = 256 * 1024;
 /// How long a woken writer waits for company: under load many records share one wake-up and one write.
@@ -122,6 +124,19 @@ impl Target {
                 .map_err(|_| "--record: the address is not valid UTF-8".into()),
             _ => Ok(Self::File(value.into())),
         }
+    }
+
+    /// What the operator's page reads the past from; `None` for a file.
+    ///
+    /// # Errors
+    ///
+    /// One line for the user.
+    pub fn history(&self) -> Result<Option<History>, String> {
+        Ok(match self {
+            Self::File(_) => None,
+            Self::Sqlite(path) => Some(History::sqlite(path)),
+            Self::Postgres(url) => Some(History::postgres(url).map_err(|problem| format!("--record: {problem}"))?),
+        })
     }
 
     /// Opens it. Until PostgreSQL has them, records wait in `spool`, or without one in memory; those for SQLite in a file

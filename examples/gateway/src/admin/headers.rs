@@ -1,23 +1,25 @@
-//! What every answer of the operator's listener tells the browser: run, load and frame nothing that is not ours.
+//! What every answer of the operator's listener and of the page tells the browser: run, load and frame nothing that is not
+//! ours.
 
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, header};
 
 /// Scripts and styles are files of ours, never inline: what a caller wrote runs nowhere, escaped or not.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    // With `no-referrer` the login form would come with the `Origin` `null`.
+    (header::REFERRER_POLICY, "same-origin"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
 /// Adds them. `Cache-Control` is `no-store` unless the route says otherwise.
-pub(super) async fn secure(mut response: Response) -> Response {
+pub(crate) async fn secure(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));

@@ -9,12 +9,13 @@
 //! 4. [`routes`]: what is served.
 
 mod access;
-mod headers;
+pub(crate) mod headers;
 mod listener;
+mod login;
 mod metrics;
 mod readiness;
 mod routes;
-mod site;
+pub(crate) mod site;
 
 pub use self::{
     access::Access,

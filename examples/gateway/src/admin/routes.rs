@@ -13,7 +13,7 @@ use http::StatusCode;
 
 use super::{
     access::{self, Access},
-    headers,
+    headers, login,
     metrics::Metrics,
     readiness::Readiness,
     site::{self, Site},
@@ -26,20 +26,23 @@ const MAX_BODY: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct Parts {
     pub readiness: Arc<Readiness>,
+    /// The page: `/`, its files, and `/api/…`.
+    pub page: Router,
 }
 
 /// Everything, behind the listener's checks.
 pub(super) fn routes(parts: Parts, metrics: Metrics, site: Site, access: Access) -> Router {
-    // The page's router (`/`, `/api/…`) is merged into this one.
     let guarded = Router::new()
         .route("/metrics", get(async |State(metrics): State<Metrics>| metrics.answer()))
         .with_state(metrics)
-        .route_layer(from_fn_with_state(access, access::require));
+        .merge(parts.page)
+        .route_layer(from_fn_with_state(access.clone(), access::require));
     // What needs no token: probes have none, and a login form asks for it.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(parts.readiness);
+        .with_state(parts.readiness)
+        .merge(login::routes(access));
     open.merge(guarded)
         .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing here\n") })
         .layer(DefaultBodyLimit::max(MAX_BODY))

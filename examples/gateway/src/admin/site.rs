@@ -99,7 +99,7 @@ impl Site {
 }
 
 /// Whether a browser says that a page of ours sends this. The scheme is that of a proxy before us, so it does not count.
-fn is_own_origin(headers: &HeaderMap, host: &Authority) -> bool {
+pub(crate) fn is_own_origin(headers: &HeaderMap, host: &Authority) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let (Some(origin), None) = (origins.next(), origins.next()) else {
         return false;

@@ -1,0 +1,205 @@
+//! The page's routes, and what every answer and every change must keep to.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, Request, State},
+    middleware::{Next, from_fn, map_response},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+use tower_llm_bridge::pool::KeyPool;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    Page,
+    database::History,
+    feed::Feed,
+    history::{self, Range},
+    view::Viewer,
+};
+use crate::admin::{headers, site};
+
+/// The longest body: two names.
+const MAX_BODY: usize = 4096;
+/// How long a database may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+const HTML: &str = include_str!("assets/page.html");
+const STYLE: &str = include_str!("assets/page.css");
+const SCRIPT: &str = include_str!("assets/page.js");
+const ICON: &str = include_str!("assets/icon.svg");
+
+struct Shared {
+    viewer: Arc<Viewer>,
+    feed: Arc<Feed>,
+    history: Option<History>,
+    /// The pictures, as they were drawn last. The lock lets one query run at a time.
+    drawn: [Mutex<Option<(Instant, Bytes)>>; 2],
+}
+
+/// The page and what it asks for. See the [module docs](super) for what the application must do.
+pub fn router(page: Page) -> Router {
+    let shared = Arc::new(Shared {
+        viewer: Arc::new(Viewer {
+            ledger: page.ledger,
+            pools: page.pools,
+            servers: page.servers,
+            boot: Uuid::now_v7(),
+            has_prompts: page.history.is_some(),
+        }),
+        feed: Arc::default(),
+        history: page.history,
+        drawn: Default::default(),
+    });
+    Router::new()
+        .route("/", get(|| async { file("text/html; charset=utf-8", HTML) }))
+        .route("/page.css", get(|| async { style() }))
+        .route("/icon.svg", get(|| async { file("image/svg+xml", ICON) }))
+        .route(
+            "/page.js",
+            get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }),
+        )
+        .route("/api/events", get(events))
+        .route("/api/history/{range}", get(pictures))
+        .route("/api/prompt/{id}", get(prompt))
+        .route("/api/restore", post(restore))
+        .with_state(shared)
+        .route_layer(DefaultBodyLimit::max(MAX_BODY))
+        .route_layer(from_fn(guard))
+        .route_layer(map_response(headers::secure))
+}
+
+/// The style sheet, which the login form shares.
+pub(crate) fn style() -> Response {
+    file("text/css; charset=utf-8", STYLE)
+}
+
+fn file(kind: &'static str, text: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text).into_response()
+}
+
+/// Refuses a change that another site's page may have sent.
+async fn guard(request: Request, next: Next) -> Response {
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_safe || is_own_origin(&request) {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "a change needs the Origin of this page\n").into_response()
+}
+
+fn is_own_origin(request: &Request) -> bool {
+    // Of HTTP/2 it is the target's.
+    let host = match request.headers().get(header::HOST) {
+        Some(host) => host.to_str().ok().and_then(|host| host.parse().ok()),
+        None => request.uri().authority().cloned(),
+    };
+    host.is_some_and(|host| site::is_own_origin(request.headers(), &host))
+}
+
+/// The snapshot and its changes, for as long as the page is open.
+async fn events(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.feed.open(&shared.viewer) {
+        Some(messages) => {
+            let headers = [
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+                (
+                    HeaderName::from_static("x-accel-buffering"),
+                    HeaderValue::from_static("no"),
+                ),
+            ];
+            (headers, Body::new(messages)).into_response()
+        }
+        None => (StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n").into_response(),
+    }
+}
+
+/// The pictures' data, at most some seconds old.
+async fn pictures(State(shared): State<Arc<Shared>>, Path(range): Path<String>) -> Response {
+    let Some(range) = Range::parse(&range) else {
+        return (StatusCode::NOT_FOUND, "hours or days\n").into_response();
+    };
+    let mut drawn = shared.drawn[range as usize].lock().await;
+    let max_age = history::max_age(shared.history.is_some());
+    let json = match &*drawn {
+        Some((at, json)) if Instant::now().saturating_duration_since(*at) < max_age => json.clone(),
+        _ => {
+            let pictures = match &shared.history {
+                Some(history) => match timeout(PATIENCE, history.pictures(range)).await {
+                    Ok(Ok(pictures)) => pictures,
+                    Ok(Err(problem)) => return unavailable(&problem),
+                    Err(_) => return unavailable("no answer in time"),
+                },
+                None => history::from_memory(&super::lock(&shared.viewer.ledger), range),
+            };
+            let Ok(json) = serde_json::to_vec(&pictures) else {
+                return unavailable("it cannot be written as JSON");
+            };
+            let json = Bytes::from(json);
+            *drawn = Some((Instant::now(), json.clone()));
+            json
+        }
+    };
+    drop(drawn);
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+/// The prompts of one request, from the database.
+async fn prompt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let (Some(history), Ok(id)) = (&shared.history, id.parse::<Uuid>()) else {
+        return (StatusCode::NOT_FOUND, "prompts are kept in a database alone\n").into_response();
+    };
+    match timeout(PATIENCE, history.prompts(id)).await {
+        Ok(Ok(prompts)) => {
+            info!(interception_id = %id, "an operator reads the prompt of a request");
+            Json(json!({ "prompts": prompts })).into_response()
+        }
+        Ok(Err(problem)) => unavailable(&problem),
+        Err(_) => unavailable("no answer in time"),
+    }
+}
+
+/// The reason goes to the log: it may name hosts and files.
+fn unavailable(problem: &str) -> Response {
+    warn!(problem, "the operator's page cannot read the records");
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the records cannot be read now, the log says why\n",
+    )
+        .into_response()
+}
+
+#[derive(Deserialize)]
+struct Restore {
+    provider: String,
+    hint: String,
+}
+
+/// Makes a key and its domain usable again.
+async fn restore(State(shared): State<Arc<Shared>>, Json(wish): Json<Restore>) -> Response {
+    let pools = shared.viewer.pools.iter();
+    let is_known = |pool: &KeyPool| pool.snapshot().iter().any(|key| key.hint == *wish.hint);
+    let mut pools = pools.filter(|(provider, pool)| *provider == wish.provider && is_known(pool));
+    let Some((_, pool)) = pools.next() else {
+        return (StatusCode::NOT_FOUND, "there is no such key\n").into_response();
+    };
+    let restored = pool.restore(&wish.hint);
+    info!(
+        provider = wish.provider,
+        credential_hint = wish.hint,
+        restored,
+        "an operator restores a key"
+    );
+    Json(json!({ "restored": restored })).into_response()
+}
