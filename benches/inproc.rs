@@ -67,6 +67,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use hyper::body::{Body, Frame};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::Instant;
 use tower::{Layer, Service, service_fn};
 use tower_llm_bridge::pool::KeyPool;
@@ -111,6 +112,15 @@ fn blocking(bencher: Bencher<'_, '_>, kib: usize) {
 #[divan::bench(args = [1, 64, 512])]
 fn blocking_with_40_tools(bencher: Bencher<'_, '_>, kib: usize) {
     blocking_with(bencher, kib, 40);
+}
+
+/// `blocking` with a recorder of metrics.
+#[divan::bench(args = [1, 64])]
+fn blocking_measured(bencher: Bencher<'_, '_>, kib: usize) {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let (handle, _installed) = (recorder.handle(), ::metrics::set_default_local_recorder(&recorder));
+    blocking_with(bencher, kib, 0);
+    assert_eq!(cfg!(feature = "metrics"), !handle.render().is_empty());
 }
 
 fn blocking_with(bencher: Bencher<'_, '_>, kib: usize, tools: usize) {

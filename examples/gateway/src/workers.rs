@@ -242,6 +242,7 @@ async fn hand_out(listener: &TcpListener, most: usize, workers: &[mpsc::Unbounde
             // Closed at once: a caller that waits in vain is worse off.
             drop(stream);
             refused += 1;
+            metrics::counter!("llm_bridge.refusals", "limit" => "connections").increment(1);
             let now = Instant::now();
             if last_line.is_none_or(|last| now.saturating_duration_since(last) >= REFUSAL_LINES) {
                 warn!(most, refused, "too many connections, new ones are closed");

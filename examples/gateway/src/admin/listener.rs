@@ -1,7 +1,7 @@
 //! The socket of the operator's listener, and the thread that serves it for as long as the gateway lives: while requests
 //! drain, operators and probes still get answers.
 
-use std::{convert::Infallible, net::SocketAddr, thread, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -66,7 +66,7 @@ impl Admin {
         let listener = listener.into_std().map_err(cannot)?;
         let access = Access::new(settings.token);
         let site = Site::new(address, settings.names, access.clone());
-        let metrics = Metrics::install()?;
+        let metrics = Metrics::install(Arc::clone(&parts.readiness))?;
         let app = routes::routes(parts, metrics.clone(), site, access);
         let runtime = workers::runtime().map_err(|error| format!("cannot start a runtime: {error}"))?;
         let (stop, stopped) = oneshot::channel();

@@ -49,6 +49,15 @@ impl Readiness {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// Brings the metrics of all keys up to date.
+    pub fn publish_keys(&self) {
+        for Provider { name, pool } in &self.providers {
+            if let Some(pool) = pool {
+                pool.publish_metrics(name);
+            }
+        }
+    }
+
     /// Whether requests should come.
     ///
     /// # Errors

@@ -44,11 +44,15 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri, headers: Header
 
 /// For a request that broke a rule of the [edge](super::edge).
 pub(super) fn of_upload(dialect: Dialect, fault: Fault) -> Response {
-    let status = match fault {
-        Fault::Host => StatusCode::BAD_REQUEST,
-        Fault::TooLarge | Fault::TooDense => StatusCode::PAYLOAD_TOO_LARGE,
-        Fault::Stalled => StatusCode::REQUEST_TIMEOUT,
+    let (status, limit) = match fault {
+        Fault::Host => (StatusCode::BAD_REQUEST, None),
+        Fault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Some("upload")),
+        Fault::TooDense => (StatusCode::PAYLOAD_TOO_LARGE, Some("decompression")),
+        Fault::Stalled => (StatusCode::REQUEST_TIMEOUT, Some("upload_stall")),
     };
+    if let Some(limit) = limit {
+        metrics::counter!("llm_bridge.refusals", "limit" => limit).increment(1);
+    }
     warn!(status = status.as_u16(), %fault, "a request is refused");
     refusal(dialect, status, &fault.to_string())
 }

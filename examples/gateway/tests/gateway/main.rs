@@ -8,6 +8,7 @@ mod admin;
 mod dialects;
 mod harness;
 mod limits;
+mod metrics;
 mod records;
 mod targets;
 
