@@ -141,9 +141,13 @@ impl HeldEvent {
         Self { raw, frame }
     }
 
-    /// Adds its blank line if the stream ended before that came.
+    /// Adds as much of its blank line as has not come: nothing is read after it.
     pub(super) fn complete(&mut self) {
         self.raw.extend_from_slice(missing_end(&self.raw));
+        if self.raw.ends_with(b"\r") && self.raw.contains(&b'\n') {
+            // Its LF may come with another frame.
+            self.raw.push(b'\n');
+        }
     }
 
     /// Adds the late LF of its last line end.

@@ -60,6 +60,45 @@ fn a_stream_may_be_cut_at_every_byte() {
     }
 }
 
+#[test]
+fn the_providers_last_error_is_whole_however_it_is_cut() {
+    let error =
+        r#"{"type":"response.failed","response":{"id":"resp_1","error":{"code":"server_error","message":"no"}}}"#;
+    let begin = streamed("resp_1", &[message("msg_1", "a")], 3);
+    let begin = &begin[..begin.rfind("event: ").unwrap()];
+    for end in ["\n\n", "\n", ""] {
+        let stream = format!("{begin}event: response.failed\ndata: {error}{end}").replace('\n', "\r\n");
+        let shown = |frames: &[&str]| {
+            let (mut relay, mut out, mut decoder) =
+                (offered(HELLO).relay(setup()), BytesMut::new(), Decoder::new(1 << 20));
+            relay.begin_round(false);
+            let mut fault = None;
+            for frame in frames {
+                decoder.push(Bytes::copy_from_slice(frame.as_bytes()));
+                while let (None, Ok(Some(event))) = (&fault, decoder.next()) {
+                    fault = relay.event(&event, &mut out).err();
+                }
+            }
+            if fault.is_none() {
+                fault = relay.event(&decoder.finish().unwrap(), &mut out).err();
+            }
+            let Some(Fault::Refused(error)) = fault else {
+                panic!("{fault:?}")
+            };
+            let words = crate::dialect::turn::ErrorWords::Provider {
+                status: error.status,
+                body: &error.body,
+            };
+            relay.fail(words, &mut out);
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        let whole = shown(&[&stream]);
+        assert!(whole.ends_with("\n\r\n") || whole.ends_with("\n\n"), "{whole:?}");
+        let last = stream.len() - 1;
+        assert_eq!(shown(&[&stream[..last], &stream[last..]]), whole);
+    }
+}
+
 /// The stream with LF as its line end.
 fn normal(stream: &str) -> String {
     stream.replace("\r\n", "\n").replace('\r', "\n")
