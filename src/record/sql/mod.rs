@@ -1,4 +1,5 @@
-//! Records in a database: sinks that drain [`Events`] into SQLite (feature `sqlite`) or PostgreSQL (feature `postgres`).
+//! Records in a database: sinks that drain [`Events`](super::Events) into SQLite (feature `sqlite`) or PostgreSQL
+//! (feature `postgres`).
 //!
 //! A sink creates its tables and brings older ones up to date. Columns are named as the fields of [`Event`](super::Event):
 //!

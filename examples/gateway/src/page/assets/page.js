@@ -181,7 +181,7 @@ function keyCard(provider, key) {
   const card = element("article", { class: "card key" },
     element("div", { class: "top" }, element("h3", { class: "mono" }, key.hint), chip),
     element("p", {}, provider + " · " + (key.domain ? "domain " + key.domain : "domain not known yet")),
-    element("p", {}, `${number(counters.attempts)} calls · ${number(counters.accepted)} accepted · ${number(refused)} refused · ${number(counters.unanswered)} unanswered`));
+    element("p", {}, `${number(counters.attempts)} call${counters.attempts === 1 ? "" : "s"} · ${number(counters.accepted)} accepted · ${number(refused)} refused · ${number(counters.unanswered)} unanswered`));
   if (key.rests.length) {
     const lines = key.rests.map((rest) => element("li", {},
       element("span", {}, rest.model),
