@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{DefaultBodyLimit, Path, Request},
     http::{StatusCode, header},
     middleware::{self, Next},
@@ -56,24 +56,27 @@ async fn check_key(request: Request, next: Next) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let key = text("x-api-key").or(bearer);
-    match key {
-        Some(WORKING_KEY) => next.run(request).await,
-        Some(LIMITED_KEY) => {
-            let refusal = error(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limit_error",
-                "rate_limit_exceeded",
-                "Slow down",
-            );
-            ([(header::RETRY_AFTER, RETRY_AFTER)], refusal).into_response()
-        }
-        _ => error(
-            StatusCode::UNAUTHORIZED,
-            "invalid_request_error",
-            "invalid_api_key",
-            "Incorrect API key",
-        ),
+    let is_limited = match key {
+        Some(WORKING_KEY) => return next.run(request).await,
+        key => key == Some(LIMITED_KEY),
+    };
+    // A server closes a connection on which it leaves a body unread, perhaps under the next request.
+    let _ = to_bytes(request.into_body(), usize::MAX).await;
+    if is_limited {
+        let refusal = error(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            "Slow down",
+        );
+        return ([(header::RETRY_AFTER, RETRY_AFTER)], refusal).into_response();
     }
+    error(
+        StatusCode::UNAUTHORIZED,
+        "invalid_request_error",
+        "invalid_api_key",
+        "Incorrect API key",
+    )
 }
 
 async fn model(Path(id): Path<String>) -> Response {
@@ -137,5 +140,30 @@ impl hyper::body::Body for Events {
         ready!(self.pause.as_mut().poll(cx));
         self.pause = Box::pin(sleep(PACE));
         Poll::Ready(self.rest.next().map(|event| Ok(Frame::data(event.into()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_refused_request_is_read_to_its_end() {
+        for (key, status) in [(LIMITED_KEY, 429), ("another", 401)] {
+            let (mut sender, body) = http_body_util::channel::Channel::<Bytes, Infallible>::new(1);
+            let request = Request::post("/v1/responses")
+                .header("authorization", format!("Bearer {key}"))
+                .body(Body::new(body))
+                .unwrap();
+            let sent = async {
+                for _ in 0..9 {
+                    sender.send_data(Bytes::from_static(b"{")).await.unwrap();
+                }
+                drop(sender);
+            };
+            let (response, ()) = tokio::join!(routes().oneshot(request), sent);
+            assert_eq!(response.unwrap().status(), status);
+        }
     }
 }
