@@ -26,8 +26,10 @@ use tokio::{
 
 use crate::metrics::{self, Limit};
 
-/// Requests and notifications of a server.
+/// Requests and notifications of a server, and answers to requests that were never sent.
 const MAX_UNSOLICITED: u32 = 100;
+/// Bytes of such messages, and of progress notifications: each is parsed, however large.
+const MAX_UNSOLICITED_BYTES: usize = 4 << 20;
 /// Progress notifications, which belong to a call of ours and are thrown away.
 const MAX_PROGRESS: u32 = 1_000;
 /// Lines in which no message was found. The reader is ahead of the messages by a few kilobytes of lines.
@@ -51,7 +53,10 @@ struct Inner {
 struct Counts {
     since: Option<Instant>,
     unsolicited: u32,
+    unsolicited_bytes: usize,
     progress: u32,
+    /// Requests of ours without an answer yet.
+    unanswered: u32,
     idle_lines: u32,
     /// Since the last message.
     idle_bytes: usize,
@@ -95,9 +100,16 @@ impl Flood {
             JsonRpcMessage::Notification(notification)
                 if matches!(notification.notification, ServerNotification::ProgressNotification(_))
         );
-        let is_unsolicited = matches!(message, JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_));
+        let is_answer = matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_));
         self.count(|counts| {
-            counts.idle_bytes = 0;
+            let bytes = std::mem::take(&mut counts.idle_bytes);
+            let is_unsolicited = !is_answer || counts.unanswered == 0;
+            if is_answer {
+                counts.unanswered = counts.unanswered.saturating_sub(1);
+            }
+            if is_unsolicited {
+                counts.unsolicited_bytes = counts.unsolicited_bytes.saturating_add(bytes);
+            }
             counts.idle_lines = counts.idle_lines.saturating_sub(1);
             if is_progress {
                 counts.progress += 1;
@@ -108,10 +120,18 @@ impl Flood {
         (!is_progress && self.0.reason.get().is_none()).then_some(message)
     }
 
-    /// Counts one event of an HTTP stream, whether or not a message is found in it.
+    /// Counts a request of ours, whose answer is expected.
+    fn ask(&self) {
+        self.count(|counts| counts.unanswered = counts.unanswered.saturating_add(1));
+    }
+
+    /// Counts one event of an HTTP stream with so many bytes, whether or not a message is found in it.
     #[cfg(feature = "mcp-http")]
-    pub(super) fn count_event(&self) {
-        self.count(|counts| counts.idle_lines += 1);
+    pub(super) fn count_event(&self, bytes: usize) {
+        self.count(|counts| {
+            counts.idle_lines += 1;
+            counts.idle_bytes = counts.idle_bytes.saturating_add(bytes);
+        });
     }
 
     fn count_read(&self, bytes: &[u8]) {
@@ -134,6 +154,7 @@ impl Flood {
             *counts = Counts {
                 since: Some(now),
                 idle_bytes: counts.idle_bytes,
+                unanswered: counts.unanswered,
                 ..Counts::default()
             };
         }
@@ -159,8 +180,8 @@ impl fmt::Debug for Flood {
 
 impl Counts {
     fn reason(&self) -> Option<&'static str> {
-        if self.unsolicited > MAX_UNSOLICITED {
-            Some("it sent more than 100 messages in a second that nobody asked for")
+        if self.unsolicited > MAX_UNSOLICITED || self.unsolicited_bytes > MAX_UNSOLICITED_BYTES {
+            Some("it sent more than 100 messages or 4 MiB in a second that nobody asked for")
         } else if self.progress > MAX_PROGRESS {
             Some("it reported progress more than 1,000 times in a second")
         } else if self.idle_lines > MAX_IDLE_LINES || self.idle_bytes > MAX_IDLE_BYTES {
@@ -186,6 +207,9 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Guarded<T> {
         &mut self,
         item: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
+        if matches!(item, JsonRpcMessage::Request(_)) {
+            self.flood.ask();
+        }
         self.transport.send(item)
     }
 
@@ -270,6 +294,7 @@ mod tests {
     async fn answers_are_not_counted_and_progress_is_thrown_away() {
         let flood = Flood::default();
         for id in 0..5_000 {
+            flood.ask();
             let answer = message(json!({ "jsonrpc": "2.0", "id": id, "result": {} }));
             assert!(flood.pass(answer).is_some());
         }
@@ -284,10 +309,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn answers_that_nobody_asked_for_are_a_flood() {
+        let flood = Flood::default();
+        let answer = || message(json!({ "jsonrpc": "2.0", "id": 7, "result": {} }));
+        flood.ask();
+        for _ in 0..=MAX_UNSOLICITED {
+            assert!(flood.pass(answer()).is_some());
+        }
+        assert!(flood.pass(answer()).is_none());
+        assert!(flood.noticed().await.contains("nobody asked for"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_messages_of_many_bytes_are_a_flood() {
+        let flood = Flood::default();
+        for _ in 0..2 {
+            flood.count_read(&vec![b'x'; 2 << 20]);
+            assert!(flood.pass(ping()).is_some());
+        }
+        // An answer may be as large as it likes.
+        flood.ask();
+        flood.count_read(&vec![b'x'; 8 << 20]);
+        assert!(
+            flood
+                .pass(message(json!({ "jsonrpc": "2.0", "id": 1, "result": {} })))
+                .is_some()
+        );
+        flood.count_read(b"x");
+        assert!(flood.pass(ping()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn lines_are_counted_unless_they_are_messages() {
         let flood = Flood::default();
         for _ in 0..5 * MAX_IDLE_LINES {
             flood.count_read(b"{}\n");
+            flood.ask();
             flood.pass(message(json!({ "jsonrpc": "2.0", "id": 1, "result": {} })));
         }
         assert_eq!(flood.reason(), None);

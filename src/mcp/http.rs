@@ -281,8 +281,9 @@ impl Stream for Counted {
             return Poll::Ready(None);
         }
         let polled = self.events.as_mut().poll_next(cx);
-        if let Poll::Ready(Some(_)) = polled {
-            self.flood.count_event();
+        if let Poll::Ready(Some(event)) = &polled {
+            let data = event.as_ref().ok().and_then(|event| event.data.as_ref());
+            self.flood.count_event(data.map_or(0, String::len));
         }
         polled
     }

@@ -108,7 +108,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
             provider.keys.clone_from(&demo.keys);
         }
     }
-    let tools = mcp::connect(arguments.mcp, tools).await?;
+    let (tools, speaker) = mcp::start(arguments.mcp, tools).await?;
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let recorder = recorder.price(ListPrices::new());
     let page = Page::new().history(history).servers(tools.clone());
@@ -165,6 +165,9 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
         .await;
     // Where nothing was ever accepted, nothing called it.
     readiness.begin_drain();
+    if let Some(speaker) = speaker {
+        speaker.end();
+    }
     // Ends by itself once everything is written.
     let written = tokio::select! {
         written = records.finish() => written,

@@ -1,7 +1,14 @@
 //! The MCP servers that the command line names.
 
-use std::{ffi::OsString, time::Duration};
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    io,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
+use tokio::{runtime::Builder, sync::oneshot};
 use tower_llm_bridge::{
     mcp::{McpServer, McpServers},
     tools::Tool,
@@ -62,12 +69,54 @@ fn variable(name: &str) -> String {
     format!("MCP_{name}_AUTHORIZATION")
 }
 
-/// Connects to all of them; `local` are our own tools.
+/// The thread that speaks to the servers.
+pub struct Speaker {
+    /// Dropped to make it stop.
+    stop: oneshot::Sender<Infallible>,
+    thread: JoinHandle<()>,
+}
+
+/// Connects to all of them; `local` are our own tools. The connections live on a thread of their own: a server that sends
+/// without end, or a message of many mebibytes, holds up no worker.
 ///
 /// # Errors
 ///
 /// One line for the user.
-pub async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers, String> {
+pub async fn start(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<(McpServers, Option<Speaker>), String> {
+    if servers.is_empty() {
+        return Ok((connect(servers, local).await?, None));
+    }
+    let cannot = |error: io::Error| format!("cannot start the thread of the MCP servers: {error}");
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let (connected, connection) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new().name("mcp".into()).spawn(move || {
+        runtime.block_on(async {
+            // Nobody waits any more if the start was given up.
+            let _ = connected.send(connect(servers, local).await);
+            let _ = stopped.await;
+        });
+    });
+    let thread = thread.map_err(cannot)?;
+    let servers = connection
+        .await
+        .unwrap_or_else(|_| Err("the thread of the MCP servers panicked".into()))?;
+    Ok((servers, Some(Speaker { stop, thread })))
+}
+
+// === impl Speaker ===
+
+impl Speaker {
+    /// Ends the connections, and the servers that are children. To be called when no call is under way.
+    pub fn end(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            warn!("the thread of the MCP servers panicked");
+        }
+    }
+}
+
+async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers, String> {
     // The provider of `reqwest`, which speaks to the servers. Fails if the process has one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let servers = McpServers::connect(servers, local).map_err(|problem| format!("--mcp: {problem}"))?;
