@@ -28,6 +28,9 @@ use crate::{deferred_writes::DeferredWrites, first_bytes::FirstBytes};
 
 /// How long a connection may say nothing: before its protocol is known, before a request's head is whole, between requests.
 const SILENCE: Duration = Duration::from_secs(75);
+/// What one connection of HTTP/1 reads or writes ahead, and one stream of HTTP/2 writes: thousands of callers that do not
+/// read have it all. It also bounds the head of a request.
+const BUFFER: usize = 64 * 1024;
 /// Finds a caller that vanished without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -101,8 +104,14 @@ pub async fn serve<S, B>(
 /// How both versions of HTTP are spoken.
 fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE);
-    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE)
+        .max_buf_size(BUFFER);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_send_buf_size(BUFFER);
     http
 }
 

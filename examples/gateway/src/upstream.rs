@@ -27,6 +27,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// What the provider may send ahead on one HTTP/2 stream before somebody reads it; the memory of an unread answer. Two
 /// round trips of 50 ms still carry 2.5 MB a second.
 const STREAM_WINDOW: u32 = 128 * 1024;
+/// The same for a connection of HTTP/1. It also bounds the head of an answer.
+const BUFFER: usize = 64 * 1024;
 /// The same for a whole connection: as much as HTTP/2 allows, so that only the streams' own windows count. With hyper's
 /// 5 MiB three unread answers stop every other request on the connection.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
@@ -89,6 +91,7 @@ where
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
+            .http1_max_buf_size(BUFFER)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .build(tls);

@@ -94,7 +94,7 @@ pub fn app(
         )
         .layer(PropagateRequestIdLayer::x_request_id())
         // Not tower-http's layers for size and time-out: they wrap answers as well, and a stream pays for each wrapping.
-        .layer(EdgeLayer)
+        .layer(EdgeLayer::new())
         .service(routes(openai, anthropic))
 }
 
@@ -200,13 +200,19 @@ impl Connected {
     }
 }
 
+/// As much of a caller's text as a line of the log has room for; a header value or a path has ASCII alone.
+fn shown(text: &str) -> &str {
+    text.get(..256).unwrap_or(text)
+}
+
 /// No header and no query: both carry secrets.
 fn span<B>(request: &Request<B>) -> Span {
     let id = request
         .extensions()
         .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok());
-    info_span!("request", method = %request.method(), path = request.uri().path(), request_id = id, status = field::Empty)
+        .and_then(|id| id.header_value().to_str().ok())
+        .map(shown);
+    info_span!("request", method = %request.method(), path = shown(request.uri().path()), request_id = id, status = field::Empty)
 }
 
 fn on_response<B>(response: &Response<B>, latency: Duration, _: &Span) {

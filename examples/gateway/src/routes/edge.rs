@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -26,7 +26,7 @@ use http::{
 };
 use hyper::body::{Frame, SizeHint};
 use pin_project::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tower::{BoxError, Layer, Service};
 use tower_llm_bridge::Dialect;
 
@@ -36,20 +36,34 @@ use super::refusal::{self, dialect_of};
 pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
 /// How long an upload may bring nothing.
 const STALL: Duration = Duration::from_secs(30);
+/// How long an upload may take in all, and…
+const UPLOAD: Duration = Duration::from_secs(600);
+/// …the bytes for which it gets a second more. A drop every 29 s would hold its memory for weeks.
+const BYTES_PER_SECOND: u64 = 1024;
 /// How many bytes one byte of an upload may unpack to…
 const RATIO: u64 = 100;
 /// …from this size on. Below it there is nothing to win by a dense upload, and short repetitive texts are dense.
 const RATIO_FROM: u64 = 64 * 1024;
+/// What a decoder takes from its start, and the most that its window adds as it writes.
+const DECODER: usize = 256 * 1024;
+const WINDOW: u64 = 16 * 1024 * 1024;
+/// What all decoders may take together: they live as long as their uploads.
+const DECODERS: usize = 256 * 1024 * 1024;
+/// What they take now, in all workers.
+static DECODING: AtomicUsize = AtomicUsize::new(0);
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Checks requests and completes answers.
 #[derive(Clone, Copy)]
-pub(super) struct EdgeLayer;
+pub(super) struct EdgeLayer {
+    decoding: &'static AtomicUsize,
+}
 
 #[derive(Clone)]
 pub(super) struct Edge<S> {
     inner: S,
+    decoding: &'static AtomicUsize,
 }
 
 /// Why a request is refused here.
@@ -59,13 +73,15 @@ pub(super) enum Fault {
     TooLarge,
     Stalled,
     TooDense,
+    Overloaded,
 }
 
 /// What is known of one upload, by both wrappers of its body and by its answer.
-#[derive(Default)]
 pub(super) struct Upload {
     received: AtomicU64,
     fault: OnceLock<Fault>,
+    /// What all decoders take now.
+    decoding: &'static AtomicUsize,
 }
 
 /// A body as it comes over the wire.
@@ -74,6 +90,7 @@ struct Received<B> {
     #[pin]
     inner: B,
     upload: Arc<Upload>,
+    began: Instant,
     /// Runs while the next frame is waited for.
     stall: Option<Pin<Box<Sleep>>>,
 }
@@ -85,6 +102,13 @@ struct Decoded<B> {
     inner: B,
     upload: Arc<Upload>,
     length: u64,
+    decoder: DecoderMemory,
+}
+
+/// What one decoder takes; given back when it is dropped.
+struct DecoderMemory {
+    all: &'static AtomicUsize,
+    own: usize,
 }
 
 #[pin_project(project = Projected)]
@@ -100,11 +124,20 @@ pub(super) enum ResponseFuture<F> {
 
 // === impl EdgeLayer ===
 
+impl EdgeLayer {
+    pub(super) fn new() -> Self {
+        Self { decoding: &DECODING }
+    }
+}
+
 impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner }
+        Edge {
+            inner,
+            decoding: self.decoding,
+        }
     }
 }
 
@@ -128,7 +161,11 @@ where
         if let Err(fault) = check(&request) {
             return ResponseFuture::Refused(dialect, fault);
         }
-        let upload = Arc::<Upload>::default();
+        let upload = Arc::new(Upload {
+            received: AtomicU64::new(0),
+            fault: OnceLock::new(),
+            decoding: self.decoding,
+        });
         if name_encoding(request.headers_mut()) {
             request.extensions_mut().insert(Arc::clone(&upload));
         }
@@ -136,6 +173,7 @@ where
             Body::new(Received {
                 inner,
                 upload: Arc::clone(&upload),
+                began: Instant::now(),
                 stall: None,
             })
         });
@@ -193,6 +231,7 @@ where
     request.map(|inner| match upload {
         Some(upload) => Body::new(Decoded {
             inner,
+            decoder: DecoderMemory::new(upload.decoding),
             upload,
             length: 0,
         }),
@@ -210,6 +249,43 @@ impl Upload {
     }
 }
 
+// === impl DecoderMemory ===
+
+impl DecoderMemory {
+    fn new(all: &'static AtomicUsize) -> Self {
+        Self { all, own: 0 }
+    }
+
+    /// Grows with what was decoded. Returns whether there is room.
+    fn grow(&mut self, length: u64) -> bool {
+        let wanted = DECODER + usize::try_from(length.min(WINDOW)).unwrap_or(usize::MAX);
+        let more = wanted.saturating_sub(self.own);
+        let fits = |taken: usize| taken.checked_add(more).filter(|sum| *sum <= DECODERS);
+        let grown = more == 0
+            || self
+                .all
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+                .is_ok();
+        if grown {
+            self.own += more;
+        }
+        grown
+    }
+}
+
+impl Drop for DecoderMemory {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
+/// How long the next bytes of an upload are waited for.
+fn patience(began: Instant, received: u64) -> Duration {
+    let whole = UPLOAD + Duration::from_secs(received / BYTES_PER_SECOND);
+    let left = whole.saturating_sub(Instant::now().saturating_duration_since(began));
+    left.min(STALL)
+}
+
 // === impl Received ===
 
 impl<B> hyper::body::Body for Received<B>
@@ -222,7 +298,10 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let Poll::Ready(frame) = this.inner.poll_frame(cx) else {
-            let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(STALL)));
+            let received = this.upload.received.load(Ordering::Relaxed);
+            let stall = this
+                .stall
+                .get_or_insert_with(|| Box::pin(sleep(patience(*this.began, received))));
             ready!(stall.as_mut().poll(cx));
             return this.upload.fail(Fault::Stalled);
         };
@@ -259,6 +338,9 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
+        if !this.decoder.grow(*this.length) {
+            return this.upload.fail(Fault::Overloaded);
+        }
         let frame = match ready!(this.inner.poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
@@ -306,7 +388,12 @@ impl fmt::Display for Fault {
         match self {
             Self::Host => f.write_str("A request needs exactly one Host header"),
             Self::TooLarge => write!(f, "The request body is larger than {MAX_BODY} bytes"),
-            Self::Stalled => write!(f, "The request body brought nothing for {} s", STALL.as_secs()),
+            Self::Stalled => write!(
+                f,
+                "The request body brought nothing for {} s, or too little",
+                STALL.as_secs()
+            ),
+            Self::Overloaded => f.write_str("Too many compressed request bodies are read at present"),
             Self::TooDense => write!(f, "The request body unpacks to more than {RATIO} times its size"),
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn of_upload(dialect: Dialect, fault: Fault) -> Response {
         Fault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Some("upload")),
         Fault::TooDense => (StatusCode::PAYLOAD_TOO_LARGE, Some("decompression")),
         Fault::Stalled => (StatusCode::REQUEST_TIMEOUT, Some("upload_stall")),
+        Fault::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Some("decoders")),
     };
     if let Some(limit) = limit {
         metrics::counter!("llm_bridge.refusals", "limit" => limit).increment(1);

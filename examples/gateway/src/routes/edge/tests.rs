@@ -6,7 +6,6 @@ use axum::response::IntoResponse;
 use flate2::{Compression, write::GzEncoder};
 use http::StatusCode;
 use http_body_util::{BodyExt, Empty, Full, channel::Channel};
-use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_http::decompression::RequestDecompressionLayer;
 
@@ -14,6 +13,13 @@ use super::*;
 
 /// What the application below reads, and how it ends: 200 with the body's length, or its own 400.
 async fn ask<B>(request: Request<B>) -> Response
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    ask_at(EdgeLayer::new(), request).await
+}
+
+async fn ask_at<B>(edge: EdgeLayer, request: Request<B>) -> Response
 where
     B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
@@ -25,7 +31,7 @@ where
         })
     });
     ServiceBuilder::new()
-        .layer(EdgeLayer)
+        .layer(edge)
         .map_response(IntoResponse::into_response)
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .map_request(bound_decoded)
@@ -70,6 +76,42 @@ async fn an_upload_may_be_slow_and_must_not_stall() {
     assert_eq!((status, passed), (408, 5 * 29 + 30), "{body}");
     assert!(body.contains("invalid_request_error"), "{body}");
     drop(uploading.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_of_drops_ends_after_ten_minutes() {
+    let start = Instant::now();
+    let (mut sender, body) = Channel::<Bytes, io::Error>::new(1);
+    let uploading = tokio::spawn(async move {
+        while sender.send_data(Bytes::from_static(b"x")).await.is_ok() {
+            sleep(Duration::from_secs(29)).await;
+        }
+    });
+    assert_eq!(ask(post(body)).await.status(), 408);
+    assert_eq!(Instant::now().saturating_duration_since(start).as_secs(), 600);
+    uploading.abort();
+    assert_eq!(patience(start, 1 << 20), STALL, "a mebibyte is worth 17 minutes");
+}
+
+/// Each upload is small, and its decoder is not.
+#[tokio::test]
+async fn decoders_have_a_limit_together() {
+    let decoding: &'static AtomicUsize = Box::leak(Box::default());
+    let edge = EdgeLayer { decoding };
+    let mut decoders: Vec<_> = (0..=DECODERS / DECODER).map(|_| DecoderMemory::new(decoding)).collect();
+    let grown = decoders.iter_mut().filter_map(|decoder| decoder.grow(0).then_some(()));
+    assert_eq!(grown.count(), 1024);
+    let mut request = post(Full::new(gzip(1000)));
+    request
+        .headers_mut()
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    assert_eq!(ask_at(edge, request.clone()).await.status(), 503);
+    drop(decoders);
+    assert_eq!(ask_at(edge, request).await.status(), 200);
+    assert_eq!(decoding.load(Ordering::Relaxed), 0);
+    let mut large = DecoderMemory::new(decoding);
+    assert!(large.grow(1 << 40));
+    assert_eq!(large.own, DECODER + WINDOW as usize);
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +182,11 @@ async fn streams_are_not_buffered_on_the_way() {
         let app = service_fn(|_: Request<Body>| async move {
             Ok::<_, Infallible>(([(CONTENT_TYPE, content_type)], "").into_response())
         });
-        let response = EdgeLayer.layer(app).oneshot(post(Empty::<Bytes>::new())).await.unwrap();
+        let response = EdgeLayer::new()
+            .layer(app)
+            .oneshot(post(Empty::<Bytes>::new()))
+            .await
+            .unwrap();
         assert_eq!(response.headers().contains_key("x-accel-buffering"), expected);
     }
 }
