@@ -15,7 +15,7 @@ use super::facts;
 use crate::dialect::turn::{Call, Owner, ToolResult, Turn};
 use crate::metrics::{self, Limit};
 use crate::record::Interception;
-use crate::tools::{Registered, ToolCall, ToolOutput};
+use crate::tools::{Registered, ToolOutput};
 
 /// The calls of one turn. Those that are not over when it is dropped are recorded as cancelled, and stop.
 pub(crate) struct Calls<'a> {
@@ -31,6 +31,15 @@ pub(crate) struct Calls<'a> {
     started: Instant,
     /// Whether all calls are over.
     done: bool,
+}
+
+/// One call of a tool of ours, apart from the turn that it is in.
+struct Invocation {
+    tool: Registered,
+    id: String,
+    arguments: String,
+    extensions: Extensions,
+    limit: Duration,
 }
 
 type Outcome = Result<ToolOutput, String>;
@@ -69,20 +78,26 @@ impl<'a> Calls<'a> {
         loop {
             while running.len() < self.config.max_parallel_tools.max(1) {
                 let Some((place, call)) = waiting.next() else { break };
-                match checked(call) {
-                    Err(message) => self.finished(place, Instant::now(), Err(message)),
-                    Ok((tool, call)) => {
-                        let span = tracing::debug_span!(
-                            "tool_call",
-                            "gen_ai.operation.name" = "execute_tool",
-                            "gen_ai.tool.name" = call.name(),
-                            "gen_ai.tool.call.id" = call.id(),
-                        );
-                        let call = call.with_extensions(self.extensions.clone());
-                        let task = running.spawn(invoke(tool, call, self.config.tool_timeout).instrument(span));
-                        places.insert(task.id(), (place, Instant::now()));
-                    }
-                }
+                let Owner::Ours(tool) = &call.owner else {
+                    let message = format!("there is no tool named {}", call.name);
+                    self.finished(place, Instant::now(), Err(message));
+                    continue;
+                };
+                let span = tracing::debug_span!(
+                    "tool_call",
+                    "gen_ai.operation.name" = "execute_tool",
+                    "gen_ai.tool.name" = tool.definition().name(),
+                    "gen_ai.tool.call.id" = call.id,
+                );
+                let invocation = Invocation {
+                    tool: tool.clone(),
+                    id: call.id.clone(),
+                    arguments: call.arguments.clone(),
+                    extensions: self.extensions.clone(),
+                    limit: self.config.tool_timeout,
+                };
+                let task = running.spawn(invocation.run().instrument(span));
+                places.insert(task.id(), (place, Instant::now()));
             }
             let Some(joined) = running.join_next_with_id().await else {
                 break;
@@ -160,25 +175,29 @@ fn count(config: &Config, call: &Call, outcome: &'static str, duration: Duration
     }
 }
 
-/// The call to run, if its tool exists and its arguments fit.
-fn checked(call: &Call) -> Result<(Registered, ToolCall), String> {
-    let Owner::Ours(tool) = &call.owner else {
-        return Err(format!("there is no tool named {}", call.name));
-    };
-    let arguments = tool.check(&call.arguments)?;
-    Ok((tool.clone(), tool.call(&*call.id, arguments)))
-}
+// === impl Invocation ===
 
-async fn invoke(tool: Registered, call: ToolCall, limit: Duration) -> Outcome {
-    match timeout(limit, tool.service().oneshot(call)).await {
-        Ok(Ok(output)) => Ok(output),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => {
-            metrics::refused(Limit::ToolTime);
-            Err(format!(
-                "the tool did not answer within {} seconds",
-                limit.as_secs_f64()
-            ))
+impl Invocation {
+    /// Checks the arguments, and runs the call if they fit.
+    async fn run(self) -> Outcome {
+        let Self {
+            tool,
+            id,
+            arguments,
+            extensions,
+            limit,
+        } = self;
+        let arguments = tool.check_aside(&arguments).await?;
+        let call = tool.call(id, arguments).with_extensions(extensions);
+        match timeout(limit, tool.service().oneshot(call)).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => {
+                metrics::refused(Limit::ToolTime);
+                Err(format!(
+                    "the tool did not answer within {} seconds",
+                    limit.as_secs_f64()
+                ))
         }
     }
 }

@@ -336,6 +336,9 @@ impl From<Value> for ToolOutput {
     }
 }
 
+/// Room for the words that say how much is missing.
+const NOTE: usize = 64;
+
 /// Cuts `text` at the last character border within `limit` bytes, and says so in the text.
 fn cut(text: &mut String, limit: usize) {
     let length = text.len();
@@ -344,6 +347,7 @@ fn cut(text: &mut String, limit: usize) {
     }
     let kept = floor_char_border(text, limit);
     text.truncate(kept);
+    text.shrink_to(kept + NOTE);
     text.push_str(&format!("\n[cut: the first {kept} of {length} bytes]"));
 }
 

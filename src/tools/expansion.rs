@@ -15,6 +15,8 @@ const MAX_DEPTH: usize = 128;
 pub(super) struct Expansion {
     /// Schema objects, at most one more than the limit.
     pub(super) nodes: usize,
+    /// Values that schema objects compare with: those of `enum`, names of `required`.
+    pub(super) compared: usize,
     /// References to a schema that they are within themselves.
     pub(super) recursive: usize,
     /// Whether the limits are exceeded. The counts are incomplete then.
@@ -66,15 +68,20 @@ impl Expansion {
             1 => depth + 1,
             branches => branches.saturating_pow(u32::try_from(depth + 1).unwrap_or(u32::MAX)),
         };
-        self.nodes.saturating_mul(unrolled).saturating_mul(values)
+        let evaluated = self.nodes.saturating_add(self.compared);
+        evaluated.saturating_mul(unrolled).saturating_mul(values)
     }
 }
 
-/// The number of values in `value`, and its depth. Arguments were read by a parser that bounds their depth.
+/// Bytes of a string that cost as much as one evaluation: patterns and lengths pass all of it.
+const STRING_STEP: usize = 32;
+
+/// The number of values in `value`, long strings counted by their length, and its depth. Arguments were read by a parser that bounds their depth.
 fn measure(value: &Value) -> (usize, usize) {
     let inner: Vec<(usize, usize)> = match value {
         Value::Array(items) => items.iter().map(measure).collect(),
         Value::Object(members) => members.values().map(measure).collect(),
+        Value::String(text) => return (1 + text.len() / STRING_STEP, 0),
         _ => return (1, 0),
     };
     let values = inner.iter().map(|(values, _)| values).sum::<usize>();
@@ -103,8 +110,9 @@ impl<'a> Walk<'a> {
                         self.schema(schema, depth + 1);
                     }
                 }
+                "enum" | "const" | "required" | "dependentRequired" => self.found.compared += measure(value).0,
                 // Reached by references alone, or no schemas.
-                "$defs" | "definitions" | "enum" | "const" | "default" | "examples" => {}
+                "$defs" | "definitions" | "default" | "examples" => {}
                 "items"
                 | "prefixItems"
                 | "additionalItems"
@@ -196,6 +204,19 @@ mod tests {
             expansion(json!({ "enum": [{}, {}], "$defs": { "unused": {} } })).nodes,
             1
         );
+    }
+
+    #[test]
+    fn options_and_long_strings_cost() {
+        let options: Vec<usize> = (0..5_000).collect();
+        let schema = json!({ "properties": { "list": { "items": { "enum": options } } }, "required": ["list"] });
+        let expansion = Expansion::of(&schema);
+        assert!(expansion.compared > 5_000);
+        let list: Vec<usize> = vec![4_999; 5_000];
+        assert!(expansion.cost(&json!({ "list": list })) > 25_000_000);
+        let text = "x".repeat(1 << 20);
+        let pattern = json!({ "properties": { "text": { "pattern": "x$" } } });
+        assert!(Expansion::of(&pattern).cost(&json!({ "text": text })) > 1 << 15);
     }
 
     #[test]

@@ -56,6 +56,7 @@ mod schema;
 mod service;
 mod set;
 mod source;
+mod validation;
 
 #[cfg(test)]
 mod tests;

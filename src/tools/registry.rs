@@ -293,7 +293,30 @@ impl Registered {
     ///
     /// What the model is to be told.
     pub(crate) fn check(&self, raw_arguments: &str) -> Result<Value, String> {
-        self.tool.about.schema.check(raw_arguments)
+        let schema = &self.tool.about.schema;
+        let arguments = schema.read(raw_arguments)?;
+        schema.check(&arguments)?;
+        Ok(arguments)
+    }
+
+    /// The same, on a thread of its own where it takes long: neither a model nor a tool server's schema may hold up the
+    /// other requests of this thread.
+    ///
+    /// # Errors
+    ///
+    /// As of [`check`](Self::check).
+    pub(crate) async fn check_aside(&self, raw_arguments: &str) -> Result<Value, String> {
+        let schema = &self.tool.about.schema;
+        if Schema::reads_quickly(raw_arguments.len()) {
+            let arguments = schema.read(raw_arguments)?;
+            if schema.checks_quickly(&arguments) {
+                schema.check(&arguments)?;
+                return Ok(arguments);
+            }
+        }
+        let (tool, raw_arguments) = (self.clone(), raw_arguments.to_owned());
+        let checked = tokio::task::spawn_blocking(move || tool.check(&raw_arguments)).await;
+        checked.unwrap_or_else(|_| Err("the arguments could not be checked".to_owned()))
     }
 
     /// The call to give to [`service`](Self::service).

@@ -2,22 +2,20 @@
 
 use serde_json::{Map, Value};
 
-#[cfg(feature = "json-schema")]
-use super::expansion::Expansion;
-use super::{ToolDefinition, call::floor_char_border, numbers::find_lossy};
+use super::{ToolDefinition, call::floor_char_border, numbers::find_lossy, validation::Validation};
 
 /// Paths and names in a message come from the model or from a schema, so they may be of any length.
 const MAX_MESSAGE: usize = 512;
 
-/// Evaluations of schema objects for one call's arguments: some tenths of a second.
-#[cfg(feature = "json-schema")]
-const MAX_COST: usize = 10_000_000;
+/// The longest arguments that are read, in bytes. As a tree they take many times their length.
+const MAX_ARGUMENTS: usize = 1 << 20;
+/// The longest arguments that are read without a thread of their own, in bytes.
+const SHORT: usize = 16 << 10;
 
 /// The rules for a tool's arguments.
 pub(super) struct Schema {
     required: Box<[String]>,
-    #[cfg(feature = "json-schema")]
-    validator: Option<(jsonschema::Validator, Expansion)>,
+    validation: Validation,
 }
 
 // === impl Schema ===
@@ -35,9 +33,18 @@ impl Schema {
                 .filter_map(Value::as_str)
                 .map(str::to_owned)
                 .collect(),
-            #[cfg(feature = "json-schema")]
-            validator: validator(definition),
+            validation: Validation::new(definition),
         }
+    }
+
+    /// Whether reading so many bytes holds up no other task.
+    pub(super) fn reads_quickly(length: usize) -> bool {
+        length <= SHORT || length > MAX_ARGUMENTS
+    }
+
+    /// Whether a check of arguments that were read holds up no other task.
+    pub(super) fn checks_quickly(&self, arguments: &Value) -> bool {
+        self.validation.is_quick(arguments)
     }
 
     /// Reads arguments as the model wrote them; models write nothing at all where a tool takes none.
@@ -45,7 +52,10 @@ impl Schema {
     /// # Errors
     ///
     /// What the model is to be told.
-    pub(super) fn check(&self, arguments: &str) -> Result<Value, String> {
+    pub(super) fn read(&self, arguments: &str) -> Result<Value, String> {
+        if arguments.len() > MAX_ARGUMENTS {
+            return Err(format!("the arguments are longer than {MAX_ARGUMENTS} bytes"));
+        }
         let value = match arguments.trim_ascii() {
             "" => Value::Object(Map::new()),
             text => serde_json::from_str(text).map_err(|error| format!("the arguments are not JSON: {error}"))?,
@@ -71,53 +81,17 @@ impl Schema {
                 missing.join(", ")
             )));
         }
-        #[cfg(feature = "json-schema")]
-        if let Some(error) = self
-            .validator
-            .as_ref()
-            .filter(|(_, expansion)| expansion.cost(&value) <= MAX_COST)
-            .and_then(|(validator, _)| validator.validate(&value).err())
-        {
-            let path = match error.instance_path().as_str() {
-                "" => "the arguments",
-                path => path,
-            };
-            // Masked: the model knows the value that it sent, and it may be long.
-            return Err(clip(format!("{path}: {}", error.masked_with("the value"))));
-        }
         Ok(value)
     }
-}
 
-/// The validator of a schema that can be followed at a bounded cost.
-#[cfg(feature = "json-schema")]
-fn validator(definition: &ToolDefinition) -> Option<(jsonschema::Validator, Expansion)> {
-    let schema = definition.get_parameters().filter(|schema| schema.is_object())?;
-    let expansion = Expansion::of(schema);
-    let problem = if expansion.is_too_large {
-        "it is too large once its references are followed"
-    } else if expansion.is_opaque {
-        "it has references that cannot be followed"
-    } else {
-        // Offline: another crate of the build may switch on that references are fetched from the network or the disk.
-        // Linear patterns: a backtracking one of a few bytes can take hours.
-        let options = jsonschema::options()
-            .with_pattern_options(jsonschema::PatternOptions::regex())
-            .offline();
-        match options.build(schema) {
-            Ok(validator) => return Some((validator, expansion)),
-            // The error repeats parts of the schema; the tool's name is enough to find it.
-            Err(_) => "it is invalid",
-        }
-    };
-    tracing::warn!(
-        tool = definition.name(),
-        server = definition.get_server(),
-        problem,
-        "a tool's arguments are not checked against its schema"
-    );
-    crate::metrics::refused(crate::metrics::Limit::Schema);
-    None
+    /// Checks arguments that were read.
+    ///
+    /// # Errors
+    ///
+    /// What the model is to be told.
+    pub(super) fn check(&self, arguments: &Value) -> Result<(), String> {
+        self.validation.check(arguments).map_err(clip)
+    }
 }
 
 fn kind(value: &Value) -> &'static str {
