@@ -137,6 +137,7 @@ mod bridge;
 mod dialect;
 mod error;
 mod error_body;
+mod excerpt;
 mod extensions;
 mod future;
 mod json;

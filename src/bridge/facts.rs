@@ -86,9 +86,10 @@ fn usage(interception: &mut Interception, completion: &Completion) -> Option<Fac
 
 /// Records the user's words, once, with the first answer's id.
 pub(super) fn record_prompt(interception: &mut Interception, msg_id: &str, prompt: impl FnOnce() -> Option<String>) {
-    if interception.is_recorded()
-        && let Some(prompt) = prompt()
-    {
+    if !interception.is_recorded() {
+        return;
+    }
+    if let Some(prompt) = interception.take_prompt().unwrap_or_else(prompt) {
         interception.emit(Fact::PromptUsage {
             msg_id: msg_id.to_owned(),
             prompt,
@@ -151,15 +152,19 @@ pub(super) fn record_call(
         tool: definition.map_or(&*call.name, |tool| tool.name()).to_owned(),
         server: definition.map(|tool| tool.get_server().to_owned()),
         server_url: definition.and_then(|tool| tool.get_server_url()).map(str::to_owned),
-        args: recorded_arguments(&call.arguments),
+        args: recorded_arguments(&call.arguments, interception.max_text()),
         injected: !call.is_callers(),
         invocation_error,
         duration_ms: duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
     });
 }
 
-/// Arguments as records show them: a string where they are not JSON.
-fn recorded_arguments(text: &str) -> Value {
+/// Arguments as records show them: a string where they are not JSON, or so long that the record cuts them. As a tree they
+/// would take many times their length.
+fn recorded_arguments(text: &str, limit: usize) -> Value {
+    if text.len() > limit {
+        return Value::from(text);
+    }
     serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 

@@ -198,6 +198,7 @@ impl Invocation {
                     "the tool did not answer within {} seconds",
                     limit.as_secs_f64()
                 ))
+            }
         }
     }
 }

@@ -19,6 +19,9 @@ pub(crate) mod turn;
 pub(crate) mod usage;
 pub(crate) mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use uuid::Uuid;
@@ -184,9 +187,15 @@ pub(crate) trait Request: Send + Sync {
     /// Reads one round's whole answer.
     fn read_reply(&self, body: Rope) -> Result<(Box<dyn Reply>, Turn), Fault>;
 
+    /// The same for another thread.
+    fn reply_reader(&self) -> ReplyReader;
+
     /// A relay for all rounds of a stream.
     fn relay(&self, setup: RelaySetup) -> Box<dyn Relay>;
 }
+
+/// Reads a whole answer, see [`Request::reply_reader`].
+pub(crate) type ReplyReader = Box<dyn FnOnce(Rope) -> Result<(Box<dyn Reply>, Turn), Fault> + Send>;
 
 /// One round's whole answer.
 pub(crate) trait Reply: Send {

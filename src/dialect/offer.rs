@@ -10,6 +10,9 @@ use crate::rope::Rope;
 use crate::tools::{PREFIX, Registered, ToolDefinition, Tools};
 use crate::types::Dialect;
 
+/// The longest name that is looked for among ours, in bytes: twice what any of ours has, and what any API takes.
+const MAX_NAME: usize = 128;
+
 /// Appends the JSON of one injected tool: its name, then its definition.
 pub(crate) type Define = fn(&str, &ToolDefinition, &mut String);
 
@@ -17,7 +20,7 @@ pub(crate) type Define = fn(&str, &ToolDefinition, &mut String);
 #[derive(Clone, Default)]
 pub(crate) struct Offer {
     tools: Tools,
-    /// Names with our prefix that the caller uses for tools of its own.
+    /// Sorted names with our prefix that the caller uses for tools of its own.
     taken: Vec<String>,
     /// Sorted names that the provider's limit left no room for.
     left_out: Vec<String>,
@@ -49,12 +52,19 @@ fn is_bare_object(schema: &Map<String, Value>) -> bool {
     schema.get("type").is_some_and(|kind| kind == "object") && !schema.contains_key("properties")
 }
 
+fn is_in(sorted: &[String], name: &str) -> bool {
+    sorted.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+}
+
 // === impl Offer ===
 
 impl Offer {
     /// All of `tools` but the `taken`. If there is not `room` for all, servers get it in turn, so that a large one leaves
     /// some for the others.
-    pub(crate) fn new(tools: Tools, taken: Vec<String>, room: usize) -> Self {
+    pub(crate) fn new(tools: Tools, mut taken: Vec<String>, room: usize) -> Self {
+        taken.retain(|name| name.len() <= MAX_NAME);
+        taken.sort_unstable();
+        taken.dedup();
         let mut offer = Self {
             tools,
             taken,
@@ -90,11 +100,7 @@ impl Offer {
     }
 
     fn offers(&self, name: &str) -> bool {
-        !self.taken.iter().any(|taken| taken == name)
-            && self
-                .left_out
-                .binary_search_by(|left_out| left_out.as_str().cmp(name))
-                .is_err()
+        !is_in(&self.taken, name) && !is_in(&self.left_out, name)
     }
 
     /// The definitions in one dialect, with commas between them; `None` if no tool is offered.
@@ -122,7 +128,7 @@ impl Offer {
 
     /// Whose the tool of this name is, in this request.
     pub(crate) fn owner(&self, name: &str) -> Owner {
-        if self.is_empty() || !is_injected(name) || self.taken.iter().any(|taken| taken == name) {
+        if self.is_empty() || !is_injected(name) || name.len() > MAX_NAME || is_in(&self.taken, name) {
             return Owner::Caller;
         }
         match self.tools.get(name).filter(|_| self.offers(name)) {

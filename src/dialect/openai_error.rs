@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::turn::ErrorNames;
+use super::turn::{ErrorNames, MAX_ERROR};
 
 /// The body of an HTTP answer.
 pub(super) fn body(message: &str, kind: &str, param: Option<&str>, code: Option<&str>) -> Bytes {
@@ -15,6 +15,9 @@ pub(super) fn body(message: &str, kind: &str, param: Option<&str>, code: Option<
 
 /// Reads `{"error":{…}}`. Some of the API's own fronts leave the wrapper out.
 pub(super) fn read_error(body: &[u8]) -> Option<ErrorNames> {
+    if body.len() > MAX_ERROR {
+        return None;
+    }
     let body: Value = serde_json::from_slice(body).ok()?;
     let detail = match body.get("error") {
         Some(wrapped) if !wrapped.is_null() => wrapped.as_object()?,

@@ -127,6 +127,15 @@ impl Decoder {
         self.at = 0;
     }
 
+    /// How many bytes the next call of [`Self::next`] may go through, if it may complete an event: those that are in.
+    pub(crate) fn pending(&self) -> usize {
+        let rest = &self.frame[self.at..];
+        match memchr2(b'\n', b'\r', rest) {
+            Some(_) => self.held.len() + rest.len(),
+            None => 0,
+        }
+    }
+
     /// The next event that is complete; `None` if more input is needed.
     ///
     /// # Errors

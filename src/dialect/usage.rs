@@ -5,6 +5,9 @@ use serde_json::{Number, Value};
 
 use crate::types::{TokenDetails, TokenUsage};
 
+/// The longest `usage` that is read, in bytes. It is summed up and told anew with every report.
+pub(crate) const MAX_USAGE: usize = 64 << 10;
+
 /// One round's `usage` as JSON text, read only where somebody wants the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
@@ -54,6 +57,9 @@ impl Usage {
 
 impl UsageSum {
     pub(crate) fn add(&mut self, usage: &[u8]) {
+        if usage.len() > MAX_USAGE {
+            return;
+        }
         // Text that has been scanned parses; only a number beyond `f64` does not, and then the sum has no meaning.
         let Ok(value) = serde_json::from_slice(usage) else {
             return;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::members::MAX_MEMBERS;
+use super::members::{MAX_MEMBERS, MAX_NAMES};
 
 /// How many characters of a duplicate name an error shows.
 const SHOWN_NAME: usize = 64;
@@ -34,6 +34,7 @@ pub(crate) enum ScanErrorKind {
     Utf8,
     TooDeep,
     TooManyMembers,
+    LongNames,
     /// Two top-level members with the same name.
     Duplicate,
     /// A character other than white space after the object.
@@ -79,6 +80,12 @@ impl fmt::Display for ScanError {
             ScanErrorKind::Utf8 => f.write_str("invalid UTF-8"),
             ScanErrorKind::TooDeep => f.write_str("arrays and objects are nested too deeply"),
             ScanErrorKind::TooManyMembers => write!(f, "more than {MAX_MEMBERS} members at the top level"),
+            ScanErrorKind::LongNames => {
+                write!(
+                    f,
+                    "the names at the top level have more than {MAX_NAMES} bytes together"
+                )
+            }
             ScanErrorKind::Duplicate => {
                 let name = self.name.as_deref().unwrap_or_default();
                 write!(f, "the name {name:?} occurs twice at the top level")

@@ -255,8 +255,8 @@ impl Tokens<'_> {
     fn text(&mut self, role: Role, members: &mut Members) -> Result<(), Stop> {
         let allow_lone_surrogates = self.state.allow_lone_surrogates && role != Role::MemberName;
         let (text, rest) = self.rest.split_at(escaped_len(self.rest, allow_lone_surrogates));
-        if role == Role::MemberName {
-            members.push_name(text);
+        if role == Role::MemberName && !members.push_name(text) {
+            return Err(Stop::Refused(ScanErrorKind::LongNames));
         }
         self.rest = rest;
         let [b'"', rest @ ..] = rest else {

@@ -7,6 +7,8 @@ use super::string;
 
 /// How many top-level members a document may have.
 pub(super) const MAX_MEMBERS: usize = 1_000;
+/// How many bytes the names of all top-level members may have together: they are kept beside the document.
+pub(super) const MAX_NAMES: usize = 256 << 10;
 /// Up to here, comparing all names is faster than hashing them.
 const FEW: usize = 16;
 /// Room for the names that a request or a reply usually has, in bytes.
@@ -154,9 +156,14 @@ impl Members {
         self.members.len() < MAX_MEMBERS
     }
 
-    /// A part of the name, as it is written.
-    pub(super) fn push_name(&mut self, part: &[u8]) {
-        self.names.extend_from_slice(part);
+    /// A part of the name, as it is written. Returns whether there was room for it.
+    #[must_use]
+    pub(super) fn push_name(&mut self, part: &[u8]) -> bool {
+        let has_room = part.len() <= MAX_NAMES - self.names.len();
+        if has_room {
+            self.names.extend_from_slice(part);
+        }
+        has_room
     }
 
     pub(super) fn end_name(&mut self) {

@@ -36,6 +36,8 @@ pub(crate) struct Interception {
     /// The latest report of a round's usage; a newer one replaces it, the end of the round records it.
     held: Option<Box<Fact>>,
     operation: Operation,
+    /// The user's words, read ahead of their record.
+    prompt: Option<Option<String>>,
     /// `None` once ended, or when nobody records.
     channel: Option<Channel>,
 }
@@ -86,6 +88,7 @@ impl Interception {
             cost: CostSum::default(),
             held: None,
             operation: Operation::default(),
+            prompt: None,
             channel: None,
         }
     }
@@ -112,6 +115,21 @@ impl Interception {
     /// Whether events are recorded; lets callers skip building an expensive fact.
     pub(crate) fn is_recorded(&self) -> bool {
         self.channel.is_some()
+    }
+
+    /// The longest text that is recorded whole, in bytes.
+    pub(crate) fn max_text(&self) -> usize {
+        self.channel.as_ref().map_or(0, |channel| channel.limits.text)
+    }
+
+    /// Keeps the user's words, if there are any, until they are recorded.
+    pub(crate) fn keep_prompt(&mut self, prompt: Option<String>) {
+        self.prompt = Some(prompt);
+    }
+
+    /// The words that were kept; none if nobody kept any.
+    pub(crate) fn take_prompt(&mut self) -> Option<Option<String>> {
+        self.prompt.take()
     }
 
     /// Records `fact`, which is neither `started` nor `ended`; tokens are summed up for `ended`.

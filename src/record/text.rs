@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, io, mem::size_of};
 use serde_json::Value;
 
 use super::{Event, Fact, TokenDetails};
+use crate::excerpt::cut;
 use crate::metrics::{self, Limit};
-
-/// Room for the words that say how much is missing.
-const NOTE: usize = 64;
 
 /// The longest texts that are recorded, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -163,22 +161,6 @@ fn each_text(fact: &mut Fact, mut visit: impl FnMut(Text<'_>)) {
     }
 }
 
-/// Cuts `text` to `limit` bytes, or to the length of the note at its end that says so. Returns whether it did.
-fn cut(text: &mut String, limit: usize) -> bool {
-    let length = text.len();
-    if length <= limit {
-        return false;
-    }
-    let kept = (0..=limit.saturating_sub(NOTE))
-        .rev()
-        .find(|end| text.is_char_boundary(*end));
-    text.truncate(kept.unwrap_or(0));
-    // A vast prompt's memory goes with its end.
-    text.shrink_to(limit);
-    text.push_str(&format!("… [cut: {length} bytes in all]"));
-    true
-}
-
 /// Replaces JSON whose text is longer than `limit` by that text, cut. Returns whether it did.
 fn cut_json(json: &mut Value, limit: usize) -> bool {
     if let Value::String(text) = json {
@@ -252,22 +234,6 @@ mod tests {
 
     use super::*;
     use crate::record::tests::{prompt, started};
-
-    #[test]
-    fn a_long_text_is_cut_between_characters_and_says_so() {
-        let mut text = "ä".repeat(600);
-        assert!(cut(&mut text, 1024));
-        assert!(text.len() <= 1024, "{}", text.len());
-        assert!(text.ends_with("ä… [cut: 1200 bytes in all]"), "{text}");
-        assert!(text.capacity() <= 1024);
-        let mut short = "ä".repeat(512);
-        assert!(!cut(&mut short, 1024));
-        assert_eq!(short.len(), 1024);
-        // No limit is too small to say so.
-        let mut tiny = "x".repeat(100);
-        assert!(cut(&mut tiny, 0));
-        assert_eq!(tiny, "… [cut: 100 bytes in all]");
-    }
 
     #[test]
     fn long_arguments_become_their_text() {

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::merge::Merged;
-use super::reply::{MAX_CALLS, TOO_MANY_CALLS, given_id, text};
+use super::reply::{TOO_MANY_CALLS, given_id, text};
 use crate::dialect::offer::Offer;
 use crate::dialect::quote;
-use crate::dialect::turn::{Call, CallKind, Completion, Fault, Owner, Turn};
+use crate::dialect::turn::{Call, CallKind, Completion, Fault, MAX_CALLS, Owner, Turn};
 use crate::dialect::usage::Usage;
+use crate::excerpt;
 use crate::json::{Member, walk};
 
 #[cfg(test)]
@@ -34,6 +35,8 @@ pub(super) struct Fold {
     hidden_calls: u64,
     /// The delta's members but the calls.
     message: Merged,
+    /// What calls and members take besides the bytes that they came with.
+    overhead: usize,
 }
 
 /// A call that comes in pieces.
@@ -87,7 +90,7 @@ impl Fold {
             if place.as_ref().is_none_or(String::is_empty)
                 && let Some(member) = string(name)
             {
-                *place = walk::unescape(&data[member.value()]).map(Cow::into_owned);
+                *place = walk::unescape(&data[member.value()]).map(|text| excerpt::name(text.into_owned()));
                 is_new = true;
             }
         }
@@ -96,7 +99,12 @@ impl Fold {
 
     /// Adds a delta's member to the message to replay.
     pub(super) fn push_member(&mut self, name: walk::RawName<'_>, value: &[u8]) {
-        self.message.push(name, value);
+        self.overhead += self.message.push(name, value);
+    }
+
+    /// What was kept since this was last asked, besides the bytes of the deltas.
+    pub(super) fn take_overhead(&mut self) -> usize {
+        std::mem::take(&mut self.overhead)
     }
 
     /// Folds a `tool_calls` array. `None` if the caller may see it as it is; else the elements that it may see.
@@ -198,7 +206,7 @@ impl Fold {
             call.name = name.into_owned();
         }
         for (name, value) in walk::members(item).filter(|(name, _)| *name != "index") {
-            call.parts.push(name, &item[value]);
+            self.overhead += call.parts.push(name, &item[value]);
         }
         // Without tools of ours every call is the caller's, even one whose name never comes.
         if call.owner.is_none() && (!call.name.is_empty() || offer.is_empty()) {

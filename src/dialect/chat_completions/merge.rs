@@ -14,6 +14,9 @@ pub(super) struct Merged {
     places: HashMap<String, usize>,
 }
 
+/// What a member takes besides its value, its name apart.
+const MEMBER_SIZE: usize = 160;
+
 /// A member's value so far.
 #[derive(Clone, Debug)]
 enum Value {
@@ -28,16 +31,18 @@ const WHOLE: [&str; 4] = ["id", "type", "name", "role"];
 // === impl Merged ===
 
 impl Merged {
-    /// Adds one member of a delta.
-    pub(super) fn push(&mut self, name: RawName<'_>, value: &[u8]) {
-        let Some(name) = name.to_str() else { return };
+    /// Adds one member of a delta. Returns what new members take besides the bytes of their values.
+    pub(super) fn push(&mut self, name: RawName<'_>, value: &[u8]) -> usize {
+        let Some(name) = name.to_str() else { return 0 };
         let Some(place) = self.places.get(&*name) else {
+            let (value, inner) = Value::new(value);
+            let size = MEMBER_SIZE + 2 * name.len() + inner;
             self.places.insert(name.clone().into_owned(), self.members.len());
-            self.members.push((name.into_owned(), Value::new(value)));
-            return;
+            self.members.push((name.into_owned(), value));
+            return size;
         };
         let (name, known) = &mut self.members[*place];
-        known.push(WHOLE.contains(&name.as_str()), value);
+        known.push(WHOLE.contains(&name.as_str()), value)
     }
 
     /// The text of a member so far, as JSON; none if it is an object.
@@ -88,23 +93,31 @@ impl Merged {
 // === impl Value ===
 
 impl Value {
-    fn new(value: &[u8]) -> Self {
-        if value.starts_with(b"{") {
-            let mut object = Merged::default();
-            object.push_all(value);
-            Self::Object(object)
-        } else {
-            Self::Text(value.to_vec())
+    /// The value, and what its members take besides the bytes of their values.
+    fn new(value: &[u8]) -> (Self, usize) {
+        match value {
+            [b'{', ..] => {
+                let mut object = Merged::default();
+                let size = object.push_all(value);
+                (Self::Object(object), size)
+            }
+            // So that no further delta has to pass white space to learn that the list is empty.
+            [b'[', inner @ .., b']'] if inner.trim_ascii().is_empty() => (Self::Text(b"[]".to_vec()), 0),
+            _ => (Self::Text(value.to_vec()), 0),
         }
     }
 
-    /// Adds another delta's value of the same member.
-    fn push(&mut self, is_whole: bool, value: &[u8]) {
+    /// Adds another delta's value of the same member. Returns as [`new`](Self::new).
+    fn push(&mut self, is_whole: bool, value: &[u8]) -> usize {
         match self {
-            Self::Object(object) if value.starts_with(b"{") => object.push_all(value),
+            Self::Object(object) if value.starts_with(b"{") => return object.push_all(value),
             // Nothing, after something.
             _ if value == b"null" || value == b"\"\"" => {}
-            Self::Text(text) if text == b"null" || text == b"\"\"" => *self = Self::new(value),
+            Self::Text(text) if text == b"null" || text == b"\"\"" => {
+                let (value, size) = Self::new(value);
+                *self = value;
+                return size;
+            }
             Self::Text(text) => match (text.first(), value) {
                 (Some(b'"'), [b'"', inner @ .., b'"']) if !is_whole => {
                     text.pop();
@@ -112,9 +125,8 @@ impl Value {
                     text.push(b'"');
                 }
                 (Some(b'['), [b'[', inner @ .., b']']) if !inner.trim_ascii().is_empty() => {
-                    let is_empty = text[1..text.len() - 1].trim_ascii().is_empty();
                     text.pop();
-                    if !is_empty {
+                    if text.len() > 1 {
                         text.push(b',');
                     }
                     text.extend_from_slice(inner);
@@ -125,14 +137,15 @@ impl Value {
             },
             Self::Object(_) => {}
         }
+        0
     }
 }
 
 impl Merged {
-    fn push_all(&mut self, object: &[u8]) {
-        for (name, value) in walk::members(object) {
-            self.push(name, &object[value]);
-        }
+    fn push_all(&mut self, object: &[u8]) -> usize {
+        walk::members(object)
+            .map(|(name, value)| self.push(name, &object[value]))
+            .sum()
     }
 }
 
@@ -161,6 +174,23 @@ mod tests {
             ]),
             r#""role":"assistant","content":"a\u00e9\n b","x":[1,{"y":2}],"n":1.10"#
         );
+    }
+
+    #[test]
+    fn an_empty_list_keeps_no_white_space() {
+        assert_eq!(
+            merged(&[r#"{"x":[   ],"y":[]}"#, r#"{"x":[1],"y":[ 2 ]}"#, r#"{"x":[2]}"#]),
+            r#""x":[1,2],"y":[ 2 ]"#
+        );
+    }
+
+    #[test]
+    fn a_new_member_counts_by_more_than_its_value() {
+        let mut merged = Merged::default();
+        let many: String = (0..100).map(|n| format!("\"name{n}\":{{\"a\":0}},")).collect();
+        let object = format!("{{{}}}", many.trim_end_matches(','));
+        assert!(merged.push_all(object.as_bytes()) > 200 * MEMBER_SIZE);
+        assert_eq!(merged.push_all(object.as_bytes()), 0, "they are known");
     }
 
     #[test]

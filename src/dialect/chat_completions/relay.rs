@@ -13,7 +13,7 @@ use super::usage;
 use crate::dialect::offer::Offer;
 use crate::dialect::sse::Event;
 use crate::dialect::turn::{Completion, ErrorWords, Fault, Progress, Turn};
-use crate::dialect::usage::{Usage, UsageSum};
+use crate::dialect::usage::{MAX_USAGE, Usage, UsageSum};
 use crate::dialect::writer::{EventWriter, on_one_line};
 use crate::dialect::{Relay, RelaySetup};
 use crate::json::{Kind, Member, Scanner, walk};
@@ -129,7 +129,7 @@ impl ChatRelay {
         let usage = self
             .scanner
             .get("usage")
-            .filter(|member| member.kind() == Kind::Object)
+            .filter(|member| member.kind() == Kind::Object && member.value().len() <= MAX_USAGE)
             .copied();
         let choices = self
             .scanner
@@ -216,12 +216,14 @@ impl ChatRelay {
                 self.hold(text)?;
                 list = Some(text);
                 calls = self.fold.push_calls(text, &self.offer)?;
+                self.hold_more()?;
                 is_edited |= calls.is_some();
                 shows |= calls.as_ref().is_none_or(|visible| !visible.is_empty());
             } else {
                 if !self.offer.is_empty() {
                     self.hold(text)?;
                     self.fold.push_member(name, text);
+                    self.hold_more()?;
                 }
                 shows |= text != b"null" && text != b"\"\"";
             }
@@ -278,7 +280,17 @@ impl ChatRelay {
 
     /// Counts bytes that the fold is about to keep: backpressure does not bound hidden ones.
     fn hold(&mut self, text: &[u8]) -> Result<(), Fault> {
-        self.held = self.held.saturating_add(text.len());
+        self.count(text.len())
+    }
+
+    /// Counts what the fold kept besides: a member of one byte takes a hundred.
+    fn hold_more(&mut self) -> Result<(), Fault> {
+        let overhead = self.fold.take_overhead();
+        self.count(overhead)
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.held = self.held.saturating_add(bytes);
         if self.held > self.setup.max_held {
             return Err(Fault::Shape("the provider's streamed turn is over the limit"));
         }

@@ -2,7 +2,6 @@
 //!
 //! It is read as leniently as the official SDKs read it: a reply that is only relayed is not judged.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -12,15 +11,14 @@ use uuid::fmt::Hyphenated;
 use super::error::in_band;
 use super::usage;
 use crate::dialect::offer::Offer;
-use crate::dialect::turn::{Call, CallKind, Completion, Earlier, Fault, Turn};
-use crate::dialect::usage::{Usage, UsageSum};
+use crate::dialect::turn::{Call, CallKind, Completion, Earlier, Fault, MAX_CALLS, Turn};
+use crate::dialect::usage::{MAX_USAGE, Usage, UsageSum};
 use crate::dialect::{Reply, quote, without};
+use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::types::ReportedUsage;
 
-/// The most calls that one turn may have.
-pub(super) const MAX_CALLS: usize = 1_000;
 pub(super) const TOO_MANY_CALLS: Fault = Fault::Shape("the answer has more tool calls than one turn may have");
 
 /// The members of a message that the model's words are in.
@@ -89,7 +87,7 @@ impl ChatReply {
         };
         let text = |name| {
             let member = scanner.get(name).filter(|member| member.kind() == Kind::String)?;
-            walk::unescape(&body[member.value()]).map(Cow::into_owned)
+            walk::unescape(&body[member.value()]).map(|text| excerpt::name(text.into_owned()))
         };
         let usage = scanner.get("usage");
         let completion = Completion {
@@ -97,7 +95,7 @@ impl ChatReply {
             model: text("model").unwrap_or_default(),
             service_tier: text("service_tier"),
             usage: usage
-                .filter(|member| member.kind() == Kind::Object)
+                .filter(|member| member.kind() == Kind::Object && member.value().len() <= MAX_USAGE)
                 .map(|member| Usage::new(body.slice(member.value()), usage::read)),
         };
         let mut turn = Turn {

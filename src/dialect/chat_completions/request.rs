@@ -8,7 +8,8 @@ use super::relay::ChatRelay;
 use super::reply::ChatReply;
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
-use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, Request, quote};
+use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request, quote};
+use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
@@ -86,14 +87,14 @@ impl ChatRequest {
         if stream && stream_options.is_some_and(|member| !matches!(member.kind(), Kind::Null | Kind::Object)) {
             return Err(Invalid::new("stream_options must be an object", "stream_options"));
         }
-        let last = messages.last_item().and_then(|item| LastMessage::read(&body, item));
+        let mut last = messages.last_item().and_then(|item| LastMessage::read(&body, item));
         let mut request = Self {
             about: About {
                 model,
                 stream,
-                correlating_tool_call_id: last.as_ref().and_then(|last| last.call_id.clone()),
+                correlating_tool_call_id: last.as_mut().and_then(|last| last.call_id.take()),
                 session: None,
-                cache_key: string("prompt_cache_key"),
+                cache_key: string("prompt_cache_key").map(excerpt::name),
                 has_format: present("response_format").is_some(),
             },
             wants_usage: false,
@@ -317,6 +318,14 @@ impl Request for ChatRequest {
         Ok((Box::new(reply), turn))
     }
 
+    fn reply_reader(&self) -> ReplyReader {
+        let offer = self.offer.clone();
+        Box::new(move |body| {
+            let (reply, turn) = ChatReply::read(body, &offer)?;
+            Ok((Box::new(reply), turn))
+        })
+    }
+
     fn relay(&self, setup: RelaySetup) -> Box<dyn Relay> {
         let sums = self.settings.reported_usage != Some(ReportedUsage::LastRound);
         Box::new(ChatRelay::new(setup, self.wants_usage, sums, self.offer.clone()))
@@ -368,7 +377,7 @@ impl LastMessage {
                 .map(|content| start + content.start..start + content.end),
             call_id: call_id
                 .filter(|_| role == "tool")
-                .and_then(|id| walk::unescape(&text[id]).map(Cow::into_owned)),
+                .and_then(|id| walk::unescape(&text[id]).map(|id| excerpt::name(id.into_owned()))),
         })
     }
 }

@@ -6,11 +6,10 @@ use std::ops::Range;
 use serde_json::value::RawValue;
 
 use crate::dialect::offer::Offer;
-use crate::dialect::turn::{Call, CallKind, Fault, Owner, Thought};
+use crate::dialect::turn::{Call, CallKind, Fault, MAX_CALLS, Owner, Thought};
 use crate::json::walk;
 
-/// How many calls a turn may have.
-const MAX_CALLS: usize = 1000;
+pub(super) const TOO_MANY_BLOCKS: Fault = Fault::Shape("the provider's turn has more than 10,000 content blocks");
 
 /// What a block is, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::dialect::numeric_status;
-use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError};
+use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError, MAX_ERROR};
 use crate::dialect::writer::on_one_line;
 use crate::error::{BridgeError, BridgeErrorKind};
 
@@ -44,6 +44,9 @@ pub(super) fn error_type(kind: BridgeErrorKind) -> &'static str {
 
 /// Reads `{"type":"error","error":{…}}`; compatible hosts leave the outer `type` out.
 pub(super) fn read_error(body: &[u8]) -> Option<ErrorNames> {
+    if body.len() > MAX_ERROR {
+        return None;
+    }
     let body: Value = serde_json::from_slice(body).ok()?;
     let error = body.get("error")?.as_object()?;
     let text = |value: Option<&Value>| match value {

@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use super::blocks::{self, Block, Calls, Kind};
 use super::usage;
-use crate::dialect::turn::{Call, Completion, Owner, Thought};
-use crate::dialect::usage::Usage;
+use crate::dialect::turn::{Call, Completion, Fault, MAX_PARTS, Owner, Thought};
+use crate::dialect::usage::{MAX_USAGE, Usage};
+use crate::excerpt;
 use crate::json::walk;
 
 /// One round of a stream.
@@ -91,9 +92,11 @@ impl Fold {
         for (name, value) in walk::members(message) {
             let literal = &message[value];
             match &*name.to_bytes() {
-                b"id" => self.id = blocks::string(literal),
-                b"model" => self.model = blocks::string(literal),
-                b"usage" if literal.starts_with(b"{") => self.start_usage = Some(Bytes::copy_from_slice(literal)),
+                b"id" => self.id = excerpt::name(blocks::string(literal)),
+                b"model" => self.model = excerpt::name(blocks::string(literal)),
+                b"usage" if literal.starts_with(b"{") && literal.len() <= MAX_USAGE => {
+                    self.start_usage = Some(Bytes::copy_from_slice(literal));
+                }
                 _ => {}
             }
         }
@@ -102,6 +105,9 @@ impl Fold {
 
     /// Takes a later report of the usage, which replaces the one before.
     pub(super) fn report(&mut self, usage: &[u8]) {
+        if usage.len() > MAX_USAGE {
+            return;
+        }
         self.delta_usage = Some(Bytes::copy_from_slice(usage));
     }
 
@@ -131,7 +137,21 @@ impl Fold {
     }
 
     /// Adds a block; `kept` is its text, or nothing if nobody needs it.
-    pub(super) fn push(&mut self, index: u64, mut block: Block, owner: Owner, kept: &[u8], shown: Option<u64>) {
+    ///
+    /// # Errors
+    ///
+    /// There are too many: a block that is not kept takes memory, too.
+    pub(super) fn push(
+        &mut self,
+        index: u64,
+        mut block: Block,
+        owner: Owner,
+        kept: &[u8],
+        shown: Option<u64>,
+    ) -> Result<(), Fault> {
+        if self.blocks.len() == MAX_PARTS {
+            return Err(blocks::TOO_MANY_BLOCKS);
+        }
         if kept.is_empty() {
             (block.words, block.input) = (None, None);
         }
@@ -143,6 +163,7 @@ impl Fold {
             gathered: Vec::new(),
             shown,
         });
+        Ok(())
     }
 
     /// The block of an index of the provider's.

@@ -14,6 +14,7 @@ use super::usage::Total;
 use crate::dialect::offer::Offer;
 use crate::dialect::sse::{Event, has_blank_line};
 use crate::dialect::turn::{Completion, ErrorWords, Fault, Progress, Turn};
+use crate::dialect::usage::MAX_USAGE;
 use crate::dialect::writer::EventWriter;
 use crate::dialect::{Relay, RelaySetup};
 use crate::json::{Kind as JsonKind, Scanner, walk};
@@ -145,7 +146,7 @@ impl MessagesRelay {
             b""
         };
         if !self.offer.is_empty() || !kept.is_empty() {
-            self.fold.push(index, block, owner, kept, shown);
+            self.fold.push(index, block, owner, kept, shown)?;
         }
         Ok(self.block_event(index, shown, event, out))
     }
@@ -245,7 +246,8 @@ impl MessagesRelay {
         }
         if !self.total.is_empty() {
             let last = self.fold.usage();
-            let told = usage.clone().map_or(&b"{}"[..], |usage| &data[usage]);
+            let told = usage.clone().filter(|usage| usage.len() <= MAX_USAGE);
+            let told = told.map_or(&b"{}"[..], |usage| &data[usage]);
             let report = self
                 .total
                 .clone()

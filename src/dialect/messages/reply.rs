@@ -12,8 +12,9 @@ use super::error::in_band;
 use super::usage::{self, Total};
 use crate::dialect::Reply;
 use crate::dialect::offer::Offer;
-use crate::dialect::turn::{Call, Completion, Earlier, Fault, Turn};
-use crate::dialect::usage::Usage;
+use crate::dialect::turn::{Call, Completion, Earlier, Fault, MAX_PARTS, Turn};
+use crate::dialect::usage::{MAX_USAGE, Usage};
+use crate::excerpt;
 use crate::json::{Kind as JsonKind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 
@@ -71,7 +72,7 @@ impl MessagesReply {
         let text = |name| {
             let member = scanner.get(name);
             member
-                .map(|member| blocks::string(&body[member.value()]))
+                .map(|member| excerpt::name(blocks::string(&body[member.value()])))
                 .unwrap_or_default()
         };
         let is_error = || {
@@ -87,7 +88,7 @@ impl MessagesReply {
         let (parts, calls, thoughts, is_first_ours) = read_content(&body, content.clone(), offer)?;
         let usage = scanner.get("usage");
         let usage_text = usage
-            .filter(|member| member.kind() == JsonKind::Object)
+            .filter(|member| member.kind() == JsonKind::Object && member.value().len() <= MAX_USAGE)
             .map(|member| body.slice(member.value()));
         let completion = Completion {
             id: text("id"),
@@ -195,6 +196,9 @@ fn read_content(body: &[u8], content: Range<usize>, offer: &Offer) -> Result<Con
     let (mut parts, mut calls, mut thoughts, mut order) = (Vec::new(), Vec::new(), Vec::new(), Calls::default());
     let list = &body[content.clone()];
     for item in walk::items(list) {
+        if parts.len() == MAX_PARTS {
+            return Err(blocks::TOO_MANY_BLOCKS);
+        }
         let text = &list[item.clone()];
         let block = Block::read(text);
         let owner = block.owner(offer);

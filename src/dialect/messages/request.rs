@@ -8,7 +8,8 @@ use super::relay::MessagesRelay;
 use super::reply::MessagesReply;
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
-use crate::dialect::{OfferSettings, Purpose, Relay, RelaySetup, Reply, Request, quote};
+use crate::dialect::{OfferSettings, Purpose, Relay, RelaySetup, Reply, ReplyReader, Request, quote};
+use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
@@ -19,6 +20,9 @@ const MAX_TOOLS: usize = 512;
 
 /// How far from the end the user's message is looked for: system messages may follow it.
 const LAST_MESSAGES: usize = 8;
+
+/// The longest `user_id` in which a session is looked for, in bytes.
+const MAX_USER_ID: usize = 4 << 10;
 
 /// The beginning of text that Claude Code adds to the words of its user.
 const REMINDER: &str = "<system-reminder>";
@@ -271,6 +275,14 @@ impl Request for MessagesRequest {
         Ok((Box::new(reply), turn))
     }
 
+    fn reply_reader(&self) -> ReplyReader {
+        let offer = self.offer.clone();
+        Box::new(move |body| {
+            let (reply, turn) = MessagesReply::read(body, &offer)?;
+            Ok((Box::new(reply), turn))
+        })
+    }
+
     fn relay(&self, setup: RelaySetup) -> Box<dyn Relay> {
         Box::new(MessagesRelay::new(
             setup,
@@ -307,7 +319,12 @@ fn joined<const N: usize>(parts: [Rope; N]) -> Rope {
 
 /// Claude Code's session: `user_id` is JSON text with a `session_id`, or, in older versions, ends in one.
 fn session(metadata: &[u8]) -> Option<String> {
-    let user_id = walk::unescape(&metadata[walk::get(metadata, "user_id")?])?.into_owned();
+    let user_id = &metadata[walk::get(metadata, "user_id")?];
+    // Read as a tree, a longer one would take many times its size.
+    if user_id.len() > MAX_USER_ID {
+        return None;
+    }
+    let user_id = walk::unescape(user_id)?.into_owned();
     let session = match serde_json::from_str::<serde_json::Value>(&user_id) {
         Ok(user) => user.get("session_id")?.as_str()?.to_owned(),
         Err(_) => user_id.rsplit_once("_session_")?.1.to_owned(),
@@ -364,5 +381,5 @@ fn last_result(content: &[u8]) -> Option<String> {
     let results = walk::items(content).filter(|item| says(&content[item.clone()], "type", "tool_result"));
     let result = &content[results.last()?];
     let id = walk::get(result, "tool_use_id")?;
-    walk::unescape(&result[id]).map(Cow::into_owned)
+    walk::unescape(&result[id]).map(|id| excerpt::name(id.into_owned()))
 }

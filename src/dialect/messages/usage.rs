@@ -82,7 +82,7 @@ pub(super) fn overlaid(start: Option<&Bytes>, delta: Option<&Bytes>) -> Option<B
 /// The `service_tier` of a round's usage.
 pub(super) fn service_tier(text: &[u8]) -> Option<String> {
     let value = walk::get(text, "service_tier")?;
-    walk::unescape(&text[value]).map(std::borrow::Cow::into_owned)
+    walk::unescape(&text[value]).map(|tier| crate::excerpt::name(tier.into_owned()))
 }
 
 fn object(text: &[u8]) -> Option<Map<String, Value>> {

@@ -9,7 +9,8 @@ use super::items::{is_absent, says};
 use super::usage;
 use crate::dialect::offer::Offer;
 use crate::dialect::turn::{Completion, Earlier, Owner};
-use crate::dialect::usage::{Usage, UsageSum};
+use crate::dialect::usage::{MAX_USAGE, Usage, UsageSum};
+use crate::excerpt;
 use crate::json::walk;
 use crate::rope::{Edits, Rope};
 use crate::types::ReportedUsage;
@@ -101,7 +102,7 @@ impl Object {
     pub(super) fn describe(&self, text: &[u8], completion: &mut Completion) -> bool {
         let string = |range: &Option<Range<usize>>| {
             let literal = &text[range.clone()?];
-            walk::unescape(literal).map(std::borrow::Cow::into_owned)
+            walk::unescape(literal).map(|text| excerpt::name(text.into_owned()))
         };
         let mut is_new = false;
         for (place, range) in [(&mut completion.id, &self.id), (&mut completion.model, &self.model)] {
@@ -118,7 +119,7 @@ impl Object {
             completion.service_tier = Some(tier);
         }
         let usage = self.usage.clone().map(|range| &text[range]);
-        if let Some(usage) = usage.filter(|usage| usage.starts_with(b"{")) {
+        if let Some(usage) = usage.filter(|usage| usage.starts_with(b"{") && usage.len() <= MAX_USAGE) {
             completion.usage = Some(Usage::new(Bytes::copy_from_slice(usage), usage::read));
             is_new = true;
         }

@@ -8,7 +8,7 @@ use super::items::{Item, Kind, replay};
 use super::object::{Echo, Object, Output};
 use super::sorter::{Sight, Sorter};
 use crate::dialect::Reply;
-use crate::dialect::turn::{Completion, Earlier, Fault, MAX_CALLS, ShownId, Turn};
+use crate::dialect::turn::{Completion, Earlier, Fault, MAX_CALLS, MAX_PARTS, ShownId, Turn};
 use crate::json::{Scanner, walk};
 use crate::rope::{Edits, Rope};
 
@@ -55,7 +55,11 @@ impl ResponsesReply {
             return Err(Fault::Shape("the response has no output"));
         }
         let output = output.unwrap_or_default();
-        let items: Vec<Bytes> = walk::items(&output).map(|item| output.slice(item)).collect();
+        let items = walk::items(&output).map(|item| output.slice(item));
+        let items: Vec<Bytes> = items.take(MAX_PARTS + 1).collect();
+        if items.len() > MAX_PARTS {
+            return Err(Fault::Shape("the response has more than 10,000 output items"));
+        }
         let mut turn = Turn::default();
         object.describe(&text, &mut turn.completion);
         let (mut sorter, mut decided) = (Sorter::default(), Vec::new());

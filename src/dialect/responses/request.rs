@@ -1,7 +1,6 @@
 //! A request for a response: the members that the bridge reads, and the edits that it makes in the caller's bytes.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -12,7 +11,8 @@ use super::relay::ResponsesRelay;
 use super::reply::ResponsesReply;
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::turn::{About, Addition, CallKind, Fault, Invalid, ToolResult, Turn};
-use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, Request, quote};
+use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request, quote};
+use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
@@ -86,15 +86,15 @@ impl ResponsesRequest {
         let session = present("client_metadata").and_then(|member| {
             let metadata = text(member);
             let id = walk::get(&metadata, "session_id")?;
-            walk::unescape(&metadata[id]).map(Cow::into_owned)
+            walk::unescape(&metadata[id]).map(|id| excerpt::name(id.into_owned()))
         });
         Ok(Self {
             about: About {
                 model,
                 stream,
-                correlating_tool_call_id: last.and_then(|item| Item::read(&item).answered_call()),
+                correlating_tool_call_id: last.and_then(|item| Item::read(&item).answered_call().map(excerpt::name)),
                 session,
-                cache_key: string("prompt_cache_key"),
+                cache_key: string("prompt_cache_key").map(excerpt::name),
                 has_format: has_schema || format.as_deref() == Some("json_object"),
             },
             is_open_to_tools: present("tool_choice").is_none_or(|member| says(&text(member), "auto"))
@@ -125,33 +125,27 @@ impl ResponsesRequest {
         member.map_or_else(Bytes::new, |member| self.body.bytes(member.value()))
     }
 
-    /// The elements of a member that is an array.
-    fn elements(&self, member: Option<Member>) -> (Bytes, Vec<Range<usize>>) {
-        let text = self.text(member);
-        let elements = walk::items(&text).collect();
-        (text, elements)
-    }
-
     /// The injected names that the caller uses itself, and how many tools it has.
     fn callers_tools(&self) -> (Vec<String>, usize) {
-        let (text, elements) = self.elements(self.tools);
-        let count = elements.len();
-        if count > MAX_TOOLS {
-            return (Vec::new(), count);
-        }
-        let name = |tool: Range<usize>| {
+        let text = self.text(self.tools);
+        let (mut taken, mut count) = (Vec::new(), 0);
+        for tool in walk::items(&text) {
+            count += 1;
+            if count > MAX_TOOLS {
+                // There is no room for ours, whatever the rest says.
+                break;
+            }
             let tool = &text[tool];
-            walk::unescape(&tool[walk::get(tool, "name")?]).map(Cow::into_owned)
-        };
-        let taken = elements.into_iter().filter_map(name).filter(|name| is_injected(name));
-        (taken.collect(), count)
+            let name = walk::get(tool, "name").and_then(|name| walk::unescape(&tool[name]));
+            taken.extend(name.filter(|name| is_injected(name)).map(Cow::into_owned));
+        }
+        (taken, count)
     }
 
     fn includes_reasoning(&self) -> bool {
-        let (text, elements) = self.elements(self.include);
-        elements
-            .into_iter()
-            .any(|element| says(&text[element], "reasoning.encrypted_content"))
+        let text = self.text(self.include);
+        let mut elements = walk::items(&text);
+        elements.any(|element| says(&text[element], "reasoning.encrypted_content"))
     }
 
     /// Appends `elements` to a member that is an array, or adds the member.
@@ -325,6 +319,14 @@ impl Request for ResponsesRequest {
     fn read_reply(&self, body: Rope) -> Result<(Box<dyn Reply>, Turn), Fault> {
         let (reply, turn) = ResponsesReply::read(body, self.echo(), self.is_stored)?;
         Ok((Box::new(reply), turn))
+    }
+
+    fn reply_reader(&self) -> ReplyReader {
+        let (echo, is_stored) = (self.echo(), self.is_stored);
+        Box::new(move |body| {
+            let (reply, turn) = ResponsesReply::read(body, echo, is_stored)?;
+            Ok((Box::new(reply), turn))
+        })
     }
 
     fn relay(&self, setup: RelaySetup) -> Box<dyn Relay> {

@@ -432,9 +432,39 @@ fn keeps_its_buffers_up_to_a_limit() {
     let kept = scanner.members.capacity();
     scanner.scan(object(500).as_bytes()).unwrap();
     assert_eq!(scanner.members.capacity(), kept);
-    let name = "n".repeat(10_000_000);
+    let name = "n".repeat(200_000);
     scanner.scan(format!(r#"{{"{name}":1}}"#).as_bytes()).unwrap();
     let huge = scanner.members.capacity();
     scanner.reset();
     assert!(scanner.members.capacity() < huge / 10);
+}
+
+/// Names are kept beside the document, so they count as members do.
+#[test]
+fn the_names_have_a_limit_together() {
+    let names = |count: usize, length: usize| {
+        let members = (0..count).map(|number| format!(r#""{}{number:03}":1"#, "n".repeat(length - 3)));
+        let members: Vec<_> = members.collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let limit = 256 << 10;
+    for (document, is_taken) in [
+        (names(1, limit), true),
+        (names(1, limit + 1), false),
+        (names(1, 31 << 20), false),
+        (names(512, 512), true),
+        (names(513, 512), false),
+    ] {
+        for chunk in [1 << 16, document.len()] {
+            for mut scanner in [Scanner::new(), Scanner::lenient()] {
+                let refused = document
+                    .as_bytes()
+                    .chunks(chunk)
+                    .find_map(|part| scanner.feed(part).err());
+                assert_eq!(refused.is_none(), is_taken, "{} bytes", document.len());
+                assert!(refused.is_none_or(|error| error.kind() == ScanErrorKind::LongNames));
+                assert!(scanner.members.capacity() < 2 * limit + 2_000);
+            }
+        }
+    }
 }
