@@ -269,7 +269,7 @@ async fn what_all_requests_hold_is_bounded() {
     let provider = Provider::queue([completion("hello"), completion("hello")]);
     let stack = bridge(&layer, &provider);
     let gate = Gate::new();
-    let slow = chat(MockBody::full(vec![b' '; 60 << 10]).gate(&gate).data(asked("hi")));
+    let slow = chat(MockBody::full(vec![b' '; 50 << 10]).gate(&gate).data(asked("hi")));
     let mut waiting = tokio_test::task::spawn(stack.clone().oneshot(slow));
     tokio_test::assert_pending!(waiting.poll());
     let refused = send(&stack, chat(MockBody::full(vec![b' '; 10 << 10]))).await;

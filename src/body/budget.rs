@@ -1,21 +1,38 @@
-//! Counts the bytes of all request bodies that one bridge holds, so that many small limits cannot add up to the whole
-//! memory.
+//! Counts the bytes that all requests of one bridge hold, so that many small limits cannot add up to the whole memory, and
+//! shares them, so that neither one caller nor a few large bodies take them from the others.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The bytes up to which a request is a small one, at most.
+const SMALL: usize = 64 << 10;
 
 /// The bytes that may be held at once, by all requests together.
+///
+/// - The last eighth is for small requests: a few large ones do not turn them away.
+/// - Once half is taken, the large requests of one actor get no more than an eighth together.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     max: usize,
-    used: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    used: AtomicUsize,
+    /// The bytes of large requests, by actor. Only actors that hold any.
+    large: Mutex<HashMap<Arc<str>, usize>>,
 }
 
 /// The bytes that one request holds; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     budget: Budget,
+    actor: Option<Arc<str>>,
     bytes: usize,
+    /// Whether the bytes are in the actor's account.
+    is_large: bool,
 }
 
 // === impl Budget ===
@@ -24,16 +41,45 @@ impl Budget {
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max,
-            used: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
-    /// A request that holds nothing yet.
-    pub(crate) fn hold(&self) -> Held {
+    /// A request of `actor` that holds nothing yet.
+    pub(crate) fn hold(&self, actor: Option<&str>) -> Held {
         Held {
             budget: self.clone(),
+            actor: actor.map(Arc::from),
             bytes: 0,
+            is_large: false,
         }
+    }
+
+    /// Whether so much is held that requests may be turned away.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.shared.used.load(Ordering::Relaxed) >= self.max / 2
+    }
+
+    fn small(&self) -> usize {
+        SMALL.min(self.max / 64)
+    }
+
+    fn eighth(&self) -> usize {
+        self.max / 8
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+        // Nothing under the lock panics half-way.
+        self.shared.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `bytes` for all as long as the sum stays within `max`.
+    fn take(&self, bytes: usize, max: usize) -> bool {
+        let used = &self.shared.used;
+        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= max)
+        })
+        .is_ok()
     }
 }
 
@@ -42,20 +88,49 @@ impl Budget {
 impl Held {
     /// Takes `bytes` more, if the budget has them. Whoever holds keeps; whoever asks for more is refused.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
-        let Budget { max, used } = &self.budget;
-        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| sum <= max)
-        });
-        if taken.is_ok() {
-            self.bytes += bytes;
+        let sum = self.bytes.saturating_add(bytes);
+        let taken = if sum <= self.budget.small() {
+            self.budget.take(bytes, self.budget.max)
+        } else {
+            self.take_large(bytes)
+        };
+        if taken {
+            self.bytes = sum;
         }
-        taken.is_ok()
+        taken
+    }
+
+    fn take_large(&mut self, bytes: usize) -> bool {
+        let budget = &self.budget;
+        let for_large = budget.max - budget.eighth();
+        let Some(actor) = &self.actor else {
+            return budget.take(bytes, for_large);
+        };
+        let mut accounts = budget.accounts();
+        let own = accounts.get(actor).copied().unwrap_or(0);
+        let more = if self.is_large { bytes } else { self.bytes + bytes };
+        let has_share = own.saturating_add(more) <= budget.eighth();
+        let taken = (has_share || !budget.is_scarce()) && budget.take(bytes, for_large);
+        if taken {
+            accounts.insert(Arc::clone(actor), own + more);
+            self.is_large = true;
+        }
+        taken
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.shared.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(actor) = self.actor.as_ref().filter(|_| self.is_large) {
+            let mut accounts = self.budget.accounts();
+            if let Some(own) = accounts.get_mut(actor) {
+                *own -= self.bytes.min(*own);
+                if *own == 0 {
+                    accounts.remove(actor);
+                }
+            }
+        }
     }
 }
 
@@ -63,26 +138,86 @@ impl Drop for Held {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Budget;
+    use super::*;
+
+    #[test]
+    fn large_requests_leave_an_eighth_to_the_small_ones() {
+        let budget = Budget::new(64 << 20);
+        let mut large: Vec<_> = (0..7).map(|_| budget.hold(None)).collect();
+        assert!(large.iter_mut().all(|held| held.take(8 << 20)));
+        assert!(!budget.hold(None).take(65 << 10));
+        let mut small: Vec<_> = (0..128).map(|_| budget.hold(None)).collect();
+        assert!(small.iter_mut().all(|held| held.take(64 << 10)));
+        assert!(!budget.hold(None).take(1), "no byte is left");
+        assert!(!small[0].take(1));
+        drop(small);
+        assert!(budget.hold(None).take(64 << 10));
+    }
+
+    #[test]
+    fn one_actor_gets_an_eighth_once_half_is_taken() {
+        let budget = Budget::new(64 << 20);
+        let mut greedy: Vec<_> = (0..8).map(|_| budget.hold(Some("greedy"))).collect();
+        let taken = greedy
+            .iter_mut()
+            .filter_map(|held| held.take(8 << 20).then_some(()))
+            .count();
+        assert_eq!(taken, 4, "half");
+        let mut others: Vec<_> = ["a", "b", "c"].map(|actor| budget.hold(Some(actor))).into();
+        assert!(others.iter_mut().all(|held| held.take(8 << 20)));
+        assert!(!others[0].take(1), "its eighth");
+        assert!(
+            budget.hold(Some("greedy")).take(64 << 10),
+            "a small one is no matter of shares"
+        );
+        greedy.truncate(0);
+        assert!(others[0].take(1), "less than half is taken");
+        drop(others);
+        assert!(budget.accounts().is_empty());
+    }
 
     proptest! {
-        /// For any interleaving of requests the sum never exceeds the budget, and the end gives all of it back.
+        /// For any interleaving of requests the sum never exceeds the budget, whoever holds keeps, a refusal has its
+        /// reason, and the end gives all of it back.
         #[test]
-        fn what_is_held_never_exceeds_the_budget(steps in prop::collection::vec((0_usize..6, 0_usize..70, any::<bool>()), 0..60)) {
-            let budget = Budget::new(100);
-            let mut held: Vec<_> = (0..6).map(|_| (budget.hold(), 0)).collect();
+        fn what_is_held_never_exceeds_the_budget(
+            steps in prop::collection::vec((0_usize..8, 0_usize..300, 0_u8..8), 0..120),
+        ) {
+            const MAX: usize = 1024;
+            let budget = Budget::new(MAX);
+            let actor = |who: usize| [None, Some("a"), Some("b"), Some("c")][who % 4];
+            let mut held: Vec<_> = (0..8).map(|who| (budget.hold(actor(who)), 0_usize)).collect();
             for (who, bytes, leaves) in steps {
-                if leaves {
-                    held[who] = (budget.hold(), 0);
+                if leaves == 0 {
+                    held[who] = (budget.hold(actor(who)), 0);
+                    continue;
                 }
                 let sum: usize = held.iter().map(|(_, bytes)| bytes).sum();
+                let own = held[who].1;
                 let taken = held[who].0.take(bytes);
-                prop_assert_eq!(taken, sum + bytes <= 100);
+                // The same rules, counted the slow way.
+                let is_small = own + bytes <= MAX / 64;
+                let of_actor: usize = held
+                    .iter()
+                    .enumerate()
+                    .filter(|(other, (_, bytes))| actor(*other) == actor(who) && (*other == who || *bytes > MAX / 64))
+                    .map(|(_, (_, bytes))| bytes)
+                    .sum();
+                let fits = match actor(who) {
+                    _ if is_small => sum + bytes <= MAX,
+                    None => sum + bytes <= MAX - MAX / 8,
+                    Some(_) => sum + bytes <= MAX - MAX / 8 && (sum < MAX / 2 || of_actor + bytes <= MAX / 8),
+                };
+                prop_assert_eq!(taken, fits, "{} of {} in {}", bytes, own, sum);
                 held[who].1 += if taken { bytes } else { 0 };
+                let sum: usize = held.iter().map(|(_, bytes)| bytes).sum();
+                prop_assert!(sum <= MAX);
+                prop_assert_eq!(budget.shared.used.load(Ordering::Relaxed), sum);
+                prop_assert!(held.iter().all(|(held, bytes)| held.bytes == *bytes), "nobody loses");
             }
             drop(held);
-            prop_assert!(budget.hold().take(100));
-            prop_assert!(!budget.hold().take(101));
+            prop_assert_eq!(budget.shared.used.load(Ordering::Relaxed), 0);
+            prop_assert!(budget.accounts().is_empty());
         }
     }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn collect_after<B>(
     first: Bytes,
     body: Pin<&mut B>,
     limit: usize,
+    held: &mut Held,
 ) -> Result<Rope, CollectError<B::Error>>
 where
     B: Body<Data = Bytes>,
@@ -63,7 +64,10 @@ where
     if first.len() > limit {
         return Err(CollectError::TooLarge);
     }
-    read(first.into(), body, limit, None, |_| ()).await
+    if !held.take(first.len()) {
+        return Err(CollectError::OverBudget);
+    }
+    read(first.into(), body, limit, Some(held), |_| ()).await
 }
 
 async fn read<B>(
@@ -125,12 +129,23 @@ where
     B: Body<Data = Bytes>,
 {
     let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
+        let mut unyielded = 0;
+        loop {
+            // A statement of its own: the frame must not live across the yield below.
+            let length = match body.frame().await {
+                Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) | None => break,
+            };
             if length > bytes {
                 break;
             }
             bytes -= length;
+            unyielded += length;
+            if unyielded >= YIELD {
+                unyielded = 0;
+                // Whoever sends fast enough, or lets much be decompressed, is not read from in one go either.
+                tokio::task::yield_now().await;
+            }
         }
     };
     // Whether it came to the end or not: the answer goes out now.

@@ -1,6 +1,6 @@
-//! Streams whose readers have stopped to read: each holds a place, and gives it back to whoever needs one.
+//! Answers whose readers have stopped to read: each holds a place or bytes, and gives them back to whoever needs them.
 //!
-//! No task and no timer per stream: nobody looks at a reader until a place is scarce.
+//! No task and no timer per answer: nobody looks at a reader until places or bytes are scarce.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// Twice the time after which a keep-alive makes every reader ask.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
 
+/// The least time between two looks at all readers, which every request asks for while something is scarce.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The rest of a conversation; its output goes through the [`Sink`](super::Sink) that it holds.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -22,6 +25,7 @@ pub(crate) struct Readers(Arc<Mutex<Registry>>);
 #[derive(Default)]
 struct Registry {
     next: u64,
+    looked: Option<Instant>,
     streams: HashMap<u64, Weak<Stream>>,
 }
 
@@ -64,10 +68,21 @@ impl Readers {
     /// Ends every stream whose reader has not asked for bytes for `patience`; how many there were.
     pub(crate) fn end_stalled(&self, patience: Duration) -> usize {
         let (now, patience) = (Instant::now(), patience.max(SHORTEST_PATIENCE));
-        let streams: Vec<_> = lock(&self.0).streams.values().filter_map(Weak::upgrade).collect();
+        let streams: Vec<_> = {
+            let mut registry = lock(&self.0);
+            let is_early = |looked: Instant| now.saturating_duration_since(looked) < LOOK_INTERVAL;
+            if registry.looked.is_some_and(is_early) {
+                return 0;
+            }
+            registry.looked = Some(now);
+            registry.streams.values().filter_map(Weak::upgrade).collect()
+        };
         let mut ended = 0;
         for stream in streams {
-            let mut state = lock(&stream.state);
+            // Locked by its reader, which reads.
+            let Ok(mut state) = stream.state.try_lock() else {
+                continue;
+            };
             if now.saturating_duration_since(state.asked) >= patience
                 && let Some(driver) = state.driver.take()
             {

@@ -9,10 +9,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
+use super::budget::Held;
 use super::readers::{Driver, Readers, Stream};
 use crate::rope::Rope;
 use crate::types::Dialect;
@@ -44,8 +45,14 @@ enum Kind<B> {
         outlet: Outlet,
         cut: Cut,
         dialect: Dialect,
+        /// How much of an answer of known length is left.
+        left: Option<usize>,
     },
 }
+
+/// From this length on a whole answer is handed over in pieces of this length, so that it can be taken back from a reader
+/// that stops to read.
+const PIECE: usize = 64 << 10;
 
 /// Makes the last event of a stream whose place was taken back, so that it does not look like a clean end.
 pub(crate) type Cut = fn(Dialect) -> Bytes;
@@ -78,9 +85,44 @@ impl<B> ResponseBody<B> {
                 outlet,
                 cut,
                 dialect,
+                left: None,
             },
         }
     }
+
+    /// A whole answer, whose bytes are `held` until its reader has taken them.
+    pub(crate) fn paced(body: Rope, held: Held, readers: &Readers, dialect: Dialect) -> Self {
+        if body.len() <= PIECE {
+            return Self::full(body);
+        }
+        let (sink, length) = (Sink::default(), body.len());
+        let outlet = sink.outlet();
+        let driver = Box::pin(hand_over(body, held, sink));
+        Self {
+            kind: Kind::Driven {
+                stream: readers.add(driver),
+                outlet,
+                // That its end is missing is told by its length.
+                cut: |_| Bytes::new(),
+                dialect,
+                left: Some(length),
+            },
+        }
+    }
+}
+
+/// Hands a whole answer over, piece by piece.
+async fn hand_over(mut body: Rope, held: Held, sink: Sink) {
+    while let Some(mut segment) = body.pop_front() {
+        while segment.len() > PIECE {
+            // A copy: a slice, kept by whoever writes it, would keep the whole answer.
+            let piece = Bytes::copy_from_slice(&segment[..PIECE]);
+            segment.advance(PIECE);
+            sink.send(piece).await;
+        }
+        sink.send(segment).await;
+    }
+    drop(held);
 }
 
 /// An empty body, for layers above that answer themselves, such as tower-http's timeout.
@@ -106,14 +148,20 @@ where
                 outlet,
                 cut,
                 dialect,
+                left,
             } => {
                 let mut state = stream.ask();
+                let mut frame = |bytes: Bytes| {
+                    *left = left.map(|left| left.saturating_sub(bytes.len()));
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                };
                 if let Some(bytes) = outlet.take() {
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return frame(bytes);
                 }
                 let Some(running) = &mut state.driver else {
                     let is_cut = std::mem::take(&mut state.is_cut);
-                    return Poll::Ready(is_cut.then(|| Ok(Frame::data(cut(*dialect)))));
+                    let last = is_cut.then(|| cut(*dialect)).filter(|last| !last.is_empty());
+                    return last.map_or(Poll::Ready(None), frame);
                 };
                 let ended = running.as_mut().poll(cx).is_ready();
                 if ended {
@@ -121,7 +169,7 @@ where
                     state.driver = None;
                 }
                 match outlet.take() {
-                    Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Some(bytes) => frame(bytes),
                     None if ended => Poll::Ready(None),
                     None => Poll::Pending,
                 }
@@ -133,6 +181,7 @@ where
         match &self.kind {
             Kind::Passthrough(body) => body.is_end_stream(),
             Kind::Full(rope) => rope.is_empty(),
+            Kind::Driven { left: Some(0), .. } => true,
             Kind::Driven { stream, outlet, .. } => stream.has_ended() && outlet.is_empty(),
         }
     }
@@ -141,6 +190,7 @@ where
         match &self.kind {
             Kind::Passthrough(body) => body.size_hint(),
             Kind::Full(rope) => SizeHint::with_exact(rope.len() as u64),
+            Kind::Driven { left: Some(left), .. } => SizeHint::with_exact(*left as u64),
             Kind::Driven { .. } => SizeHint::default(),
         }
     }
@@ -203,6 +253,8 @@ mod tests {
     use http_body_util::{BodyExt, Empty};
 
     use super::{Arc, Body, Bytes, ResponseBody, Sink};
+    use crate::body::budget::Budget;
+    use crate::rope::Rope;
 
     #[tokio::test]
     async fn a_driver_never_runs_ahead_of_the_reader() {
@@ -223,6 +275,38 @@ mod tests {
             assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), expected);
         }
         assert!(body.frame().await.is_none());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_whole_answer_is_held_until_it_is_read_or_needed_by_others() {
+        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 20));
+        let answer = || {
+            let mut held = budget.hold(None);
+            assert!(held.take(300 << 10));
+            let mut rope = Rope::from(vec![1; 100 << 10]);
+            rope.append(vec![2; 200 << 10].into());
+            ResponseBody::<Empty<Bytes>>::paced(rope, held, &readers, super::Dialect::Messages)
+        };
+        let rest = |budget: &Budget| budget.hold(None).take(896 << 10);
+
+        let body = answer();
+        assert_eq!(body.size_hint().exact(), Some(300 << 10));
+        assert!(!rest(&budget));
+        let whole = body.collect().await.unwrap().to_bytes();
+        assert_eq!((whole.len(), whole[0], whole[whole.len() - 1]), (300 << 10, 1, 2));
+        assert!(rest(&budget), "given back once it is read");
+
+        let mut body = answer();
+        assert_eq!(
+            body.frame().await.unwrap().unwrap().into_data().unwrap().len(),
+            64 << 10
+        );
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        assert_eq!(readers.end_stalled(std::time::Duration::from_secs(60)), 1);
+        assert!(rest(&budget), "given back because it is needed");
+        // The connection notices that bytes are missing.
+        assert_eq!(body.size_hint().exact(), Some(236 << 10));
         assert!(body.frame().await.is_none());
     }
 

@@ -54,6 +54,9 @@ where
     let admitted = async {
         check(&head.headers)?;
         let mut admitted = Admitted::take(config, api, head)?;
+        if config.budget.is_scarce() {
+            config.end_stalled_readers();
+        }
         waits &= body.size_hint().lower() > config.max_request_body as u64;
         match collect_held(body.as_mut(), config.max_request_body, &mut admitted.held, look).await {
             Ok(rope) => {
@@ -73,10 +76,7 @@ where
             Err(CollectError::OverBudget) => {
                 metrics::refused(Limit::HeldBodies);
                 tracing::warn!("a request was turned away: too many bytes of request bodies are held");
-                Err(BridgeError::new(
-                    BridgeErrorKind::Overloaded,
-                    "too many requests are held at present, please try again later",
-                ))
+                Err(over_budget())
             }
             Err(CollectError::Broken(cause)) if is_over_limit(&cause) => Err(BridgeError::new(
                 BridgeErrorKind::RequestTooLarge,
@@ -113,6 +113,14 @@ pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), BridgeError> {
     Ok(())
 }
 
+/// All requests together hold as much as they may.
+pub(super) fn over_budget() -> BridgeError {
+    BridgeError::new(
+        BridgeErrorKind::Overloaded,
+        "too many requests are held at present, please try again later",
+    )
+}
+
 /// A body that the scanner refused.
 pub(super) fn unparsable(error: &ScanError) -> BridgeError {
     let message = format!("we could not parse the JSON body of your request: {error}");
@@ -141,10 +149,10 @@ impl Admitted {
             )
         })?;
         Ok(Self {
+            held: config.budget.hold(actor.as_ref().map(Actor::id)),
             actor,
             credentials,
             tools: tools.unwrap_or_else(|| config.tools.current()),
-            held: config.budget.hold(),
             since: Stopwatch::start(),
         })
     }

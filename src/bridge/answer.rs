@@ -5,6 +5,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, response};
 use uuid::Uuid;
 
+use super::admit::over_budget;
 use super::facts;
 use super::headers;
 use super::provider::{Credentials, Provider};
@@ -63,9 +64,14 @@ impl Failure {
     #[cold]
     pub(crate) fn unread<E: std::fmt::Display>(error: &CollectError<E>, credentials: &Credentials) -> Self {
         match error {
-            CollectError::TooLarge | CollectError::OverBudget => {
+            CollectError::TooLarge => {
                 metrics::refused(Limit::ResponseBody);
                 Self::invalid("the answer is over the limit")
+            }
+            CollectError::OverBudget => {
+                tracing::warn!("an answer was given up: too many bytes of bodies are held");
+                metrics::refused(Limit::HeldBodies);
+                over_budget().into()
             }
             CollectError::Broken(cause) => Self::upstream(cause, credentials),
         }

@@ -22,6 +22,9 @@ use crate::upstream::Upstream;
 /// Stands for a time-out that is longer than a clock can count.
 const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The longest error of a provider that is handed on.
+const ERROR_BYTES: usize = 1 << 20;
+
 /// How much of a refusal is read to understand it, and how long that may take. A longer one is judged by its status.
 const REFUSAL_BYTES: usize = 256 << 10;
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
@@ -237,7 +240,8 @@ impl<U: Upstream> Provider<U> {
         self.report(walk, lease, report);
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
-        match timeout_at(deadline, collect(body.as_mut(), self.config.max_response_body)).await {
+        let limit = self.config.max_response_body.min(ERROR_BYTES);
+        match timeout_at(deadline, collect(body.as_mut(), limit)).await {
             Ok(Ok(rope)) => self.refused(self.refusal(parts, rope.into_bytes())).into(),
             Ok(Err(error)) => Failure::unread(&error, &self.credentials),
             Err(_) => Failure::timeout(),

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::additions::RefusedAdditions;
+use super::aside::Aside;
 use super::headers::ForwardedHeader;
 use super::paths::{Base, Pattern};
 use crate::body::budget::Budget;
 use crate::body::readers::Readers;
 use crate::dialect;
-use crate::metrics::Meter;
+use crate::metrics::{self, Limit, Meter};
 use crate::pool::{KeyPool, VerdictTable};
 use crate::record::Recorder;
 use crate::response_ids::ResponseIds;
@@ -38,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) max_request_body: usize,
     pub(crate) budget: Budget,
     pub(crate) readers: Readers,
+    pub(crate) aside: Aside,
     pub(crate) reader_patience: Duration,
     pub(crate) max_response_body: usize,
     pub(crate) max_appended: usize,
@@ -67,6 +69,15 @@ impl Config {
     pub(crate) fn hold_at_most(&mut self, bytes: usize) {
         self.budget = Budget::new(bytes);
     }
+
+    /// Takes back what readers hold that have stopped to read.
+    pub(crate) fn end_stalled_readers(&self) {
+        let ended = self.readers.end_stalled(self.reader_patience);
+        if ended > 0 {
+            tracing::warn!(ended, "answers that nobody read made room for other requests");
+            metrics::refused(Limit::Reader);
+        }
+    }
 }
 
 impl Default for Config {
@@ -83,6 +94,7 @@ impl Default for Config {
             max_request_body: 32 << 20,
             budget: Budget::new(512 << 20),
             readers: Readers::default(),
+            aside: Aside::default(),
             reader_patience: Duration::from_secs(60),
             max_response_body: 32 << 20,
             max_appended: 32 << 20,

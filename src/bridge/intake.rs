@@ -9,6 +9,7 @@ use hyper::body::Body;
 
 use super::admit::{Admitted, admit, refuse_encoded, unparsable};
 use super::answer::bridge_response;
+use super::aside::Aside;
 use super::client::Client;
 use super::config::Config;
 use super::provider::{Provider, Target};
@@ -19,6 +20,7 @@ use crate::body::ResponseBody;
 use crate::dialect::turn::{Addition, Invalid};
 use crate::dialect::{Api, OfferSettings, Purpose, Request};
 use crate::error::{BridgeError, BridgeErrorKind};
+use crate::excerpt;
 use crate::extensions::Actor;
 use crate::json::Scanner;
 use crate::metrics::{self, Limit};
@@ -39,7 +41,7 @@ where
     U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
-    let (mut admitted, mut request) = match read(&config, api, purpose, &mut head, body).await {
+    let (mut admitted, mut request, length) = match read(&config, api, purpose, &mut head, body).await {
         Ok(read) => read,
         Err(error) => return bridge_response(api, error, None),
     };
@@ -61,7 +63,15 @@ where
         parallel: config.parallel_tool_calls,
         reported_usage: config.reported_usage,
     };
-    let is_offered = request.offer(tools, settings);
+    let offering = move || {
+        let is_offered = request.offer(tools, settings);
+        (request, is_offered)
+    };
+    let (mut request, is_offered) = if Aside::takes(length) {
+        config.aside.run(offering).await
+    } else {
+        offering()
+    };
     let refused = config.refused_additions.withdraw_known(api.dialect(), &mut *request);
     if purpose == Purpose::Count {
         let Admitted {
@@ -85,6 +95,19 @@ where
         interception.set_injection(Injection::Refused);
     } else if is_offered {
         interception.set_injection(Injection::Offered);
+    }
+    if Aside::takes(length) && interception.is_recorded() {
+        let limit = interception.max_text();
+        let reading = move || {
+            let mut prompt = request.prompt();
+            if let Some(prompt) = &mut prompt {
+                excerpt::cut(prompt, limit);
+            }
+            (request, prompt)
+        };
+        let prompt;
+        (request, prompt) = config.aside.run(reading).await;
+        interception.keep_prompt(prompt);
     }
     let (span, about) = (tracing::Span::current(), request.about());
     span.record("gen_ai.request.model", &*about.model);
@@ -113,7 +136,7 @@ where
         request,
         actor,
         stored,
-        _held: held,
+        held,
     });
     if is_stream {
         stream::answer(conversation).await
@@ -128,7 +151,7 @@ async fn read<B>(
     purpose: Purpose,
     head: &mut request::Parts,
     body: B,
-) -> Result<(Admitted, Box<dyn Request>), BridgeError>
+) -> Result<(Admitted, Box<dyn Request>, usize), BridgeError>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
@@ -139,13 +162,19 @@ where
     })
     .await?;
     scanner.finish().map_err(|error| unparsable(&error))?;
-    let request = api.request(body, &scanner, purpose)?;
+    let length = body.len();
+    let reading = move || api.request(body, &scanner, purpose);
+    let request = if Aside::takes(length) {
+        config.aside.run(reading).await?
+    } else {
+        reading()?
+    };
     if request.about().model.len() > config.max_model_name {
         metrics::refused(Limit::ModelName);
         let message = format!("the model's name is longer than {} bytes", config.max_model_name);
         return Err(BridgeError::new(BridgeErrorKind::RequestInvalid, message).param("model"));
     }
-    Ok((admitted, request))
+    Ok((admitted, request, length))
 }
 
 fn content_is_json(headers: &HeaderMap) -> Result<(), BridgeError> {
@@ -176,11 +205,7 @@ async fn begin(
     };
     let started = || facts::started(config, api.dialect(), head, admitted, request.about());
     if recorder.free_places() == 0 {
-        let ended = config.readers.end_stalled(config.reader_patience);
-        if ended > 0 {
-            tracing::warn!(ended, "streams that nobody read lost their places to other requests");
-            metrics::refused(Limit::Reader);
-        }
+        config.end_stalled_readers();
     }
     let actor = admitted.actor.as_ref().map(Actor::id);
     recorder.begin(actor, started).await.map_err(|unavailable| {

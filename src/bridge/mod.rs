@@ -7,6 +7,7 @@
 mod additions;
 mod admit;
 mod answer;
+mod aside;
 mod attempt;
 mod client;
 mod config;

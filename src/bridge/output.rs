@@ -1,6 +1,7 @@
 //! The caller's side of a stream: the relay, the head that waits for it, and the bytes on their way.
 
 use std::future::Future;
+use std::mem;
 use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
@@ -9,13 +10,14 @@ use http::{Response, response};
 use tokio::sync::oneshot;
 
 use super::answer::Failure;
+use super::aside::Aside;
 use super::attempt::RoundWalk;
 use super::facts;
 use super::idle::{Silence, Silent};
 use super::provider::Provider;
 use crate::body::Sink;
 use crate::dialect::sse::{Decoder, missing_end};
-use crate::dialect::turn::{Fault, Progress};
+use crate::dialect::turn::{Fault, Progress, Turn};
 use crate::dialect::{Relay, Request};
 use crate::extensions::Intercepted;
 use crate::pool::Lease;
@@ -58,6 +60,8 @@ pub(super) struct Relayed {
     pub(super) shows: bool,
     pub(super) done: bool,
     pub(super) fault: Option<Fault>,
+    /// The answer's id at its first event that is shown.
+    first_id: Option<String>,
 }
 
 // === impl Output ===
@@ -125,32 +129,48 @@ impl Output {
         }
     }
 
-    /// Feeds the relay with the events that are in already.
-    pub(super) fn relay_events(&mut self, decoder: &mut Decoder) -> Relayed {
-        let mut relayed = Relayed::default();
-        while relayed.fault.is_none() && !relayed.done {
-            let event = match decoder.next() {
-                Ok(Some(event)) => event,
-                Ok(None) => break,
-                Err(_) => {
-                    relayed.fault = Some(TOO_LONG);
-                    break;
-                }
+    /// Feeds the relay with the events that are in already. Vast ones are read where they hold up no other request, by the
+    /// relay itself; `spare` makes one that stands in its place meanwhile.
+    pub(super) async fn relay_events(
+        &mut self,
+        decoder: &mut Decoder,
+        aside: &Aside,
+        spare: impl FnOnce() -> Box<dyn Relay>,
+    ) -> Relayed {
+        let wants_id = !self.has_opened && self.first_id.is_none();
+        let bytes = decoder.pending();
+        let mut relayed = if Aside::takes(bytes) {
+            let mut relay = mem::replace(&mut self.relay, spare());
+            let (mut events, mut out) = (mem::replace(decoder, Decoder::new(0)), mem::take(&mut self.out));
+            let work = move || {
+                let relayed = relay_all(&mut *relay, &mut events, &mut out, wants_id);
+                (relay, events, out, relayed)
             };
-            match self.relay.event(&event, &mut self.out) {
-                Ok(Progress::Aside) => {}
-                Ok(Progress::Held) => relayed.answers = true,
-                Ok(Progress::Shown) => {
-                    (relayed.answers, relayed.shows) = (true, true);
-                    if !self.has_opened && self.first_id.is_none() {
-                        self.first_id = Some(self.relay.msg_id().to_owned());
-                    }
-                }
-                Ok(Progress::Done) => relayed.done = true,
-                Err(fault) => relayed.fault = Some(fault),
-            }
+            let (relay, events, out, relayed) = aside.run(work).await;
+            (self.relay, *decoder, self.out) = (relay, events, out);
+            relayed
+        } else {
+            relay_all(&mut *self.relay, decoder, &mut self.out, wants_id)
+        };
+        if wants_id {
+            self.first_id = relayed.first_id.take();
         }
         relayed
+    }
+
+    /// The turn of a round that had so many bytes, in the same way.
+    pub(super) async fn turn(&mut self, bytes: usize, aside: &Aside, spare: impl FnOnce() -> Box<dyn Relay>) -> Turn {
+        if !Aside::takes(bytes) {
+            return self.relay.turn();
+        }
+        let mut relay = mem::replace(&mut self.relay, spare());
+        let work = move || {
+            let turn = relay.turn();
+            (relay, turn)
+        };
+        let (relay, turn) = aside.run(work).await;
+        self.relay = relay;
+        turn
     }
 
     /// Handles the end of the provider's body, an unterminated final event first: it counts if it is whole but for its
@@ -225,6 +245,34 @@ impl Output {
         self.hand_over(bytes.freeze()).await;
         self.silence.shown();
     }
+}
+
+/// Feeds a relay with the events that are in.
+fn relay_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut, wants_id: bool) -> Relayed {
+    let mut relayed = Relayed::default();
+    while relayed.fault.is_none() && !relayed.done {
+        let event = match decoder.next() {
+            Ok(Some(event)) => event,
+            Ok(None) => break,
+            Err(_) => {
+                relayed.fault = Some(TOO_LONG);
+                break;
+            }
+        };
+        match relay.event(&event, out) {
+            Ok(Progress::Aside) => {}
+            Ok(Progress::Held) => relayed.answers = true,
+            Ok(Progress::Shown) => {
+                (relayed.answers, relayed.shows) = (true, true);
+                if wants_id && relayed.first_id.is_none() {
+                    relayed.first_id = Some(relay.msg_id().to_owned());
+                }
+            }
+            Ok(Progress::Done) => relayed.done = true,
+            Err(fault) => relayed.fault = Some(fault),
+        }
+    }
+    relayed
 }
 
 /// The head of a stream whose provider has not answered yet.

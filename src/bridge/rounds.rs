@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use super::additions;
+use super::admit::over_budget;
 use super::answer::Failure;
 use super::facts;
 use super::provider::Provider;
@@ -28,7 +29,8 @@ pub(crate) struct Conversation<U> {
     pub(crate) request: Box<dyn Request>,
     pub(crate) actor: Option<Actor>,
     pub(crate) stored: StoredAnswers,
-    pub(crate) _held: Held,
+    /// The request's bytes, those of whole replies, and those that rounds append.
+    pub(crate) held: Held,
 }
 
 /// How one round's answer is read.
@@ -118,7 +120,14 @@ where
                 reader.wait(calls.run()).await;
                 let results: Vec<ToolResult<'_>> = calls.into_results(PLACEHOLDER);
                 let replay = reader.replay(answer);
-                appended += replay.len() + results.iter().map(|result| result.text.len()).sum::<usize>();
+                let size = |result: &ToolResult<'_>| result.text.len() + result.call.id.len();
+                let more = replay.len() + results.iter().map(size).sum::<usize>();
+                if !conversation.held.take(more) {
+                    tracing::warn!("a request was given up: too many bytes of request bodies are held");
+                    metrics::refused(Limit::HeldBodies);
+                    return Err(over_budget().into());
+                }
+                appended += more;
                 if appended > config.max_appended && !last {
                     tracing::warn!(appended, "the rounds of this request have grown too large for more");
                     metrics::refused(Limit::Appended);

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::answer::{Failure, prepare_head};
+use super::aside::Aside;
 use super::attempt::RoundWalk;
 use super::facts;
 use super::headers::is_encoded;
@@ -38,6 +39,9 @@ use crate::upstream::Upstream;
 /// What a provider may still send after its last event before its connection is given up instead of reused.
 const DRAIN_BYTES: usize = 64 << 10;
 const DRAIN_TIME: Duration = Duration::from_millis(250);
+
+/// How many bytes are relayed between two yields, so that no stream that is there holds up the other requests of a thread.
+const YIELD: usize = 64 << 10;
 
 /// How many bytes of comments may come before an answer.
 const MAX_COMMENTS: usize = 1 << 20;
@@ -197,6 +201,7 @@ where
             interception,
             request,
             stored,
+            held,
             ..
         } = conversation;
         let output = &mut self.output;
@@ -223,10 +228,16 @@ where
             .await??;
         interception.waited(asked);
         if let Some(first) = first.as_ref().filter(|first| is_json(first)) {
-            let reading = collect_after(first.clone(), body.as_mut(), config.max_response_body);
+            let reading = collect_after(first.clone(), body.as_mut(), config.max_response_body, held);
             let reply = output.during(reading).await?;
             let reply = reply.map_err(|error| Failure::unread(&error, &provider.credentials))?;
-            let fault = match request.read_reply(reply) {
+            let read = if Aside::takes(reply.len()) {
+                let reader = request.reply_reader();
+                config.aside.run(move || reader(reply)).await
+            } else {
+                request.read_reply(reply)
+            };
+            let fault = match read {
                 // Relayed as it came: the caller's client knows what it makes of a provider that does not stream.
                 Ok((reply, turn)) if output.commit.is_some() => {
                     prepare_head(provider, &mut parts);
@@ -251,8 +262,16 @@ where
         let mut decoder = Decoder::new(config.max_response_body);
         let mut has_ended = false;
         let (mut next, mut opening, mut answers) = (first, Some((parts, lease)), false);
+        let (mut received, mut unyielded) = (0, 0);
+        let setup = RelaySetup {
+            id: interception.id(),
+            recorded: interception.is_recorded(),
+            max_held: config.max_response_body,
+        };
         loop {
             if let Some(frame) = next.take() {
+                received += frame.len();
+                unyielded += frame.len();
                 decoder.push(frame);
             } else {
                 has_ended = true;
@@ -272,7 +291,8 @@ where
                     }
                 }
             }
-            let relayed = output.relay_events(&mut decoder);
+            let spare = || request.relay(setup);
+            let relayed = output.relay_events(&mut decoder, &config.aside, spare).await;
             if output.relay.take_usage_changed() {
                 facts::hold_usage(interception, &output.relay.completion());
             }
@@ -297,6 +317,10 @@ where
                 let fault = Fault::Shape("the provider's stream has nothing but comments");
                 return unopened(opening, fault, provider);
             }
+            if unyielded >= YIELD {
+                unyielded = 0;
+                tokio::task::yield_now().await;
+            }
             if answers {
                 output.silence.listen(config.stream_idle_timeout);
             }
@@ -312,7 +336,8 @@ where
             self.incoming = Some(body);
         }
         // The rest of the output waits for the rounds' verdict: it may be the conversation's end.
-        let turn = self.output.relay.turn();
+        let spare = || request.relay(setup);
+        let turn = self.output.turn(received, &config.aside, spare).await;
         facts::record_usage(interception, &turn.completion);
         Ok(Ok((turn, None)))
     }

@@ -6,12 +6,13 @@ use http::{Response, response};
 use tokio::time::{timeout, timeout_at};
 
 use super::answer::{Failure, prepare_head, refuse};
+use super::aside::Aside;
 use super::attempt::RoundWalk;
 use super::facts;
 use super::headers::is_encoded;
 use super::rounds::{Conversation, ReadTurn, drive};
 use crate::body::ResponseBody;
-use crate::body::collect::collect;
+use crate::body::collect::collect_held;
 use crate::dialect::Reply;
 use crate::dialect::turn::{Earlier, Fault, Turn};
 use crate::record::Outcome;
@@ -31,7 +32,7 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
             ..Earlier::default()
         },
     };
-    let limit = conversation.provider.config.request_timeout;
+    let (limit, api) = (conversation.provider.config.request_timeout, conversation.provider.api);
     let driven = timeout(limit, drive(&mut conversation, &mut reader))
         .await
         .unwrap_or_else(|_| Err(Failure::timeout()));
@@ -39,6 +40,7 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
         provider,
         interception,
         stored,
+        held,
         ..
     } = *conversation;
     match driven {
@@ -51,7 +53,8 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
             parts.extensions.insert(intercepted);
             let body = reply.seal(intercepted.id(), &reader.earlier);
             facts::finish(interception, Outcome::Completed, parts.status, None);
-            Response::from_parts(parts, ResponseBody::full(body))
+            let body = ResponseBody::paced(body, held, &provider.config.readers, api.dialect());
+            Response::from_parts(parts, body)
         }
         Err(failure) => refuse(&provider, interception, failure),
     }
@@ -67,6 +70,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             provider,
             interception,
             request,
+            held,
             ..
         } = conversation;
         let body = request.encode();
@@ -82,14 +86,20 @@ impl<U: Upstream> ReadTurn<U> for Whole {
                 return Err(Failure::invalid("an encoded body in place of a JSON reply"));
             }
             let mut body = pin!(body);
-            let reading = collect(body.as_mut(), provider.config.max_response_body);
+            let reading = collect_held(body.as_mut(), provider.config.max_response_body, held, |_| ());
             let asked = interception.stopwatch();
             let read = timeout_at(deadline, reading).await;
             interception.waited(asked);
             let body = read
                 .map_err(|_| Failure::timeout())?
                 .map_err(|error| Failure::unread(&error, &provider.credentials))?;
-            match request.read_reply(body) {
+            let read = if Aside::takes(body.len()) {
+                let reader = request.reply_reader();
+                provider.config.aside.run(move || reader(body)).await
+            } else {
+                request.read_reply(body)
+            };
+            match read {
                 Ok((reply, turn)) => {
                     provider.keep_sticky(&parts.headers, lease.as_ref());
                     provider.accept(&mut walk, lease);

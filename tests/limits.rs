@@ -1,0 +1,147 @@
+//! Limits that hold across a request's whole way: what is vast comes through unharmed, or is refused, and holds up nobody.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use support::*;
+use tower_llm_bridge::record::Recorder;
+use tower_llm_bridge::tools::{ToolDefinition, ToolOutput, Tools, tool_fn};
+
+const MIB: usize = 1 << 20;
+
+fn layer() -> BridgeLayer {
+    BridgeLayer::new().pool(pool(2)).tools(Tools::new([echo()]))
+}
+
+/// One delta of this content, the end, and the terminator.
+fn stream(content: &str) -> String {
+    let chunk = |delta: &str, finish: &str| {
+        format!("data: {{\"id\":\"p\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n")
+    };
+    let text = chunk(&format!(r#"{{"role":"assistant","content":"{content}"}}"#), "null");
+    text + &chunk("{}", r#""stop""#) + "data: [DONE]\n\n"
+}
+
+/// Counts how often it is its turn.
+fn ticker() -> Arc<AtomicUsize> {
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&ticks);
+    tokio::spawn(async move {
+        while Arc::strong_count(&count) > 1 {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    ticks
+}
+
+#[tokio::test]
+async fn vast_requests_and_answers_come_through_while_others_have_their_turn() {
+    let content = "x\\n".repeat(MIB);
+    let (recorder, mut events) = Recorder::channel(8);
+    let layer = layer().recorder(recorder);
+    let ticks = ticker();
+
+    let (seen, answer) = converse(&layer, ask(&"p".repeat(2 * MIB)), [completion(&"x".repeat(2 * MIB))]).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.json()["choices"][0]["message"]["content"].as_str().map(str::len),
+        Some(2 * MIB)
+    );
+    assert_eq!(
+        seen[0].json()["messages"][0]["content"].as_str().map(str::len),
+        Some(2 * MIB)
+    );
+    let records = drain(&mut events);
+    let prompt = of_kind(&records, "prompt_usage").next().expect("a prompt");
+    assert!(
+        text(&prompt["prompt"]).ends_with("[cut: 2097152 bytes in all]"),
+        "the note tells its length"
+    );
+    assert_eq!(ended(&records)["outcome"], "completed");
+
+    let before = ticks.load(Ordering::Relaxed);
+    let body = stream(&content);
+    let (_, answer) = converse(&layer, ask_streamed("hi"), [Reply::events(body.clone())]).await;
+    let id = answer.text().split('"').nth(3).expect("an id").to_owned();
+    assert_eq!(answer.text(), body.replace(r#""id":"p""#, &format!(r#""id":"{id}""#)));
+    // The event came in one frame, and was read while others had their turn.
+    assert!(ticks.load(Ordering::Relaxed) > before + 10, "{before}, then {ticks:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_there_yields() {
+    let ticks = ticker();
+    let frames = (0..64).fold(MockBody::new(), |body, _| {
+        let hidden = format!(
+            "data: {{\"id\":\"p\",\"choices\":[],\"x\":\"{}\"}}\n\n",
+            "y".repeat(64 << 10)
+        );
+        body.data(hidden)
+    });
+    let provider = Provider::queue([Reply::events(frames.data(stream("hi")))]);
+    let response = bridge(&layer(), &provider);
+    let before = ticks.load(Ordering::Relaxed);
+    let answer = send(&response, ask_streamed("hi")).await;
+    assert_eq!(answer.status, 200);
+    assert!(ticks.load(Ordering::Relaxed) >= before + 60, "once for each 64 KiB");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_rounds_append_counts_for_the_budget_of_all() {
+    let vast = tool_fn(ToolDefinition::new("vast"), |_| async {
+        Ok::<_, std::convert::Infallible>(ToolOutput::text("r".repeat(512 << 10)))
+    });
+    let layer = BridgeLayer::new().pool(pool(1)).tools(Tools::new([vast]));
+    let rounds = || [tool_call("bmcp_local_vast", "{}"), completion("done")];
+    let (_, answer) = converse(&layer.clone().max_held_bodies(2 * MIB), ask("hi"), rounds()).await;
+    assert_eq!(answer.status, 200);
+    let (seen, answer) = converse(&layer.max_held_bodies(MIB / 2), ask("hi"), rounds()).await;
+    assert_eq!((answer.status.as_u16(), seen.len()), (503, 1), "{}", answer.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_counts_for_the_budget_of_all() {
+    let vast = || [completion(&"x".repeat(MIB))];
+    let (_, answer) = converse(&layer().max_held_bodies(2 * MIB), ask("hi"), vast()).await;
+    assert_eq!(answer.status, 200);
+    let (_, answer) = converse(&layer().max_held_bodies(MIB), ask("hi"), vast()).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn arguments_of_mebibytes_never_reach_a_tool() {
+    let arguments = json!({ "x": "y".repeat(MIB) }).to_string();
+    let (seen, answer) = converse(
+        &layer(),
+        ask("hi"),
+        [tool_call("bmcp_local_echo", &arguments), completion("done")],
+    )
+    .await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        seen[1].last_content().contains("longer than 1048576 bytes"),
+        "{}",
+        seen[1].last_content()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_mebibytes_is_no_error_of_the_api() {
+    let error = |length: usize| {
+        let message = "m".repeat(length);
+        Reply::json(
+            500,
+            json!({ "error": { "message": message, "type": "t", "code": "c" } }).to_string(),
+        )
+    };
+    let (_, answer) = converse(&layer(), ask("hi"), [error(900 << 10)]).await;
+    assert_eq!(answer.status, 500);
+    let (_, answer) = converse(&layer(), ask("hi"), [error(MIB)]).await;
+    assert_eq!(answer.status, 502);
+    tokio::time::advance(Duration::from_secs(1)).await;
+}
