@@ -64,13 +64,19 @@ impl Process {
 
     /// The gateway as its users run it.
     pub(crate) fn gateway(setup: &Setup, provider: &Self) -> Result<Self, Failure> {
+        Self::gateway_with(setup, provider, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn gateway_with(setup: &Setup, provider: &Self, more: &[String]) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Command::new(&setup.gateway);
         command.args(["--listen", "127.0.0.1:0", "--upstream", &provider.base()]);
         command
             .args(["--key", provider::WORKING_KEY])
             .arg("--record")
-            .arg(&record);
+            .arg(&record)
+            .args(more);
         Self::start(setup.apply(command), Some(record))
     }
 
@@ -117,6 +123,12 @@ impl Process {
         let text = self.record.as_deref().map(fs::read_to_string).transpose()?;
         let ends = text.iter().flat_map(|text| text.lines());
         Ok(ends.filter(|line| line.contains(r#""event":"ended""#)).count())
+    }
+
+    /// The file that it records to.
+    #[allow(dead_code, reason = "for the benchmark of attacks, which deletes it")]
+    pub(crate) fn record(&self) -> Option<&Path> {
+        self.record.as_deref()
     }
 
     pub(crate) fn forget_records(&self) -> io::Result<()> {

@@ -20,10 +20,10 @@ use tokio::time::{Interval, interval};
 
 use crate::{Failure, roles, support};
 
-/// Asks for a stream; the value is the pause between its chunks in µs.
-pub(crate) const STREAM: HeaderName = HeaderName::from_static("x-script-stream");
+/// Asks for a stream; only such a name passes beside a key of the pool. The value is the pause between its chunks in µs.
+pub(crate) const STREAM: HeaderName = HeaderName::from_static("x-stainless-script-stream");
 /// Asks to wait with the answer until [`HELD`] requests have been read.
-pub(crate) const HOLD: HeaderName = HeaderName::from_static("x-script-hold");
+pub(crate) const HOLD: HeaderName = HeaderName::from_static("x-stainless-script-hold");
 /// How many bytes the provider has read of this request.
 pub(crate) const RECEIVED: HeaderName = HeaderName::from_static("x-script-received");
 /// How many requests it has refused so far.

@@ -1,0 +1,111 @@
+//! A caller with small requests, on a thread of its own: how long each takes while others do what they do.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::Failure;
+use crate::caller::Caller;
+use crate::provider::HARM;
+
+/// Between two requests.
+const PAUSE: Duration = Duration::from_millis(4);
+/// A request that takes longer was refused.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Bystander {
+    stop: Arc<AtomicBool>,
+    result: oneshot::Receiver<Result<Latencies, Failure>>,
+}
+
+/// What a bystander saw.
+#[derive(Default)]
+pub(crate) struct Latencies {
+    /// Sorted.
+    answered: Vec<Duration>,
+    pub(crate) refused: usize,
+    /// What the provider says it was asked and must not be.
+    pub(crate) harm: u64,
+}
+
+// === impl Bystander ===
+
+impl Bystander {
+    pub(crate) fn start(gateway: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (send, result) = oneshot::channel();
+        let stopped = Arc::clone(&stop);
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let seen = match runtime {
+                Ok(runtime) => runtime.block_on(watch(gateway, &stopped)),
+                Err(error) => Err(error.into()),
+            };
+            let _ = send.send(seen);
+        });
+        Self { stop, result }
+    }
+
+    /// Waits for `work`; what it came to, and what the bystander saw meanwhile.
+    pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> Result<(T, Latencies), Failure> {
+        let ended = work.await;
+        self.stop.store(true, Ordering::Relaxed);
+        Ok((ended, self.result.await??))
+    }
+}
+
+async fn watch(gateway: SocketAddr, stopped: &AtomicBool) -> Result<Latencies, Failure> {
+    let mut seen = Latencies::default();
+    let mut caller = Caller::connect(gateway, "bystander").await?;
+    while !stopped.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        let asked = timeout(PATIENCE, caller.ask("small", false)).await;
+        match asked {
+            Ok(Ok(answer)) if answer.status == StatusCode::OK => {
+                seen.answered.push(Instant::now().saturating_duration_since(begun));
+                let harm = answer
+                    .headers
+                    .get(HARM)
+                    .and_then(|harm| harm.to_str().ok()?.parse().ok());
+                seen.harm = harm.unwrap_or(0);
+            }
+            Ok(Ok(_)) => seen.refused += 1,
+            Ok(Err(_)) | Err(_) => {
+                seen.refused += 1;
+                if let Ok(again) = Caller::connect(gateway, "bystander").await {
+                    caller = again;
+                }
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    seen.answered.sort_unstable();
+    Ok(seen)
+}
+
+// === impl Latencies ===
+
+impl Latencies {
+    pub(crate) fn count(&self) -> usize {
+        self.answered.len() + self.refused
+    }
+
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        let place = self.answered.len() * percent / 100;
+        self.answered.get(place).copied().unwrap_or(PATIENCE)
+    }
+}
+
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99] = [50, 99].map(|percent| self.percentile(percent));
+        write!(f, "{} asked, p50 {p50:.1?}, p99 {p99:.1?}", self.count())
+    }
+}

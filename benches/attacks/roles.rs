@@ -1,0 +1,39 @@
+//! The provider and the tool servers, which this program is when it is started by itself.
+
+use std::io::{self, Read, Write};
+
+use tokio::net::TcpListener;
+
+use crate::{Failure, provider, tool_server};
+
+/// What a server says when it can be called.
+pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
+
+pub(crate) fn run(arguments: &[String]) -> Result<bool, Failure> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["provider"] => {
+            end_with_parent();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(provider::serve())?;
+        }
+        // Ends when its input does.
+        ["tools", kind] => tool_server::serve(kind)?,
+        _ => return Err("no such role".into()),
+    }
+    Ok(true)
+}
+
+pub(crate) fn announce(listener: &TcpListener) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{ANNOUNCEMENT}{}", listener.local_addr()?)?;
+    Ok(out.flush()?)
+}
+
+/// The parent holds the other end of stdin, and says nothing.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+}
