@@ -60,6 +60,11 @@ impl Budget {
         self.shared.used.load(Ordering::Relaxed) >= self.max / 2
     }
 
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.shared.used.load(Ordering::Relaxed)
+    }
+
     fn small(&self) -> usize {
         SMALL.min(self.max / 64)
     }
@@ -212,11 +217,11 @@ mod tests {
                 held[who].1 += if taken { bytes } else { 0 };
                 let sum: usize = held.iter().map(|(_, bytes)| bytes).sum();
                 prop_assert!(sum <= MAX);
-                prop_assert_eq!(budget.shared.used.load(Ordering::Relaxed), sum);
+                prop_assert_eq!(budget.used(), sum);
                 prop_assert!(held.iter().all(|(held, bytes)| held.bytes == *bytes), "nobody loses");
             }
             drop(held);
-            prop_assert_eq!(budget.shared.used.load(Ordering::Relaxed), 0);
+            prop_assert_eq!(budget.used(), 0);
             prop_assert!(budget.accounts().is_empty());
         }
     }

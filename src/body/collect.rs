@@ -151,3 +151,90 @@ where
     // Whether it came to the end or not: the answer goes out now.
     let _ = tokio::time::timeout(time, reading).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+    use proptest::prelude::*;
+    use tokio_test::task;
+
+    use super::*;
+    use crate::body::budget::Budget;
+
+    /// A body whose frames come one at each second poll.
+    struct Slow {
+        frames: Vec<usize>,
+        is_ready: bool,
+    }
+
+    impl Body for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.is_ready = !self.is_ready;
+            if self.is_ready {
+                let frame = self
+                    .frames
+                    .pop()
+                    .map(|length| Ok(Frame::data(vec![b' '; length].into())));
+                return Poll::Ready(frame);
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    proptest! {
+        /// Whatever the order in which callers send: what is held never exceeds the budget, whoever holds is not refused
+        /// for what others ask, and everybody's reading ends.
+        #[test]
+        fn no_interleaving_of_uploads_exceeds_the_budget(
+            uploads in prop::collection::vec((prop::collection::vec(0_usize..3_000, 0..6), 0_usize..3), 1..8),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..100),
+        ) {
+            const MAX: usize = 8 << 10;
+            let budget = Budget::new(MAX);
+            let mut reading: Vec<_> = uploads
+                .into_iter()
+                .map(|(frames, actor)| {
+                    let (whole, mut held) = (frames.iter().sum::<usize>(), budget.hold([None, Some("a"), Some("b")][actor]));
+                    let read = async move {
+                        let body = std::pin::pin!(Slow { frames, is_ready: false });
+                        let read = collect_held(body, 1 << 20, &mut held, |_| ()).await;
+                        // A request that was read holds on to its bytes, and one that is refused to none.
+                        read.map(|rope| (rope.len() == whole, held)).map_err(|error| matches!(error, CollectError::OverBudget))
+                    };
+                    Some(task::spawn(Box::pin(read)))
+                })
+                .collect();
+            let (mut served, mut polls) = (Vec::new(), 0);
+            let rest = (0..16).flat_map(|_| 0..reading.len());
+            let order: Vec<_> = order.iter().map(|index| index.index(reading.len())).chain(rest).collect();
+            for index in order {
+                let Some(read) = &mut reading[index] else { continue };
+                polls += 1;
+                if let Poll::Ready(ended) = read.poll() {
+                    match ended {
+                        Ok((is_whole, held)) => {
+                            prop_assert!(is_whole);
+                            served.push(held);
+                        }
+                        Err(is_over_budget) => prop_assert!(is_over_budget),
+                    }
+                    reading[index] = None;
+                }
+                prop_assert!(budget.used() <= MAX, "after {polls} polls");
+            }
+            prop_assert!(reading.iter().all(Option::is_none), "somebody waits for ever");
+            drop(served);
+            prop_assert_eq!(budget.used(), 0);
+        }
+    }
+}

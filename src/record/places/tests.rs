@@ -110,6 +110,16 @@ proptest! {
             model.settle();
             prop_assert_eq!(places.free(), PLACES - model.held.len());
         }
+        // As events are received and others leave, everybody who still waits gets a place.
+        for bytes in std::mem::take(&mut model.queued) {
+            places.count_received(bytes);
+        }
+        model.settle();
+        while !model.waiting.is_empty() {
+            prop_assert!(!model.held.is_empty(), "somebody waits although all places are free");
+            drop(model.held.swap_remove(0));
+            model.settle();
+        }
         drop(model);
         let state = places.lock();
         prop_assert_eq!(state.taken, 0);
