@@ -112,8 +112,10 @@ impl BridgeLayer {
         self.set(|config| config.max_request_body = bytes)
     }
 
-    /// How many bytes of request bodies all requests together may hold; a request that needs more is answered with 503.
-    /// Clones of a layer share the count. Default: 512 MiB.
+    /// How many bytes all requests together may hold: of their bodies, of whole answers until they are read, and of what
+    /// rounds append. A request that needs more is answered with 503. The last eighth is for requests of 64 KiB at most; once
+    /// half is taken, the larger ones of one [`Actor`](crate::Actor) get an eighth. Clones of a layer share the count.
+    /// Default: 512 MiB.
     pub fn max_held_bodies(self, bytes: usize) -> Self {
         self.set(|config| config.hold_at_most(bytes))
     }

@@ -95,25 +95,31 @@
 //! | of | default | setter | beyond it |
 //! |---|---|---|---|
 //! | one request body | 32 MiB | [`max_request_body`](BridgeLayer::max_request_body) | 413 |
-//! | all request bodies that are held | 512 MiB | [`max_held_bodies`](BridgeLayer::max_held_bodies) | 503 to the request that asks for more |
-//! | top-level members of a request | 1,000 | | 400 |
+//! | bodies of requests, whole answers and appended rounds that are held | 512 MiB, the last eighth for small requests, an eighth for the large ones of one actor once half is taken | [`max_held_bodies`](BridgeLayer::max_held_bodies) | 503 to the request that asks for more |
+//! | top-level members of a request · their names together | 1,000 · 256 KiB | | 400 |
 //! | a model's name | 256 bytes | [`max_model_name`](BridgeLayer::max_model_name) | 400 |
 //! | one reply, or the held part of a streamed turn | 32 MiB | [`max_response_body`](BridgeLayer::max_response_body) | 502 |
-//! | calls in one turn | 1,000 | | 502 |
+//! | calls in one turn · content blocks or output items | 1,000 · 10,000 | | 502 |
+//! | a provider's error | 1 MiB, of which 256 KiB are read for its words | | 502 |
+//! | an answer's names and ids that are kept for records · its usage | 1 KiB · 64 KiB | | cut, and says so · not read |
 //! | calls of ours of one request at once | 16 | [`max_parallel_tools`](BridgeLayer::max_parallel_tools) | they wait in line |
 //! | one call of ours | 60 s | [`tool_timeout`](BridgeLayer::tool_timeout) | the model is told |
+//! | the arguments of a call of ours | 1 MiB | | the model is told |
 //! | a tool's result | 1 MiB | [`max_tool_result`](BridgeLayer::max_tool_result) | cut, and says so |
 //! | rounds | 32 | [`max_rounds`](BridgeLayer::max_rounds) | the model answers without tools |
 //! | bytes that rounds append | 32 MiB | [`max_appended`](BridgeLayer::max_appended) | the model answers without tools |
 //! | one attempt · a silent stream · a whole request | 600 s · 600 s · 1 h | [`attempt_timeout`](BridgeLayer::attempt_timeout) · [`stream_idle_timeout`](BridgeLayer::stream_idle_timeout) · [`request_timeout`](BridgeLayer::request_timeout) | 504, or the stream's error event |
-//! | a reader that does not read | 60 s | [`reader_patience`](BridgeLayer::reader_patience) | its stream ends once another request needs the place |
+//! | a reader that does not read | 60 s | [`reader_patience`](BridgeLayer::reader_patience) | its answer ends once another request needs the place or the bytes |
 //! | interceptions at once · places of one actor | the channel's size · an eighth | [`Recorder`](record::Recorder) | they wait 5 s, then 503 |
 //! | events on their way · a recorded text | 256 MiB · 64 KiB | [`Recorder`](record::Recorder) | as for places · cut, and says so |
-//! | bytes that are scanned without a yield | 64 KiB | | |
+//! | bytes that are scanned or relayed without a yield | 64 KiB | | |
+//! | work over many bytes that cannot yield half-way | 1 MiB | | on a thread of its own, half of the cores at most |
 //!
 //! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway example
-//! bounds them. Left open: a caller without an [`Actor`] shares its limits with all others like it, and a provider that
-//! answers slowly holds the request's body for as long as the time-outs allow.
+//! bounds them, and runs its tool servers on a thread of their own: their SDK parses whatever they send where it is polled.
+//! Left open: a caller without an [`Actor`] shares its limits with all others like it; a provider that answers slowly holds
+//! the request's body for as long as the time-outs allow; an answer of a keyed path, such as a list of models, is relayed
+//! unread and takes no place, so a concurrency limit above is what bounds callers who do not read theirs.
 //!
 //! # Features
 //!
