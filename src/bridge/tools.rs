@@ -5,6 +5,7 @@ use std::mem;
 use std::time::Duration;
 
 use http::Extensions;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
@@ -37,9 +38,15 @@ pub(crate) struct Calls<'a> {
 struct Invocation {
     tool: Registered,
     id: String,
-    arguments: String,
+    arguments: Arguments,
     extensions: Extensions,
     limit: Duration,
+}
+
+/// A call's arguments, before or after they were checked.
+enum Arguments {
+    Raw(String),
+    Checked(Value),
 }
 
 type Outcome = Result<ToolOutput, String>;
@@ -83,6 +90,16 @@ impl<'a> Calls<'a> {
                     self.finished(place, Instant::now(), Err(message));
                     continue;
                 };
+                let arguments = match tool.check_quickly(&call.arguments) {
+                    Some(Ok(arguments)) => Arguments::Checked(arguments),
+                    Some(Err(message)) => {
+                        self.finished(place, Instant::now(), Err(message));
+                        // A turn may have a thousand calls that do not fit.
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    None => Arguments::Raw(call.arguments.clone()),
+                };
                 let span = tracing::debug_span!(
                     "tool_call",
                     "gen_ai.operation.name" = "execute_tool",
@@ -92,7 +109,7 @@ impl<'a> Calls<'a> {
                 let invocation = Invocation {
                     tool: tool.clone(),
                     id: call.id.clone(),
-                    arguments: call.arguments.clone(),
+                    arguments,
                     extensions: self.extensions.clone(),
                     limit: self.config.tool_timeout,
                 };
@@ -187,7 +204,10 @@ impl Invocation {
             extensions,
             limit,
         } = self;
-        let arguments = tool.check_aside(&arguments).await?;
+        let arguments = match arguments {
+            Arguments::Checked(arguments) => arguments,
+            Arguments::Raw(raw) => tool.check_aside(raw).await?,
+        };
         let call = tool.call(id, arguments).with_extensions(extensions);
         match timeout(limit, tool.service().oneshot(call)).await {
             Ok(Ok(output)) => Ok(output),

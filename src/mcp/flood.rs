@@ -181,7 +181,7 @@ impl fmt::Debug for Flood {
 impl Counts {
     fn reason(&self) -> Option<&'static str> {
         if self.unsolicited > MAX_UNSOLICITED || self.unsolicited_bytes > MAX_UNSOLICITED_BYTES {
-            Some("it sent more than 100 messages or 4 MiB in a second that nobody asked for")
+            Some("it sent more than 100 messages in a second, or 4 MiB of them, that nobody asked for")
         } else if self.progress > MAX_PROGRESS {
             Some("it reported progress more than 1,000 times in a second")
         } else if self.idle_lines > MAX_IDLE_LINES || self.idle_bytes > MAX_IDLE_BYTES {

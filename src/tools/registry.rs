@@ -299,22 +299,33 @@ impl Registered {
         Ok(arguments)
     }
 
-    /// The same, on a thread of its own where it takes long: neither a model nor a tool server's schema may hold up the
-    /// other requests of this thread.
+    /// The same, if it holds up no other request; `None` for a check that [`check_aside`](Self::check_aside) has to make.
     ///
     /// # Errors
     ///
     /// As of [`check`](Self::check).
-    pub(crate) async fn check_aside(&self, raw_arguments: &str) -> Result<Value, String> {
+    pub(crate) fn check_quickly(&self, raw_arguments: &str) -> Option<Result<Value, String>> {
         let schema = &self.tool.about.schema;
-        if Schema::reads_quickly(raw_arguments.len()) {
-            let arguments = schema.read(raw_arguments)?;
-            if schema.checks_quickly(&arguments) {
-                schema.check(&arguments)?;
-                return Ok(arguments);
-            }
+        if !Schema::reads_quickly(raw_arguments.len()) {
+            return None;
         }
-        let (tool, raw_arguments) = (self.clone(), raw_arguments.to_owned());
+        let arguments = match schema.read(raw_arguments) {
+            Ok(arguments) => arguments,
+            Err(message) => return Some(Err(message)),
+        };
+        schema
+            .checks_quickly(&arguments)
+            .then(|| schema.check(&arguments).map(|()| arguments))
+    }
+
+    /// The same on a thread of its own: neither a model nor a tool server's schema may hold up the other requests of this
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// As of [`check`](Self::check).
+    pub(crate) async fn check_aside(&self, raw_arguments: String) -> Result<Value, String> {
+        let tool = self.clone();
         let checked = tokio::task::spawn_blocking(move || tool.check(&raw_arguments)).await;
         checked.unwrap_or_else(|_| Err("the arguments could not be checked".to_owned()))
     }
