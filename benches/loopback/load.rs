@@ -14,11 +14,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::words::Api;
 use crate::{Failure, provider};
 
 /// What callers ask, and how many of them there are.
 #[derive(Clone)]
 pub(crate) struct Work {
+    pub(crate) api: Api,
     pub(crate) body: Bytes,
     pub(crate) connections: usize,
     /// Asks for a stream, with this pause between two chunks in µs.
@@ -108,7 +110,7 @@ impl Connection {
 
 impl Work {
     pub(crate) fn request<B>(&self, address: SocketAddr, body: B) -> Result<Request<B>, http::Error> {
-        let mut request = Request::post("/v1/chat/completions")
+        let mut request = Request::post(self.api.path())
             .header("host", address.to_string())
             .header(CONTENT_TYPE, "application/json")
             .header("accept", "application/json")
@@ -116,6 +118,9 @@ impl Work {
             .header("x-stainless-lang", "python")
             .header("x-stainless-runtime-version", "3.12.7")
             .header("authorization", "Bearer caller-0123456789");
+        if self.api == Api::Messages {
+            request = request.header("anthropic-version", "2023-06-01");
+        }
         if let Some(pause) = self.stream {
             request = request.header(provider::STREAM, pause);
         }
@@ -134,7 +139,8 @@ impl Work {
             }
         }
         let is_whole = match self.stream {
-            Some(_) => last.ends_with(b"\n\ndata: [DONE]\n\n") || &*last == b"data: [DONE]\n\n",
+            // A read may end anywhere.
+            Some(_) => last.ends_with(self.api.end()) || self.api.end().ends_with(&last),
             None => last.ends_with(b"}"),
         };
         if parts.status != StatusCode::OK || !is_whole {

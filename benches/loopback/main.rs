@@ -10,7 +10,8 @@
 //! round, so that whatever else the machine does meets all of them; what counts is the CPU time that the kernel booked
 //! on a process, per request, and the ratio of two neighbours in time. Nothing here fails because it is slow.
 //!
-//! Arguments, behind `--`: the rows to run (`1k 64k 512k stream paced latency memory`, all by default), `--rounds N`,
+//! Arguments, behind `--`: the rows to run (`1k 64k 512k stream paced messages responses latency
+//! memory`, all by default), `--rounds N`,
 //! `--seconds S` for one turn, `--workers N` for the gateway's threads (1 by default, as the floor is one core; 0 for
 //! its own choice), `--gateway PATH` for another build of it than the one that cargo made for this.
 
@@ -30,6 +31,7 @@ mod roles;
 #[path = "../support/mod.rs"]
 mod support;
 mod variant;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ use process::{Process, Setup};
 use provider::{LIMITED_KEY, WORKING_KEY};
 use report::{Report, Spread};
 use tokio::time::sleep;
+use words::Api;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -71,6 +74,16 @@ struct Runner {
     costs: Vec<Duration>,
 }
 
+/// What a server has to do with each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Forward,
+    /// And nothing else.
+    Record,
+    Inject,
+    FailOver,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.split_first() {
@@ -97,11 +110,13 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     let setup = Setup::new(options.gateway.clone(), options.workers);
     let mut report = Report::default();
     let blocking = |kib: usize, connections| Work {
+        api: Api::Chat,
         body: support::request(kib * KIB, false),
         connections,
         stream: None,
     };
     let stream = |pause| Work {
+        api: Api::Chat,
         body: support::request(4 * KIB, true),
         connections: 16,
         stream: Some(pause),
@@ -115,7 +130,35 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     ];
     for (name, title, work, goal, tools_goal) in rows {
         if options.wants(name) {
-            cpu(options, &setup, &mut report, (name, title), &work, [goal, tools_goal]).await?;
+            let goals = [Some(goal), Some(tools_goal)];
+            cpu(options, &setup, &mut report, (name, title), &work, goals).await?;
+        }
+    }
+    // What an agent sends each turn, beside the same length of chat.
+    let agent = |api: Api, kib: usize| Work {
+        api,
+        body: api.request(kib * KIB),
+        connections: 8,
+        stream: Some(0),
+    };
+    let rows = [
+        ("messages", "Messages", Api::Messages, 120),
+        ("messages", "chat", Api::Chat, 120),
+        ("responses", "Responses", Api::Responses, 40),
+        ("responses", "chat", Api::Chat, 40),
+    ];
+    for (name, title, api, kib) in rows {
+        if options.wants(name) {
+            let title = format!("{title}: {kib} KiB, stream of 100 chunks");
+            cpu(
+                options,
+                &setup,
+                &mut report,
+                (name, &title),
+                &agent(api, kib),
+                [None, None],
+            )
+            .await?;
         }
     }
     if options.wants("latency") {
@@ -128,36 +171,41 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The rows of one kind of work: plain, with tools and, for the smallest, with a first key that is refused.
+/// The rows of one kind of work: plain, with tools, for the smallest with a first key that is refused, and for APIs side by
+/// side the floor against itself, which is how exact the others are.
 async fn cpu(
     options: &Options,
     setup: &Setup,
     report: &mut Report,
     (name, title): (&str, &str),
     work: &Work,
-    [goal, tools_goal]: [f64; 2],
+    [goal, tools_goal]: [Option<f64>; 2],
 ) -> Result<(), Failure> {
     let provider = Process::provider()?;
-    let mut runners = vec![
-        Runner::new(Process::floor(&provider)?, work).await?,
-        Runner::new(Process::gateway(setup, &provider)?, work).await?,
-        Runner::new(Process::variant(setup, &provider, TOOLS, &[WORKING_KEY])?, work).await?,
+    let mut servers = vec![
+        (Process::floor(&provider)?, Does::Forward),
+        (Process::gateway(setup, &provider)?, Does::Record),
+        (Process::variant(setup, &provider, TOOLS, &[WORKING_KEY])?, Does::Inject),
     ];
     let mut titles = vec![
-        (title.to_owned(), Some(goal)),
-        (format!("{title}, {TOOLS} tools"), Some(tools_goal)),
+        (title.to_owned(), goal),
+        (format!("{title}, {TOOLS} tools"), tools_goal),
     ];
     if name == "1k" {
-        runners.push(
-            Runner::new(
-                Process::variant(setup, &provider, 0, &[LIMITED_KEY, WORKING_KEY])?,
-                work,
-            )
-            .await?,
-        );
+        let keys = [LIMITED_KEY, WORKING_KEY];
+        servers.push((Process::variant(setup, &provider, 0, &keys)?, Does::FailOver));
         titles.push((format!("{title}, 429 on the first key"), Some(2.2)));
     }
-    check(&mut runners, work).await?;
+    if matches!(name, "messages" | "responses") {
+        servers.push((Process::floor(&provider)?, Does::Forward));
+        titles.push((format!("{title}: the floor against itself"), None));
+    }
+    let mut runners = Vec::new();
+    for (process, does) in servers {
+        let mut runner = Runner::new(process, work).await?;
+        runner.check(does, work).await?;
+        runners.push(runner);
+    }
     for _ in 0..options.rounds {
         for runner in &mut runners {
             runner.turn(options.turn).await?;
@@ -166,35 +214,6 @@ async fn cpu(
     if let [floor, gateways @ ..] = &runners[..] {
         for (gateway, (title, goal)) in gateways.iter().zip(titles) {
             report.cpu(title, &floor.costs, &gateway.costs, goal);
-        }
-    }
-    Ok(())
-}
-
-/// Warms up, and makes sure that each server does what its row says.
-async fn check(runners: &mut [Runner], work: &Work) -> Result<(), Failure> {
-    for (number, runner) in runners.iter_mut().enumerate() {
-        let refused = |runner: &Runner| runner.load.heads().map(|heads| heads.refused).max().unwrap_or(0);
-        runner.load.run(Duration::ZERO).await?;
-        let before = refused(runner);
-        let requests = runner.load.run(WARM_UP).await?.len() as u64;
-        let refused = refused(runner) - before;
-        let longer = runner.load.heads().all(|heads| heads.received > work.body.len() as u64);
-        let as_sent = runner
-            .load
-            .heads()
-            .all(|heads| heads.received == work.body.len() as u64);
-        let right = match number {
-            0 | 1 => as_sent && refused == 0,
-            2 => longer && refused == 0,
-            _ => as_sent && refused == requests,
-        };
-        if !right {
-            return Err(format!("server {number} does not do its work: {refused} of {requests} refused").into());
-        }
-        sleep(SETTLE).await;
-        if number > 0 && runner.process.recorded()? as u64 != requests + work.connections as u64 {
-            return Err(format!("server {number} does not record").into());
         }
     }
     Ok(())
@@ -284,7 +303,8 @@ impl Options {
                 "--seconds" => options.turn = Duration::try_from_secs_f64(value()?.parse()?)?,
                 "--workers" => options.workers = Some(value()?.parse()?).filter(|workers| *workers > 0),
                 "--gateway" => options.gateway = Some(value()?.into()),
-                row @ ("1k" | "64k" | "512k" | "stream" | "paced" | "latency" | "memory") => {
+                row
+                @ ("1k" | "64k" | "512k" | "stream" | "paced" | "messages" | "responses" | "latency" | "memory") => {
                     options.rows.push(row.to_owned());
                 }
                 other => return Err(format!("there is no row or option {other:?}").into()),
@@ -308,6 +328,29 @@ impl Runner {
             load,
             costs: Vec::new(),
         })
+    }
+
+    /// Warms up, and makes sure that the server does what its row says.
+    async fn check(&mut self, does: Does, work: &Work) -> Result<(), Failure> {
+        let refused = |runner: &Self| runner.load.heads().map(|heads| heads.refused).max().unwrap_or(0);
+        self.load.run(Duration::ZERO).await?;
+        let before = refused(self);
+        let requests = self.load.run(WARM_UP).await?.len() as u64;
+        let refused = refused(self) - before;
+        let length = work.body.len() as u64;
+        let (received, refusals) = match does {
+            Does::Forward | Does::Record => (length..=length, 0),
+            Does::Inject => (length + 1..=u64::MAX, 0),
+            Does::FailOver => (length..=length, requests),
+        };
+        if refused != refusals || !self.load.heads().all(|heads| received.contains(&heads.received)) {
+            return Err(format!("a server does not {does:?}: {refused} of {requests} refused").into());
+        }
+        sleep(SETTLE).await;
+        if does != Does::Forward && self.process.recorded()? as u64 != requests + work.connections as u64 {
+            return Err(format!("a server that has to {does:?} does not record").into());
+        }
+        Ok(())
     }
 
     async fn turn(&mut self, time: Duration) -> Result<(), Failure> {

@@ -71,9 +71,17 @@ impl Process {
     pub(crate) fn gateway_with(setup: &Setup, provider: &Self, more: &[String]) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Command::new(&setup.gateway);
-        command.args(["--listen", "127.0.0.1:0", "--upstream", &provider.base()]);
+        let (base, key) = (provider.base(), provider::WORKING_KEY);
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--upstream",
+            &base,
+            "--anthropic-upstream",
+            &base,
+        ]);
         command
-            .args(["--key", provider::WORKING_KEY])
+            .args(["--key", key, "--anthropic-key", key])
             .arg("--record")
             .arg(&record)
             .args(more);
@@ -158,7 +166,10 @@ impl Setup {
     }
 
     fn apply(&self, mut command: Command) -> Command {
-        command.env("RUST_LOG", "warn").env_remove("OPENAI_API_KEYS");
+        command
+            .env("RUST_LOG", "warn")
+            .env_remove("OPENAI_API_KEYS")
+            .env_remove("ANTHROPIC_API_KEYS");
         if let Some(workers) = self.workers {
             command.env("TOKIO_WORKER_THREADS", workers.to_string());
         }

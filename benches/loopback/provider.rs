@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 use tokio::time::{Interval, interval};
 
+use crate::words::Api;
 use crate::{Failure, roles, support};
 
 /// Asks for a stream; only such a name passes beside a key of the pool. The value is the pause between its chunks in µs.
@@ -37,7 +38,7 @@ pub(crate) const WORKING_KEY: &str = "sk-working-0123456789abcdef";
 
 struct Script {
     reply: Bytes,
-    events: Arc<[Bytes]>,
+    events: [(Api, Arc<[Bytes]>); 3],
     limited: String,
     refused: AtomicU64,
     held: Barrier,
@@ -57,7 +58,7 @@ enum Answer {
 pub(crate) async fn serve() -> Result<(), Failure> {
     let script = Arc::new(Script {
         reply: support::reply(),
-        events: support::events(CHUNKS).into(),
+        events: [Api::Chat, Api::Messages, Api::Responses].map(|api| (api, api.events(CHUNKS).into())),
         limited: format!("Bearer {LIMITED_KEY}"),
         refused: AtomicU64::new(0),
         held: Barrier::new(HELD),
@@ -100,7 +101,7 @@ async fn answer(script: Arc<Script>, request: Request<Incoming>) -> Result<Respo
     } else if let Some(pause) = parts.headers.get(STREAM) {
         let micros = pause.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0);
         let mut response = Response::new(Answer::Stream {
-            events: Arc::clone(&script.events),
+            events: script.events_of(parts.uri.path()),
             next: 0,
             pace: (micros > 0).then(|| interval(Duration::from_micros(micros))),
             flushed: false,
@@ -121,6 +122,15 @@ async fn answer(script: Arc<Script>, request: Request<Incoming>) -> Result<Respo
     headers.insert(RECEIVED, HeaderValue::from(received));
     headers.insert(REFUSED, HeaderValue::from(script.refused.load(Ordering::Relaxed)));
     Ok(response)
+}
+
+// === impl Script ===
+
+impl Script {
+    fn events_of(&self, path: &str) -> Arc<[Bytes]> {
+        let found = self.events.iter().find(|(api, _)| *api == Api::of(path));
+        found.map_or_else(|| Vec::new().into(), |(_, events)| Arc::clone(events))
+    }
 }
 
 // === impl Answer ===

@@ -16,12 +16,12 @@ struct Row {
     goal: Option<f64>,
 }
 
-/// What a quantity was in the middle, and at its ends.
+/// What a quantity was in the middle, at its quartiles and at its ends.
 #[derive(Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
-    low: f64,
-    high: f64,
+    quartiles: [f64; 2],
+    ends: [f64; 2],
 }
 
 // === impl Report ===
@@ -49,8 +49,8 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
-        println!("\n| work | floor | gateway | ratio | rounds | goal | |");
-        println!("|---|--:|--:|--:|--:|--:|---|");
+        println!("\n| work | floor | gateway | ratio | half of the rounds | all rounds | goal | |");
+        println!("|---|--:|--:|--:|--:|--:|--:|---|");
         for row in &self.rows {
             println!("{}", row.line());
         }
@@ -65,14 +65,21 @@ impl Row {
             work,
             floor,
             gateway,
-            spread: Spread { median, low, high },
+            spread:
+                Spread {
+                    median,
+                    quartiles: [lower, upper],
+                    ends: [low, high],
+                },
             goal,
         } = self;
         let (goal, verdict) = match goal {
             Some(goal) => (format!("≤ {goal}"), if median <= goal { "pass" } else { "miss" }),
             None => (String::new(), ""),
         };
-        format!("| {work} | {floor} | {gateway} | **{median:.2}** | {low:.2}–{high:.2} | {goal} | {verdict} |")
+        format!(
+            "| {work} | {floor} | {gateway} | **{median:.2}** | {lower:.2}–{upper:.2} | {low:.2}–{high:.2} | {goal} | {verdict} |"
+        )
     }
 }
 
@@ -83,10 +90,11 @@ impl Spread {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let at = |place: usize| sorted.get(place).copied().unwrap_or(f64::NAN);
+        let last = sorted.len().saturating_sub(1);
         Self {
-            median: (at(sorted.len() / 2) + at(sorted.len().saturating_sub(1) / 2)) / 2.0,
-            low: at(0),
-            high: at(sorted.len().saturating_sub(1)),
+            median: (at(sorted.len() / 2) + at(last / 2)) / 2.0,
+            quartiles: [at(sorted.len() / 4), at((sorted.len() * 3 / 4).min(last))],
+            ends: [at(0), at(last)],
         }
     }
 }

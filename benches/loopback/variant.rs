@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::net::TcpListener;
 use tower_llm_bridge::pool::{KeyPool, Verdict, VerdictTable};
 use tower_llm_bridge::record::Recorder;
-use tower_llm_bridge::{BaseUri, BridgeLayer};
+use tower_llm_bridge::{BaseUri, BridgeLayer, Dialect};
 use tracing_subscriber::EnvFilter;
 
 use crate::{Failure, roles, support};
@@ -31,23 +31,26 @@ pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let records = recorder::start(Sink::file(record)?, events)?;
     let layer = BridgeLayer::new()
-        .provider("openai")
+        .base("/v1")?
         .tools(support::tools(tools))
         .pool(KeyPool::from_secrets(keys.iter().copied())?)
         // A key that cools down would be passed by from the second request on. All else is as for any 429.
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::NextKey))
         .recorder(recorder);
     let base = BaseUri::parse(base)?;
-    let mount = Mount {
-        name: "openai",
-        layer,
-        base,
+    let mount = |name, dialects: &[Dialect]| Mount {
+        name,
+        layer: layer.clone().provider(name).dialects(dialects.iter().copied()),
+        base: base.clone(),
         pool: None,
     };
+    let openai = mount("openai", &[Dialect::ChatCompletions, Dialect::Responses]);
+    let anthropic = mount("anthropic", &[Dialect::Messages]);
+    drop(layer);
     let workers = Workers::start(workers::count()?, DRAIN, || {
-        Ok(routes::app(Some(mount.connect()?), None))
+        Ok(routes::app(Some(openai.connect()?), Some(anthropic.connect()?)))
     })?;
-    drop(mount);
+    drop((openai, anthropic));
     roles::announce(&listener)?;
     let (_, served) = workers.serve(listener.into_std()?, usize::MAX, signals, || ()).await;
     records.finish().await?;

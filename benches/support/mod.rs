@@ -1,7 +1,5 @@
 //! What both benchmarks and the allocation guard feed the bridge: bodies such as coding agents and providers send.
 
-use std::fmt::Write;
-
 use bytes::Bytes;
 use serde_json::json;
 use tower_llm_bridge::tools::{ToolCall, ToolDefinition, ToolOutput, Tools, tool_fn};
@@ -39,31 +37,29 @@ pub(crate) fn request(length: usize, stream: bool) -> Bytes {
     } else {
         ""
     };
-    let mut body = format!(
+    let head = format!(
         r#"{{"model":"gpt-4o","temperature":0.2,{stream}"messages":[{{"role":"system","content":"You are a careful \"engineer\".\n"}}"#
     );
     let last = r#",{"role":"user","content":"And now run the tests, please."}],"max_completion_tokens":1024}"#;
-    let mut turn = 0;
-    while body.len() + 8 * KIB + last.len() < length {
-        result(&mut body, turn, 4 * KIB);
-        turn += 1;
-    }
-    let mut rest = String::new();
-    result(&mut rest, turn, 0);
-    let padding = length.saturating_sub(body.len() + rest.len() + last.len());
-    result(&mut body, turn, padding);
-    body.push_str(last);
-    Bytes::from(body)
+    fill(&head, last, length, |turn, text| {
+        format!(
+            r#",{{"role":"assistant","content":null,"tool_calls":[{{"id":"call_{turn:04}","type":"function","function":{{"name":"read_file","arguments":"{{\"path\":\"src/lib.rs\"}}"}}}}]}},{{"role":"tool","tool_call_id":"call_{turn:04}","content":"{text}"}}"#
+        )
+    })
 }
 
-/// A call of the agent's and its result, with `length` bytes of text.
-fn result(body: &mut String, turn: usize, length: usize) {
-    // Writing to a string has no way to fail.
-    let _ = write!(
-        body,
-        r#",{{"role":"assistant","content":null,"tool_calls":[{{"id":"call_{turn:04}","type":"function","function":{{"name":"read_file","arguments":"{{\"path\":\"src/lib.rs\"}}"}}}}]}},{{"role":"tool","tool_call_id":"call_{turn:04}","content":"{}"}}"#,
-        code(length)
-    );
+/// `head`, turns of the agent's calls and their results, and `tail`: `length` bytes, if the two are shorter. `turn` is given
+/// its number and the text of the result.
+pub(crate) fn fill(head: &str, tail: &str, length: usize, turn: impl Fn(usize, &str) -> String) -> Bytes {
+    let (mut body, mut number) = (head.to_owned(), 0);
+    while body.len() + 8 * KIB + tail.len() < length {
+        body.push_str(&turn(number, &code(4 * KIB)));
+        number += 1;
+    }
+    let padding = length.saturating_sub(body.len() + turn(number, "").len() + tail.len());
+    body.push_str(&turn(number, &code(padding)));
+    body.push_str(tail);
+    Bytes::from(body)
 }
 
 /// A whole reply.
