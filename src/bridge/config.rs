@@ -59,7 +59,7 @@ pub(crate) struct Config {
     pub(crate) anonymous_responses: bool,
     pub(crate) actor_headers: bool,
     pub(crate) require_actor: bool,
-    /// Not a setting, as is the next.
+    // State of the layer, not settings.
     pub(crate) refused_additions: RefusedAdditions,
     pub(crate) meter: Meter,
 }

@@ -22,6 +22,10 @@ use super::{
 /// See the [module docs](super) for an example.
 pub struct Events {
     receiver: mpsc::UnboundedReceiver<Envelope>,
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "only the sinks have a journal")
+    )]
     journal: Arc<OnceLock<Arc<dyn Journal>>>,
     places: Arc<Places>,
     /// Sees each event before it is received.

@@ -3,8 +3,6 @@
 
 use serde_json::Value;
 
-use super::ToolDefinition;
-
 /// Schema objects of an expanded schema.
 const MAX_NODES: usize = 10_000;
 /// Levels of an expanded schema, each within the one before. Whoever follows references does so recursively.
@@ -36,7 +34,8 @@ struct Walk<'a> {
 }
 
 /// Whether the tool may be offered: one whose schema expands beyond the limit may not.
-pub(crate) fn is_within_expansion_limit(definition: &ToolDefinition) -> bool {
+#[cfg(feature = "mcp")]
+pub(crate) fn is_within_expansion_limit(definition: &super::ToolDefinition) -> bool {
     definition
         .get_parameters()
         .is_none_or(|schema| !Expansion::of(schema).is_too_large)

@@ -62,6 +62,7 @@ mod validation;
 mod tests;
 
 #[cfg(feature = "mcp")]
+#[cfg(feature = "mcp")]
 pub(crate) use self::expansion::is_within_expansion_limit;
 pub use self::{
     call::{ToolCall, ToolDefinition, ToolOutput},
