@@ -3,10 +3,10 @@
 //!
 //! What a request goes through, from the outside in:
 //!
-//! 1. [`headers`]: every answer is framed by nobody, cached nowhere, and runs no script but the page's own;
-//! 2. [`site`]: the request is meant for this listener, and no other site's page makes a browser send it;
-//! 3. [`access`]: it has the token, unless the listener has none. Health and readiness need none;
-//! 4. [`routes`]: what is served.
+//! 1. `headers`: every answer is framed by nobody, cached nowhere, and runs no script but the page's own;
+//! 2. `site`: the request is meant for this listener, and no other site's page makes a browser send it;
+//! 3. `access`: it has the token, unless the listener has none. Health and readiness need none;
+//! 4. `routes`: what is served.
 
 mod access;
 pub(crate) mod headers;
