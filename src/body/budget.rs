@@ -105,6 +105,20 @@ impl Held {
         taken
     }
 
+    /// Takes `bytes` more for a request that was paid for already: no share and no reserve is kept from it.
+    pub(crate) fn take_more(&mut self, bytes: usize) -> bool {
+        let taken = self.budget.take(bytes, self.budget.max);
+        if taken {
+            self.bytes += bytes;
+            if let Some(actor) = self.actor.as_ref().filter(|_| self.is_large)
+                && let Some(own) = self.budget.accounts().get_mut(actor)
+            {
+                *own += bytes;
+            }
+        }
+        taken
+    }
+
     fn take_large(&mut self, bytes: usize) -> bool {
         let budget = &self.budget;
         let for_large = budget.max - budget.eighth();
@@ -178,6 +192,21 @@ mod tests {
         greedy.truncate(0);
         assert!(others[0].take(1), "less than half is taken");
         drop(others);
+        assert!(budget.accounts().is_empty());
+    }
+
+    #[test]
+    fn a_request_under_way_may_use_the_reserve() {
+        let budget = Budget::new(64 << 20);
+        let mut own = budget.hold(Some("a"));
+        assert!(own.take(8 << 20));
+        let mut others: Vec<_> = (0..6).map(|_| budget.hold(None)).collect();
+        assert!(others.iter_mut().all(|held| held.take(8 << 20)));
+        assert!(!own.take(1), "a share and the reserve");
+        assert!(own.take_more(8 << 20) && !own.take_more(1));
+        assert_eq!(budget.accounts()["a"], 16 << 20);
+        drop((own, others));
+        assert_eq!(budget.used(), 0);
         assert!(budget.accounts().is_empty());
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// From so many bytes on. Below it the work takes less than what a change of threads is worth.
 const LARGE: usize = 1 << 20;
@@ -16,6 +16,9 @@ const LARGE: usize = 1 << 20;
 pub(crate) struct Aside {
     places: Arc<Semaphore>,
 }
+
+/// Takes work back that no thread has begun when its request is cancelled.
+struct Working<T>(JoinHandle<T>);
 
 // === impl Aside ===
 
@@ -44,9 +47,14 @@ impl Aside {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
         Box::pin(async move {
-            // Never closed, so there is always a place to come.
-            let _place = self.places.acquire().await;
-            match spawn_blocking(work).await {
+            // Never closed, so there is always a place to come. The work owns it: a request that is cancelled does not stop
+            // work that has begun.
+            let place = Arc::clone(&self.places).acquire_owned().await;
+            let mut working = Working(spawn_blocking(move || {
+                let _place = place;
+                work()
+            }));
+            match (&mut working.0).await {
                 Ok(done) => done,
                 Err(error) => resume_unwind(error.into_panic()),
             }
@@ -54,8 +62,15 @@ impl Aside {
     }
 }
 
+impl<T> Drop for Working<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
     use std::thread::current;
 
     use super::*;
@@ -65,6 +80,27 @@ mod tests {
         assert!(Aside::takes(LARGE) && !Aside::takes(LARGE - 1));
         let here = current().id();
         assert_ne!(Aside::default().run(|| current().id()).await, here);
+    }
+
+    #[tokio::test]
+    async fn work_keeps_its_place_when_its_request_is_gone() {
+        let aside = Aside {
+            places: Arc::new(Semaphore::new(1)),
+        };
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let mut work = aside.run(move || {
+            let _ = begun.send(());
+            let _ = ends.recv();
+        });
+        tokio::select! {
+            () = &mut work => unreachable!("it waits for the end"),
+            _ = has_begun => {}
+        }
+        drop(work);
+        assert_eq!(aside.places.available_permits(), 0, "it is still at work");
+        drop(end);
+        aside.run(|| ()).await;
     }
 
     #[tokio::test]

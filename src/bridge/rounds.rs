@@ -122,7 +122,7 @@ where
                 let replay = reader.replay(answer);
                 let size = |result: &ToolResult<'_>| result.text.len() + result.call.id.len();
                 let more = replay.len() + results.iter().map(size).sum::<usize>();
-                if !conversation.held.take(more) {
+                if !conversation.held.take_more(more) {
                     tracing::warn!("a request was given up: too many bytes of request bodies are held");
                     metrics::refused(Limit::HeldBodies);
                     return Err(over_budget().into());

@@ -236,7 +236,9 @@ impl Operation {
         let Some(running) = &mut self.0 else { return };
         let series = running.answered();
         let (read, written) = (usage.cache_read_input_tokens, usage.cache_write_input_tokens);
-        observe(&series.input, tokens(usage.input.saturating_add(read)));
+        // The conventions count cached tokens as input.
+        let input = usage.input.saturating_add(read).saturating_add(written);
+        observe(&series.input, tokens(input));
         observe(&series.output, tokens(usage.output));
         for (key, tokens) in [(&series.cache_read, read), (&series.cache_write, written)] {
             if tokens > 0 {

@@ -1,18 +1,25 @@
 //! The login form: whoever knows the token gets a cookie that stands for it, so that no URL and no page holds a secret.
 
+use std::time::Duration;
+
 use axum::{
     Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tower_http::timeout::TimeoutLayer;
 
 use super::access::{Access, COOKIE, SESSION};
 use crate::page;
 
 const FORM: &str = include_str!("login.html");
+/// The longest form, in bytes.
+const MAX_FORM: usize = 4096;
+/// A form that comes more slowly would keep a connection from operators and probes.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Stands in the form where a failure is told.
 const FAILURE: &str = "<!-- failure -->";
 
@@ -20,6 +27,8 @@ const FAILURE: &str = "<!-- failure -->";
 pub(super) fn routes(access: Access) -> Router {
     Router::new()
         .route("/login", get(form).post(log_in))
+        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
         .route("/login.css", get(|| async { page::style() }))
         .with_state(access)
 }
@@ -62,9 +71,11 @@ fn html(status: StatusCode, text: String) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use axum::body::Body;
     use http::Request;
-    use http_body_util::BodyExt;
+    use http_body_util::{BodyExt, channel::Channel};
     use tower::ServiceExt;
 
     use super::*;
@@ -114,6 +125,18 @@ mod tests {
             .insert(header::ORIGIN, HeaderValue::from_static("https://ops.example"));
         let (_, headers, _) = ask(&access, right).await;
         assert!(headers["set-cookie"].to_str().expect("text").ends_with("; Secure"));
+    }
+
+    /// Whoever reaches the port could otherwise keep all of its connections.
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_never_comes_or_is_long_is_refused() {
+        let access = Access::new(Some(TOKEN.into()));
+        let (sender, never) = Channel::<Bytes, Infallible>::new(1);
+        let request = Request::post("/login").body(Body::new(never)).expect("a request");
+        assert_eq!(ask(&access, request).await.0, StatusCode::REQUEST_TIMEOUT);
+        drop(sender);
+        let (status, _, _) = ask(&access, post(&"x".repeat(MAX_FORM))).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[tokio::test]

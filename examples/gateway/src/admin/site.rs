@@ -112,10 +112,19 @@ pub(crate) fn is_own_origin(headers: &HeaderMap, host: &Authority) -> bool {
     is_same && headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin")
 }
 
+/// In the extensions of a request that brings the token in a header, which no other site's page can send.
+#[derive(Clone, Copy)]
+pub(crate) struct ByToken;
+
 /// Refuses requests that are not meant for this listener.
-pub(super) async fn guard(State(site): State<Site>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: Next) -> Response {
     match site.check(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if site.brings_token(request.headers()) {
+                request.extensions_mut().insert(ByToken);
+            }
+            next.run(request).await
+        }
         Err(Fault::Host) => {
             let message = "this name is none of the operator's listener; ADMIN_HOSTS adds names\n";
             (StatusCode::MISDIRECTED_REQUEST, message).into_response()

@@ -18,7 +18,7 @@ pub(super) const BOUNDS: [u64; 17] = [
     25, 50, 100, 200, 400, 700, 1_000, 2_000, 4_000, 7_000, 10_000, 20_000, 40_000, 70_000, 120_000, 300_000, 600_000,
 ];
 
-/// The last [`HOURS`] hours in which a request ended, in order.
+/// The last [`HOURS`] hours in which a request began, in order.
 #[derive(Debug, Default)]
 pub(super) struct Hours(VecDeque<Hour>);
 

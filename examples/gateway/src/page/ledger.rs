@@ -11,11 +11,10 @@ use tower_llm_bridge::record::{Cost, Event, Fact, Outcome, TokenUsage};
 use uuid::Uuid;
 
 use super::hours::Hours;
+use super::view::ENDED;
 
 /// Requests that run. A recorder has fewer places, as a rule; of more, some are seen only as they end.
 const MAX_RUNNING: usize = 8192;
-/// Requests that ended.
-const MAX_ENDED: usize = 1000;
 /// Tools that are counted one by one.
 const MAX_TOOLS: usize = 512;
 /// Characters of a name that a caller or a tool server chose.
@@ -130,7 +129,7 @@ impl Ledger {
                 let mut request = request.unwrap_or_else(|| Request::unseen(event));
                 request.end(event);
                 self.hours.add(&request);
-                if self.ended.len() == MAX_ENDED {
+                if self.ended.len() == ENDED {
                     self.ended.pop_front();
                 }
                 self.ended.push_back(request);

@@ -114,6 +114,11 @@ async fn another_address_than_loopback_needs_a_token() {
         ask(Method::POST, "/metrics", &right).await,
         StatusCode::METHOD_NOT_ALLOWED
     );
+    // With the token in a header, a change needs no Origin: this one lacks its JSON alone.
+    assert_eq!(
+        ask(Method::POST, "/api/restore", &right).await,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    );
     gateway.signal().await;
     let (status, log, _) = gateway.end().await;
     assert_eq!(status.code(), Some(0), "{log}");

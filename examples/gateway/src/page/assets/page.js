@@ -153,7 +153,10 @@ function takeEnded(requests) {
   }
 }
 
+let promptOf = null;
 async function showPrompt(request) {
+  promptOf = request.id;
+  const isLate = () => promptOf !== request.id; // Another one was asked for since.
   const text = $("prompt-text");
   text.replaceChildren(element("p", { class: "note" }, "…"));
   $("prompt").showModal();
@@ -161,9 +164,11 @@ async function showPrompt(request) {
     const answer = await fetch("api/prompt/" + encodeURIComponent(request.id));
     if (!answer.ok) throw new Error(await answer.text());
     const { prompts } = await answer.json();
+    if (isLate()) return;
     text.replaceChildren(...prompts.map((prompt) => element("pre", {}, prompt)));
     if (!prompts.length) text.replaceChildren(element("p", { class: "note" }, "No prompt was recorded: the last message was a tool's, or the record is not written yet."));
   } catch (error) {
+    if (isLate()) return;
     text.replaceChildren(element("p", { class: "note" }, String(error.message)));
   }
 }
@@ -260,8 +265,9 @@ function drawServers() {
 async function fetchPast(range) {
   const known = state.past[range];
   const isFresh = known && Date.now() - state.pastAt[range] < known.max_age * 1000;
-  // In memory, nothing new is there before a request ends.
-  if (isFresh || (known && known.source === "memory" && state.pastEnded[range] === state.totals.ended)) return false;
+  const isOver = known && serverNow() >= (known.from + known.steps * known.step) * 1000;
+  // In memory, nothing new is there before a request ends or an hour begins.
+  if (isFresh || (known && !isOver && known.source === "memory" && state.pastEnded[range] === state.totals.ended)) return false;
   state.pastAt[range] = Date.now();
   const ended = state.totals.ended;
   const answer = await fetch("api/history/" + range);
@@ -365,15 +371,20 @@ function bars(svg, columns, ticks, tickText, label) {
   svg.replaceChildren(...made);
 }
 
+/** Days are those of UTC. */
+function zone(past) {
+  return past.step >= 86400 ? { timeZone: "UTC" } : {};
+}
+
 function stepName(past, step) {
-  const at = new Date((past.from + step * past.step) * 1000 + state.skew);
-  const day = at.toLocaleDateString([], { month: "short", day: "numeric" });
+  const at = new Date((past.from + step * past.step) * 1000);
+  const day = at.toLocaleDateString([], { month: "short", day: "numeric", ...zone(past) });
   return past.step < 86400 ? day + ", " + at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false }) : day;
 }
 
 function stepLabel(past, index) {
-  const at = new Date((past.from + index * past.step) * 1000 + state.skew);
-  if (past.step >= 86400) return index % 5 === 4 ? at.toLocaleDateString([], { month: "short", day: "numeric" }) : null;
+  const at = new Date((past.from + index * past.step) * 1000);
+  if (past.step >= 86400) return index % 5 === 4 ? at.toLocaleDateString([], { month: "short", day: "numeric", ...zone(past) }) : null;
   if (at.getHours() % 6) return null;
   return at.getHours() === 0 ? at.toLocaleDateString([], { month: "short", day: "numeric" })
     : at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
