@@ -1,4 +1,4 @@
-//! Limits that hold across a request's whole way: what is vast comes through unharmed, or is refused, and holds up nobody.
+//! Vast requests and answers: each comes through unharmed or is refused, and none holds up other requests.
 
 mod support;
 

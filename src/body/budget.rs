@@ -105,7 +105,7 @@ impl Held {
         taken
     }
 
-    /// Takes `bytes` more for a request that was paid for already: no share and no reserve is kept from it.
+    /// Takes `bytes` for a request under way: neither its actor's share nor the reserve for small requests bounds it.
     pub(crate) fn take_more(&mut self, bytes: usize) -> bool {
         let taken = self.budget.take(bytes, self.budget.max);
         if taken {

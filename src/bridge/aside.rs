@@ -1,4 +1,4 @@
-//! Work over many bytes that cannot yield half-way, done on a thread of its own: whoever sends them holds up no other request.
+//! Runs long work that cannot yield on another thread, so that one large body holds up no other request.
 
 use std::panic::resume_unwind;
 use std::pin::Pin;

@@ -53,8 +53,8 @@ where
     }
 }
 
-/// Reads the request, whose body failover may have to send again. A stored answer that it names is the caller's, and is
-/// named by the provider's id.
+/// Reads the request with its body, which failover may send again. Replaces the caller's id of a stored answer by the
+/// provider's; refuses the id of another actor's answer.
 async fn read<B>(
     config: &Config,
     api: &'static dyn Api,

@@ -21,14 +21,13 @@
 //! they are. The spool is bounded. While it is full or cannot be written, events are queued, and the recorder's places
 //! slow new requests.
 //!
-//! What is lost when the process is killed (`kill -9`, a crash) and started again with the same spool:
+//! After a kill (`kill -9`, a crash) and a new start with the same spool, no emitted event is lost and none is stored
+//! twice. The tokens of a round are emitted before the caller has the end of its answer, so the database has them of
+//! every answer that reached its caller. Three things are lost:
 //!
-//! - No event that was emitted. The tokens of a round are emitted before the caller has the end of its answer: the
-//!   database has them of every answer that reached its caller.
-//! - No event is stored twice.
-//! - The end of an interception that was killed: its `outcome` stays NULL. Its caller may have the whole answer.
-//! - What the provider answered and the process had not read.
-//! - The events that were queued because the spool was full or could not be written.
+//! - the end of an interception under way: its `outcome` stays NULL, though its caller may have the whole answer;
+//! - the part of an answer that the process had not read;
+//! - events that were queued because the spool was full or could not be written.
 //!
 //! A power failure may also take the last seconds of the spool, as it is not synced to disk. Without a spool, events
 //! wait in memory, and a kill loses them.

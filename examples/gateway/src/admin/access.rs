@@ -1,4 +1,4 @@
-//! Who may use the operator's listener: whoever has the token, or everybody who can reach it if it has none.
+//! Lets in requests with the operator's token. A listener without a token lets in everybody who can reach it.
 
 use std::{
     collections::HashMap,
