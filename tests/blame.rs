@@ -209,6 +209,16 @@ async fn a_provider_that_fails_restores_no_key() {
     }
 }
 
+/// The body of such an error may be another one than the success announced.
+#[tokio::test(start_paused = true)]
+async fn an_error_inside_a_success_keeps_no_length_of_it() {
+    let words = r#"{"error":{"message":"m","code":"model_not_found"}}"#;
+    let provider = Provider::answering(move |_| Reply::json(200, words).header("content-length", "999"));
+    let answer = send(&bridge(&layer(&pool(1)), &provider), ask("hi")).await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (403, words));
+    assert_ne!(answer.header("content-length"), Some("999"));
+}
+
 /// Servers that want no key in earnest get a dummy, which any text may contain.
 #[tokio::test(start_paused = true)]
 async fn a_dummy_key_is_not_looked_for_in_answers() {
