@@ -183,8 +183,6 @@ impl<U: Upstream> Provider<U> {
     /// An error event as the refusal that it would have been with the right status.
     pub(crate) fn in_band_refusal(&self, mut parts: response::Parts, error: InBandError) -> Refusal {
         parts.status = error.status;
-        parts.headers.remove(http::header::TRANSFER_ENCODING);
-        parts.headers.remove(http::header::CONTENT_LENGTH);
         let json = http::HeaderValue::from_static("application/json");
         parts.headers.insert(http::header::CONTENT_TYPE, json);
         self.refusal(parts, error.body)
