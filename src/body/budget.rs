@@ -1,11 +1,11 @@
-//! Counts the bytes that all requests of one bridge hold, so that many small limits cannot add up to the whole memory, and
-//! shares them, so that neither one caller nor a few large bodies take them from the others.
+//! Counts the bytes that all requests of one bridge hold, so that many small limits cannot add up to the whole memory,
+//! and divides them, so that neither one caller nor a few large bodies starve the others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The bytes up to which a request is a small one, at most.
+/// The largest small request, in bytes; less if the budget is small.
 const SMALL: usize = 64 << 10;
 
 /// The bytes that may be held at once, by all requests together.
@@ -78,7 +78,7 @@ impl Budget {
         self.shared.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes `bytes` for all as long as the sum stays within `max`.
+    /// Adds `bytes` to the common count if the sum stays within `max`.
     fn take(&self, bytes: usize, max: usize) -> bool {
         let used = &self.shared.used;
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -91,7 +91,7 @@ impl Budget {
 // === impl Held ===
 
 impl Held {
-    /// Takes `bytes` more, if the budget has them. Whoever holds keeps; whoever asks for more is refused.
+    /// Takes `bytes` more if the budget has them. A request that gets none keeps what it holds, and so do the others.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let sum = self.bytes.saturating_add(bytes);
         let taken = if sum <= self.budget.small() {
@@ -211,8 +211,8 @@ mod tests {
     }
 
     proptest! {
-        /// For any interleaving of requests the sum never exceeds the budget, whoever holds keeps, a refusal has its
-        /// reason, and the end gives all of it back.
+        /// For any interleaving of requests: the sum never exceeds the budget, no request loses bytes, only the rules
+        /// refuse a request, and at the end all bytes are given back.
         #[test]
         fn what_is_held_never_exceeds_the_budget(
             steps in prop::collection::vec((0_usize..8, 0_usize..300, 0_u8..8), 0..120),
@@ -229,7 +229,7 @@ mod tests {
                 let sum: usize = held.iter().map(|(_, bytes)| bytes).sum();
                 let own = held[who].1;
                 let taken = held[who].0.take(bytes);
-                // The same rules, counted the slow way.
+                // The same rules, computed from scratch.
                 let is_small = own + bytes <= MAX / 64;
                 let of_actor: usize = held
                     .iter()

@@ -1,5 +1,5 @@
-//! Reads a whole body within a limit and shows each part to the scanner as it comes: `http_body_util`'s `Limited` and
-//! `collect` would copy the body into one piece, and scan it cold.
+//! Reads a whole body within a limit and shows each part to the scanner as it arrives. `http_body_util`'s `Limited` and
+//! `collect` would copy the body into one piece, which the scanner would have to read once more.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use hyper::body::Body;
 use super::budget::Held;
 use crate::rope::Rope;
 
-/// From this many frames on, frames below this size are put together into segments of about that size: a body in pieces
-/// of one byte must not take the memory of a segment for each.
+/// From this many frames on, frames below this size are put together into segments of about that size: a body in frames
+/// of one byte must not cost a segment for each.
 const MANY_FRAMES: usize = 64;
 const SMALL_FRAME: usize = 1 << 10;
 const SEGMENT: usize = 16 << 10;
@@ -29,8 +29,8 @@ pub(crate) enum CollectError<E> {
     Broken(E),
 }
 
-/// Reads `body` into a rope of the frames as they came. Nothing is copied, but for the small frames of a body that has a
-/// great many.
+/// Reads `body` into a rope of the frames as they came. Copies nothing but the small frames of a body that has very
+/// many.
 pub(crate) async fn collect<B>(body: Pin<&mut B>, limit: usize) -> Result<Rope, CollectError<B::Error>>
 where
     B: Body<Data = Bytes>,
@@ -38,7 +38,7 @@ where
     read(Rope::default(), body, limit, None, |_| ()).await
 }
 
-/// The same for a body that a budget has to have room for, and whose bytes are shown to `look` while they are hot.
+/// Like [`collect`], but counts the bytes in `held`, and shows them to `look` while they are in the CPU's cache.
 pub(crate) async fn collect_held<B>(
     body: Pin<&mut B>,
     limit: usize,
@@ -51,7 +51,7 @@ where
     read(Rope::default(), body, limit, Some(held), look).await
 }
 
-/// The same for a body of which the `first` bytes have been read.
+/// Like [`collect`] with a budget, for a body whose `first` bytes have been read already.
 pub(crate) async fn collect_after<B>(
     first: Bytes,
     body: Pin<&mut B>,
@@ -85,7 +85,7 @@ where
     }
     let (mut gathered, mut frames, mut unyielded) = (BytesMut::new(), 0_usize, 0);
     loop {
-        // A statement of its own: the error must not live across the yield below.
+        // A separate statement: the error must not live across the yield below.
         let data = match body.frame().await {
             None => break,
             Some(Err(cause)) => return Err(CollectError::Broken(cause)),
@@ -122,8 +122,8 @@ where
     Ok(rope)
 }
 
-/// Reads on and throws away, within bounds, so that a client that is still sending gets to read its answer and the
-/// connection can be used again: a server that closes on unread bytes resets the connection instead.
+/// Reads and discards a bounded rest of a body, so that a client that is still sending can read its answer, and the
+/// connection can be reused. A server that closes a connection with unread bytes resets it instead.
 pub(crate) async fn discard<B>(mut body: Pin<&mut B>, mut bytes: usize, time: Duration)
 where
     B: Body<Data = Bytes>,
@@ -131,7 +131,7 @@ where
     let reading = async {
         let mut unyielded = 0;
         loop {
-            // A statement of its own: the frame must not live across the yield below.
+            // A separate statement: the frame must not live across the yield below.
             let length = match body.frame().await {
                 Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
                 Some(Err(_)) | None => break,
@@ -143,7 +143,7 @@ where
             unyielded += length;
             if unyielded >= YIELD {
                 unyielded = 0;
-                // Whoever sends fast enough, or lets much be decompressed, is not read from in one go either.
+                // A fast sender, or a body that decompresses to many times its size, must not hold the thread either.
                 tokio::task::yield_now().await;
             }
         }
@@ -192,8 +192,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order in which callers send: what is held never exceeds the budget, whoever holds is not refused
-        /// for what others ask, and everybody's reading ends.
+        /// Whatever the order in which callers send: the held bytes never exceed the budget, and every read ends.
         #[test]
         fn no_interleaving_of_uploads_exceeds_the_budget(
             uploads in prop::collection::vec((prop::collection::vec(0_usize..3_000, 0..6), 0_usize..3), 1..8),
@@ -208,7 +207,7 @@ mod tests {
                     let read = async move {
                         let body = std::pin::pin!(Slow { frames, is_ready: false });
                         let read = collect_held(body, 1 << 20, &mut held, |_| ()).await;
-                        // A request that was read holds on to its bytes, and one that is refused to none.
+                        // A request that was read keeps its bytes; a refused one gives them back.
                         read.map(|rope| (rope.len() == whole, held)).map_err(|error| matches!(error, CollectError::OverBudget))
                     };
                     Some(task::spawn(Box::pin(read)))

@@ -1,4 +1,4 @@
-//! The two bodies that cross the bridge's borders, and the bounded reading of others.
+//! The request and response bodies of the bridge, and the bounded reading of other bodies.
 
 pub(crate) mod budget;
 pub(crate) mod collect;

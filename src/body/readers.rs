@@ -1,6 +1,7 @@
-//! Answers whose readers have stopped to read: each holds a place or bytes, and gives them back to whoever needs them.
+//! Ends answers whose callers stopped reading, once another request needs the recorder's place or the bytes that they
+//! hold.
 //!
-//! No task and no timer per answer: nobody looks at a reader until places or bytes are scarce.
+//! No task and no timer per answer: readers are checked only while places or bytes are scarce.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Twice the time after which a keep-alive makes every reader ask.
+/// Twice the keep-alive interval: within it every active reader has asked for bytes.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The least time between two looks at all readers, which every request asks for while something is scarce.
+/// The least time between two checks of all readers: while something is scarce, every request asks for one.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The rest of a conversation; its output goes through the [`Sink`](super::Sink) that it holds.
@@ -41,7 +42,7 @@ pub(super) struct State {
     pub(super) driver: Option<Driver>,
     /// Whether the place was taken back.
     pub(super) is_cut: bool,
-    /// When the reader last asked for bytes. A reader that reads asks every 10 s at least, as keep-alives wake it.
+    /// When the reader last asked for bytes. An active reader asks every 10 s at least, since keep-alives wake it.
     asked: Instant,
 }
 
@@ -65,7 +66,7 @@ impl Readers {
         stream
     }
 
-    /// Ends every stream whose reader has not asked for bytes for `patience`; how many there were.
+    /// Ends every stream whose reader has not asked for bytes for `patience`; returns their number.
     pub(crate) fn end_stalled(&self, patience: Duration) -> usize {
         let (now, patience) = (Instant::now(), patience.max(SHORTEST_PATIENCE));
         let streams: Vec<_> = {
@@ -79,7 +80,7 @@ impl Readers {
         };
         let mut ended = 0;
         for stream in streams {
-            // Locked by its reader, which reads.
+            // A locked state is being read at this moment.
             let Ok(mut state) = stream.state.try_lock() else {
                 continue;
             };

@@ -50,14 +50,14 @@ enum Kind<B> {
     },
 }
 
-/// From this length on a whole answer is handed over in pieces of this length, so that it can be taken back from a reader
-/// that stops to read.
+/// A whole answer longer than this is handed over in pieces of this length, so that it can be ended when its reader
+/// stops reading.
 const PIECE: usize = 64 << 10;
 
 /// Makes the last event of a stream whose place was taken back, so that it does not look like a clean end.
 pub(crate) type Cut = fn(Dialect) -> Bytes;
 
-/// The driver's end of a one-place hand-over to the body that polls it.
+/// The driver's end of a one-slot channel to the body that polls it.
 #[derive(Clone, Default)]
 pub(crate) struct Sink(Arc<Mutex<Option<Bytes>>>);
 
@@ -102,7 +102,7 @@ impl<B> ResponseBody<B> {
             kind: Kind::Driven {
                 stream: readers.add(driver),
                 outlet,
-                // That its end is missing is told by its length.
+                // No last event: the announced length shows that the end is missing.
                 cut: |_| Bytes::new(),
                 dialect,
                 left: Some(length),
@@ -115,7 +115,7 @@ impl<B> ResponseBody<B> {
 async fn hand_over(mut body: Rope, held: Held, sink: Sink) {
     while let Some(mut segment) = body.pop_front() {
         while segment.len() > PIECE {
-            // A copy: a slice, kept by whoever writes it, would keep the whole answer.
+            // A copy: a slice in a writer's buffer would keep the whole answer in memory.
             let piece = Bytes::copy_from_slice(&segment[..PIECE]);
             segment.advance(PIECE);
             sink.send(piece).await;
