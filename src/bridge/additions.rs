@@ -14,14 +14,14 @@ use crate::tools::PREFIX;
 use crate::types::Dialect;
 
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
-/// Model names come from callers, so what is remembered of them is bounded. The oldest is forgotten first.
+/// Model names come from callers, so the number that is remembered is bounded. The oldest is forgotten first.
 const MOST_REMEMBERED: usize = 256;
 
 /// The additions that a provider refused lately.
 #[derive(Debug, Default)]
 pub(crate) struct RefusedAdditions(Mutex<HashMap<Refused, Instant>>);
 
-/// An addition to requests for a model. A model may take tools as long as no format of the answer is asked for.
+/// An addition to requests for a model. Some models accept tools only if the request asks for no response format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Refused {
     dialect: Dialect,
@@ -30,7 +30,8 @@ struct Refused {
     has_format: bool,
 }
 
-/// The additions to `request` that a refusal of this status is about; empty if it would have been refused without them.
+/// The additions to `request` that a refusal with this status and these words is about; empty if it is about something
+/// else.
 pub(super) fn refused(request: &dyn Request, status: StatusCode, names: &ErrorNames) -> Vec<Addition> {
     const ABOUT_A_MEMBER: [StatusCode; 3] = [
         StatusCode::BAD_REQUEST,
@@ -52,7 +53,7 @@ pub(super) fn refused(request: &dyn Request, status: StatusCode, names: &ErrorNa
         .collect::<Vec<_>>()
         .join(" ");
     words.make_ascii_lowercase();
-    // The longer name first: it is not about tools as such.
+    // Taken out before the search for `tool`: this name says nothing about tools as such.
     let parallel = words.contains("parallel_tool_calls");
     let words = words.replace("parallel_tool_calls", "");
     additions.retain(|addition| match addition {

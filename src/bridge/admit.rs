@@ -1,4 +1,5 @@
-//! Admits a request: who calls, with whose key, and a body within its limits. Model requests and keyed paths begin alike.
+//! Admits a request: its caller, its credentials, and its body within the limits. Shared by model requests and keyed
+//! paths.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -26,17 +27,17 @@ use crate::types::Dialect;
 /// How long a client that was refused may go on sending before it has to read its answer.
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
-/// The auth layer's knowledge of a request, taken out of its extensions for good.
+/// The auth layer's facts about a request, removed from its extensions.
 pub(crate) struct Admitted {
     pub(crate) actor: Option<Actor>,
     pub(crate) credentials: Credentials,
     pub(crate) tools: Tools,
     pub(crate) held: Held,
-    /// From the last byte of the body on.
+    /// Runs from the last byte of the body on.
     pub(crate) since: Stopwatch,
 }
 
-/// Checks the head, then reads the body; a client that is refused half-way gets to read why.
+/// Checks the head, then reads the body; a client that is refused half-way can still read why.
 pub(crate) async fn admit<B>(
     config: &Config,
     api: &dyn Api,
@@ -49,7 +50,7 @@ where
     B: Body<Data = Bytes, Error: std::fmt::Display>,
 {
     let mut body = pin!(body);
-    // Until its body is asked for, a client that waits for `100 Continue` has not begun to send, and need not.
+    // A client that waits for `100 Continue` sends nothing until its body is read, so there is nothing to discard.
     let mut waits = head.headers.contains_key(header::EXPECT);
     let admitted = async {
         check(&head.headers)?;
@@ -98,8 +99,8 @@ where
     admitted
 }
 
-/// Whether a layer above, such as tower-http's `RequestBodyLimitLayer`, cut the body at its own limit. Of the errors of
-/// bodies we ask only for what they say, and this is what `http_body_util::LengthLimitError` says, however it is wrapped.
+/// Whether a layer above, such as tower-http's `RequestBodyLimitLayer`, cut the body at its own limit. An error of a
+/// body is known only by its text; this is the text of `http_body_util::LengthLimitError`, wrapped or not.
 fn is_over_limit(cause: &impl std::fmt::Display) -> bool {
     cause.to_string().ends_with("length limit exceeded")
 }
@@ -113,7 +114,7 @@ pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), BridgeError> {
     Ok(())
 }
 
-/// All requests together hold as much as they may.
+/// The error while all requests together hold as many bytes as they may.
 pub(super) fn over_budget() -> BridgeError {
     BridgeError::new(
         BridgeErrorKind::Overloaded,
@@ -121,7 +122,7 @@ pub(super) fn over_budget() -> BridgeError {
     )
 }
 
-/// A body that the scanner refused.
+/// The error for a body that the scanner refused.
 pub(super) fn unparsable(error: &ScanError) -> BridgeError {
     let message = format!("we could not parse the JSON body of your request: {error}");
     BridgeError::new(BridgeErrorKind::RequestInvalid, message)

@@ -20,7 +20,7 @@ use crate::record::{Interception, Outcome};
 /// Why a round has no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The provider refused, and the caller is told so in its words.
+    /// The provider refused; the caller gets its words.
     Provider(Box<Refusal>),
     Bridge(BridgeError),
 }
@@ -42,7 +42,8 @@ impl Failure {
         Self::Bridge(BridgeError::new(kind, message))
     }
 
-    /// The provider could not be reached, or broke off. A client that quotes what it sent quotes the key.
+    /// The provider could not be reached, or broke off. The cause is redacted: a client that quotes the request quotes
+    /// the key.
     #[cold]
     pub(crate) fn upstream(cause: &dyn std::fmt::Display, credentials: &Credentials) -> Self {
         let cause = cause.to_string();
@@ -149,8 +150,8 @@ impl Failure {
     }
 }
 
-/// Whether a time-out layer below gave up. An inner service's error is asked for its words only, and these are the words
-/// of tower's `Elapsed` and of tokio's.
+/// Whether a time-out layer below gave up. An inner service's error is known only by its text; these are the texts of
+/// tower's and tokio's `Elapsed`.
 fn is_timeout(cause: &str) -> bool {
     cause.ends_with("request timed out") || cause.ends_with("deadline has elapsed")
 }
@@ -188,7 +189,7 @@ pub(crate) fn prepare_head<U>(provider: &Provider<U>, parts: &mut response::Part
     parts.version = http::Version::default();
 }
 
-/// An answer of our own: the dialect's shape, and the typed reason in the extensions for layers above.
+/// The bridge's own answer: in the dialect's shape, with the typed reason in the extensions for layers above.
 #[cold]
 pub(crate) fn bridge_response<B>(api: &dyn Api, error: BridgeError, id: Option<Uuid>) -> Response<ResponseBody<B>> {
     tracing::debug!(kind = ?error.kind(), "answered by the bridge");
@@ -200,7 +201,7 @@ pub(crate) fn bridge_response<B>(api: &dyn Api, error: BridgeError, id: Option<U
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if error.kind() == BridgeErrorKind::KeysRevoked {
-        // The official SDKs and Claude Code then do not try again.
+        // Tells the official SDKs and Claude Code not to try again.
         headers.insert("x-should-retry", HeaderValue::from_static("false"));
     }
     if let (Some(name), Some(id)) = (api.error_id_header(), id)

@@ -8,16 +8,16 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// From so many bytes on. Below it the work takes less than what a change of threads is worth.
+/// The least work for another thread, in bytes. Below it, changing threads costs more than it saves.
 const LARGE: usize = 1 << 20;
 
-/// Where such work is done: half of the cores are left to the others.
+/// Limits the threads that do such work to half of the cores.
 #[derive(Clone, Debug)]
 pub(crate) struct Aside {
     places: Arc<Semaphore>,
 }
 
-/// Takes work back that no thread has begun when its request is cancelled.
+/// Cancels work that no thread has begun when its request is cancelled.
 struct Working<T>(JoinHandle<T>);
 
 // === impl Aside ===
@@ -32,12 +32,12 @@ impl Default for Aside {
 }
 
 impl Aside {
-    /// Whether work over so many bytes belongs here.
+    /// Whether work over `bytes` bytes is done on another thread.
     pub(crate) fn takes(bytes: usize) -> bool {
         bytes >= LARGE
     }
 
-    /// Does `work` here. Boxed: a request that never needs it keeps no room for it.
+    /// Does `work` on another thread. Boxed: requests that never need this keep no room for it.
     ///
     /// # Panics
     ///
@@ -47,8 +47,8 @@ impl Aside {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
         Box::pin(async move {
-            // Never closed, so there is always a place to come. The work owns it: a request that is cancelled does not stop
-            // work that has begun.
+            // Never closed, so a permit always comes. The work owns the permit: it goes on when its request is
+            // cancelled.
             let place = Arc::clone(&self.places).acquire_owned().await;
             let mut working = Working(spawn_blocking(move || {
                 let _place = place;

@@ -32,7 +32,7 @@ const REFUSAL_TIME: Duration = Duration::from_secs(5);
 /// One walk through the keys.
 pub(crate) struct RoundWalk {
     walk: Walk,
-    /// The first refusal that was about the request and not the key: the answer, if no key does better.
+    /// The first refusal that did not blame the key: the answer, if no other key succeeds.
     first_refusal: Option<Box<Refusal>>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Attempted<B> {
 impl<U: Upstream> Provider<U> {
     /// Sends the round's request with one key after the other until an answer is not about the key.
     ///
-    /// Nothing of a rejected answer but its first bytes lives on while the next one is waited for.
+    /// Only the first bytes of a rejected answer are kept while the next answer is awaited.
     pub(crate) async fn attempt(
         &mut self,
         walk: &mut RoundWalk,
@@ -105,7 +105,7 @@ impl<U: Upstream> Provider<U> {
             let enough = deadline.min(Instant::now() + REFUSAL_TIME);
             let body = match timeout_at(enough, collect(body.as_mut(), REFUSAL_BYTES)).await {
                 Ok(Ok(rope)) => rope.into_bytes(),
-                // Unreadable: the status has to do.
+                // Unreadable: judged by the status alone.
                 Ok(Err(_)) | Err(_) => bytes::Bytes::new(),
             };
             if let Some(interception) = &mut interception {
@@ -157,7 +157,7 @@ impl<U: Upstream> Provider<U> {
         pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
         match verdict {
             Verdict::Relay => return Err(self.refused(refusal).into()),
-            // On paths without rounds no refusal speaks against a key, so each is an answer.
+            // On keyed paths no refusal counts against a key, so the first one is the answer if no key succeeds.
             Verdict::NextKey | Verdict::Suspect => {}
             _ if is_keyed => {}
             _ => return Ok(()),
@@ -168,7 +168,7 @@ impl<U: Upstream> Provider<U> {
         Ok(())
     }
 
-    /// The same for an error that came inside a success.
+    /// Judges an error that came inside a success as a refusal.
     pub(crate) fn judge_in_band(
         &self,
         walk: &mut RoundWalk,
@@ -180,7 +180,7 @@ impl<U: Upstream> Provider<U> {
         self.judge(walk, lease, refusal)
     }
 
-    /// An error event as the refusal that it would have been with the right status.
+    /// Turns an error event into the refusal that it would have been with an error status.
     pub(crate) fn in_band_refusal(&self, mut parts: response::Parts, error: InBandError) -> Refusal {
         parts.status = error.status;
         let json = http::HeaderValue::from_static("application/json");
@@ -196,7 +196,7 @@ impl<U: Upstream> Provider<U> {
         }
     }
 
-    /// The attempt's key has served.
+    /// Reports that the attempt's key served the request.
     pub(crate) fn accept(&self, walk: &mut RoundWalk, lease: Option<Lease>) {
         self.report(walk, lease, Report::Served);
     }
@@ -219,7 +219,7 @@ impl<U: Upstream> Provider<U> {
                 name.take_if(|name| holds_key(name.as_bytes()));
             }
         }
-        // A caller's own key is no secret to the caller, and its errors come through as they are.
+        // A caller's own key is not secret to the caller, so its errors pass unchanged.
         if let Credentials::Pool(..) = &self.credentials
             && let Some(redacted) = self.credentials.redact(&refusal.body)
         {

@@ -1,4 +1,4 @@
-//! Recognises the client program and its session by the headers with which agents name themselves.
+//! Recognises the client program and its session by the headers that agents send.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
@@ -10,7 +10,7 @@ pub(crate) struct Client {
     pub(crate) user_agent: Option<String>,
 }
 
-/// How one program is known: by the start of its user agent (lower case), or by another header and the start of its
+/// How to recognise one program: by the start of its user agent (lower case), or by another header and the start of its
 /// value.
 struct Sign {
     name: &'static str,

@@ -65,12 +65,12 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Bounds the bytes of request bodies that are held.
+    /// Bounds the bytes that all requests together hold.
     pub(crate) fn hold_at_most(&mut self, bytes: usize) {
         self.budget = Budget::new(bytes);
     }
 
-    /// Takes back what readers hold that have stopped to read.
+    /// Ends the answers whose callers stopped reading.
     pub(crate) fn end_stalled_readers(&self) {
         let ended = self.readers.end_stalled(self.reader_patience);
         if ended > 0 {

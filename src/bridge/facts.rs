@@ -1,4 +1,4 @@
-//! The facts of an interception, as records and spans take them.
+//! Builds the facts of an interception for records and spans.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub(super) fn hold_usage(interception: &mut Interception, completion: &Completio
     }
 }
 
-/// Records one round's usage, of which no more will be reported.
+/// Records one round's usage, once it is final.
 pub(super) fn record_usage(interception: &mut Interception, completion: &Completion) {
     if let Some(fact) = usage(interception, completion) {
         interception.emit(fact);
@@ -69,7 +69,7 @@ fn usage(interception: &mut Interception, completion: &Completion) -> Option<Fac
     if !metrics::IS_ON && !interception.is_recorded() && span.is_disabled() {
         return None;
     }
-    // A span keeps every value that a field is given, and streams report often.
+    // A span keeps every value that a field is given, and streams report usage often.
     if interception.note_report() {
         span.record("gen_ai.response.model", &*completion.model);
     }
@@ -84,7 +84,7 @@ fn usage(interception: &mut Interception, completion: &Completion) -> Option<Fac
     })
 }
 
-/// Records the user's words, once, with the first answer's id.
+/// Records the user's prompt, once, with the first answer's id.
 pub(super) fn record_prompt(interception: &mut Interception, msg_id: &str, prompt: impl FnOnce() -> Option<String>) {
     if !interception.is_recorded() {
         return;
@@ -159,7 +159,7 @@ pub(super) fn record_call(
     });
 }
 
-/// Arguments as records show them: a string where they are not JSON, or so long that the record cuts them. As a tree they
+/// Arguments as records show them: a string if they are not JSON, or if the record will cut them. As a parsed tree they
 /// would take many times their length.
 fn recorded_arguments(text: &str, limit: usize) -> Value {
     if text.len() > limit {

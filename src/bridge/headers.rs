@@ -1,6 +1,7 @@
-//! Which headers cross the bridge, in both directions.
+//! Decides which headers cross the bridge, in both directions.
 //!
-//! The request's are cleaned once and only added to afterwards, so that what one attempt may not show, no later one can.
+//! A request's headers are cleaned once and only added to afterwards, so that no later attempt can reveal a removed
+//! header.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -26,7 +27,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// What the provider must not see of the caller, or must see of us instead. `expect` has been answered by our server.
+/// Headers of the caller that the provider must not see, or that we set ourselves. `expect` has been answered by our
+/// server.
 fn is_private_request(name: &str) -> bool {
     matches!(
         name,
@@ -56,7 +58,7 @@ fn is_private_response(name: &str) -> bool {
     )
 }
 
-/// Headers that may go out beside a key of the pool. Any other one could act on the operator's account: choose an
+/// Headers that may be sent together with a key of the pool. Any other could act on the operator's account: choose an
 /// organisation, change the method, be a second credential.
 fn is_harmless(name: &str) -> bool {
     const PREFIXES: [&str; 3] = ["x-stainless-", "x-claude-code-", "x-codex-"];
@@ -99,11 +101,11 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// A header that the operator lets through beside a key of the pool: a name, or the beginning of one.
+/// A header that the operator lets through together with a key of the pool: a name, or a prefix of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForwardedHeader {
     name: String,
-    /// Whether more may follow.
+    /// Whether `name` is a prefix.
     open: bool,
 }
 
@@ -125,7 +127,7 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
     remove(headers, |name, _| is_private_request(name));
 }
 
-/// Tells the provider who calls. A value that no header may have is left out: the request matters more.
+/// Tells the provider who calls. A value that is invalid in a header is left out: the request matters more.
 pub(crate) fn add_actor(headers: &mut HeaderMap, actor: &Actor) {
     if let Ok(id) = HeaderValue::from_str(actor.id()) {
         headers.insert(ACTOR_ID, id);
@@ -143,7 +145,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, leaks: impl Fn(&[u8]) -> b
     remove(headers, |name, value| is_private_response(name) || leaks(value));
 }
 
-/// Removes what is about the connection, and each header of which one value is `unwanted`.
+/// Removes hop-by-hop headers, and headers with at least one `unwanted` value.
 fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str, &[u8]) -> bool) {
     let mut names: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
@@ -162,7 +164,7 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str, &[u8]) -> bool) {
 // === impl ForwardedHeader ===
 
 impl ForwardedHeader {
-    /// Reads a name, or the beginning of one with a `*` behind it.
+    /// Reads a name, or a prefix followed by `*`.
     pub(crate) fn parse(text: &str) -> Result<Self, HeaderPatternError> {
         let (name, open) = match text.strip_suffix('*') {
             Some(beginning) => (beginning, true),
@@ -255,7 +257,7 @@ mod tests {
             ("session_id", "s"),
             ("x-team", "search"),
             ("x-acme-trace", "1"),
-            // A2, C2, C9 and their kind.
+            // They choose an account, a method or a path, claim an origin, or are a second credential.
             ("openai-organization", "org-of-the-caller"),
             ("openai-project", "p"),
             ("anthropic-workspace-id", "w"),

@@ -1,5 +1,5 @@
-//! Tells when a caller has seen nothing for too long, and when a provider has said nothing for too long, with one timer
-//! and without a timer's registration per event.
+//! Tells when a caller has seen nothing for too long, and when a provider has sent nothing for too long. One timer
+//! serves both, and no event has to register a timer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -48,13 +48,13 @@ impl Silence {
     pub(crate) fn listen(&mut self, limit: Duration) {
         let now = Instant::now();
         self.heard = Some((now, limit));
-        // The timer is otherwise moved only when it fires, and it fires within this time.
+        // Moved here only to fire earlier; a timer that fires too early is moved then.
         if let Some(due) = now.checked_add(limit).filter(|due| *due < self.sleep.deadline()) {
             self.sleep.as_mut().reset(due);
         }
     }
 
-    /// Stops to wait for the provider.
+    /// Stops waiting for the provider.
     pub(crate) fn stop_listening(&mut self) {
         self.heard = None;
     }

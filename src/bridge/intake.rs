@@ -157,7 +157,7 @@ where
 {
     let mut scanner = Scanner::new();
     let (admitted, body) = admit(config, api, head, body, content_is_json, |bytes| {
-        // `finish` tells the error.
+        // `finish` returns the error.
         let _ = scanner.feed(bytes);
     })
     .await?;

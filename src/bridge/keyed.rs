@@ -1,4 +1,4 @@
-//! A keyed path: it gets a key of the pool and the same failover; its body is read only where it names a stored answer.
+//! Answers keyed paths: a key of the pool with failover. The body is parsed only where it names a stored answer.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ where
         |_| Ok(()),
         |bytes| {
             if let Some(scanner) = &mut scanner {
-                // `finish` tells the error.
+                // `finish` returns the error.
                 let _ = scanner.feed(bytes);
             }
         },
@@ -91,7 +91,8 @@ where
         }
         (Some(StoredName::Member(member)), Some(mut scanner)) if !body.is_empty() => {
             let stored = StoredAnswers::new(config, &admitted);
-            // A provider might read a name that the scanner does not see.
+            // A provider may find an id in a body that the scanner cannot read, so with a shared key that body is
+            // refused.
             let is_read =
                 refuse_encoded(&head.headers).and_then(|()| scanner.finish().map_err(|error| unparsable(&error)));
             match is_read {
@@ -105,7 +106,7 @@ where
     Ok((admitted, body))
 }
 
-/// Puts the provider's id of a stored answer in the place of the caller's, if the caller may use that answer.
+/// Replaces the caller's id of a stored answer by the provider's, if the caller may use that answer.
 async fn resolve(stored: &StoredAnswers, body: Rope, scanner: &Scanner, member: &str) -> Result<Rope, BridgeError> {
     let Some(place) = scanner.get(member).map(Member::value) else {
         return Ok(body);

@@ -46,10 +46,10 @@ use crate::error::{BridgeError, BridgeErrorKind};
 use crate::types::Dialect;
 use crate::upstream::Upstream;
 
-/// The answer to come.
+/// The future of an answer.
 pub(crate) type Bridged<B> = Pin<Box<dyn Future<Output = Response<ResponseBody<B>>> + Send>>;
 
-/// Answers one request that is the bridge's business.
+/// Answers one request that the bridge handles.
 ///
 /// Not an `async fn`: the span's parent is the span that is current when the service is called. Each branch is boxed; one
 /// outer future would store the request twice.

@@ -1,4 +1,4 @@
-//! The caller's side of a stream: the relay, the head that waits for it, and the bytes on their way.
+//! The caller's side of a stream: the relay, the head that is not sent yet, and the bytes that are not handed over yet.
 
 use std::future::Future;
 use std::mem;
@@ -26,14 +26,14 @@ use crate::upstream::Upstream;
 
 const TOO_LONG: Fault = Fault::Shape("the provider's stream has an event that is over the limit");
 
-/// Room for the events of many frames in one allocation, and the rest of it that makes a new one worth while.
+/// One allocation holds the events of many frames. With less room left than `OUT_LOW`, a new one is made.
 const OUT_CAPACITY: usize = 8 << 10;
 const OUT_LOW: usize = 1 << 10;
 
 /// Sends the head to the caller, or the failure in its place.
 pub(super) type Commit = oneshot::Sender<Result<response::Parts, (Failure, Intercepted)>>;
 
-/// The head of an answer that has shown nothing yet, and the key that it was asked with.
+/// The head of an answer that has shown nothing yet, and the key that was used for it.
 pub(super) type Opening = (response::Parts, Option<Lease>);
 
 /// The caller's side.
@@ -81,7 +81,7 @@ impl Output {
         }
     }
 
-    /// Begins a round, or an attempt at it anew.
+    /// Begins a round, or another attempt at it.
     pub(super) fn begin_round(&mut self) {
         self.first_id = None;
         self.relay.begin_round(self.commit.is_none());
@@ -91,7 +91,7 @@ impl Output {
         self.has_opened
     }
 
-    /// Hands over the bytes that are there for the caller, the head first.
+    /// Hands the pending bytes to the caller, the head first.
     pub(super) async fn flush(&mut self) {
         if self.out.is_empty() {
             return;
@@ -129,8 +129,8 @@ impl Output {
         }
     }
 
-    /// Feeds the relay with the events that are in already. Vast ones are read where they hold up no other request, by the
-    /// relay itself; `spare` makes one that stands in its place meanwhile.
+    /// Feeds the relay with the events received so far. If they are large, the relay moves to another thread for it,
+    /// where it holds up no other request; `spare` makes the relay that stands in its place meanwhile.
     pub(super) async fn relay_events(
         &mut self,
         decoder: &mut Decoder,
@@ -158,7 +158,7 @@ impl Output {
         relayed
     }
 
-    /// The turn of a round that had so many bytes, in the same way.
+    /// The turn of a round of `bytes` bytes; if it is large, made on another thread in the same way.
     pub(super) async fn turn(&mut self, bytes: usize, aside: &Aside, spare: impl FnOnce() -> Box<dyn Relay>) -> Turn {
         if !Aside::takes(bytes) {
             return self.relay.turn();
@@ -173,15 +173,15 @@ impl Output {
         turn
     }
 
-    /// Handles the end of the provider's body, an unterminated final event first: it counts if it is whole but for its
-    /// blank line. Whether the answer is complete.
+    /// Handles the end of the provider's body. An unterminated final event counts if only its blank line is missing.
+    /// Returns whether the answer is complete.
     pub(super) fn relay_end(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
         if let Some(rest) = decoder.finish() {
             let whole = self.out.len();
             match self.relay.event(&rest, &mut self.out) {
                 Ok(progress) => {
                     if self.out.len() > whole {
-                        // An event here has to be one for the caller, too.
+                        // The caller needs the missing end too, to see a whole event.
                         self.out.extend_from_slice(missing_end(rest.raw()));
                     }
                     if progress == Progress::Done {
@@ -195,7 +195,7 @@ impl Output {
         Ok(self.relay.end(&mut self.out))
     }
 
-    /// The same for the answer that is being relayed.
+    /// Opens the answer that is being relayed, unless it is open already.
     pub(super) fn open_relayed<U: Upstream>(
         &mut self,
         provider: &mut Provider<U>,
@@ -211,7 +211,7 @@ impl Output {
         }
     }
 
-    /// Notes that the answer counts: its key has served, and its head is the caller's.
+    /// Opens an answer: its key has served, and its head is for the caller.
     pub(super) fn open<U: Upstream>(
         &mut self,
         provider: &mut Provider<U>,
@@ -247,7 +247,7 @@ impl Output {
     }
 }
 
-/// Feeds a relay with the events that are in.
+/// Feeds a relay with the events received so far.
 fn relay_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut, wants_id: bool) -> Relayed {
     let mut relayed = Relayed::default();
     while relayed.fault.is_none() && !relayed.done {

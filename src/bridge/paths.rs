@@ -1,4 +1,4 @@
-//! The paths that the operator names: where the model API lies, and which of its paths get a key unread.
+//! Paths that the operator configures: the base of the model API, and the paths below it that get a key.
 
 use std::fmt;
 
@@ -89,7 +89,7 @@ impl Pattern {
         })
     }
 
-    /// Whether it is a request's method, and what follows the base in its path.
+    /// Whether the pattern matches a request's method and its path below the base.
     pub(super) fn matches(&self, method: &Method, below: &str) -> bool {
         let matches_path = below
             .strip_prefix(self.path.as_str())

@@ -21,7 +21,7 @@ pub(crate) struct Provider<U> {
     pub(crate) api: &'static dyn Api,
     pub(crate) upstream: U,
     pub(crate) credentials: Credentials,
-    /// The caller's, cleaned. Boxed, like the credentials, because all this moves with its owner.
+    /// The caller's, cleaned. Boxed, like the credentials, so that moving a `Provider` stays cheap.
     head: Box<request::Parts>,
     /// From 1.
     pub(crate) round: u32,
@@ -29,14 +29,15 @@ pub(crate) struct Provider<U> {
     pub(crate) attempts: u32,
     pub(crate) target: Target,
     pub(crate) caller: Caller,
-    /// The next attempt takes the key that was sent last.
+    /// Whether the next attempt uses the key that was sent last.
     pub(crate) sends_again: bool,
-    /// The headers of an earlier round's answer that go back to its key, and that key; none for the caller's own.
+    /// Headers of an earlier round's answer that are sent back together with its key, and that key; `None` for the
+    /// caller's own key.
     sticky: Vec<(HeaderName, HeaderValue)>,
     sticky_key: Option<SentKey>,
 }
 
-/// What the request wants of a key.
+/// What a request needs a key for.
 pub(crate) enum Target {
     /// An answer of this model.
     Model(String),
@@ -48,7 +49,7 @@ pub(crate) enum Target {
 
 /// Whose keys are used.
 pub(crate) enum Credentials {
-    /// The pool, and the key that was sent last: it may have left the pool since, and is a secret all the same.
+    /// The pool, and the key that was sent last: it may have left the pool since, but is still a secret.
     Pool(KeyPool, Option<SentKey>),
     Caller(Box<Credential>),
 }
@@ -95,7 +96,7 @@ impl Credentials {
         }
     }
 
-    /// A test of the provider's texts: whether a key occurs in one.
+    /// A function that tells whether a key occurs in a text of the provider.
     pub(crate) fn key_finder(&self) -> impl Fn(&[u8]) -> bool + '_ {
         let pooled = match self {
             Self::Pool(pool, _) => Some(pool.key_finder()),
@@ -181,8 +182,8 @@ impl<U> Provider<U> {
         (self.round, self.attempts) = (round, 0);
     }
 
-    /// Keeps the headers of the first answer that has any, by which a provider finds the state that it keeps of a
-    /// conversation.
+    /// Keeps the sticky headers of the first answer that has any: by them a provider finds a conversation's state
+    /// again.
     pub(crate) fn keep_sticky(&mut self, answer: &HeaderMap, lease: Option<&Lease>) {
         if !self.sticky.is_empty() {
             return;
@@ -204,8 +205,8 @@ impl<U> Provider<U> {
         extensions
     }
 
-    /// The request for one attempt, and the hint of its key. Its version is left to the client: the caller's says nothing
-    /// about the provider.
+    /// The request for one attempt, and the hint of its key. Its HTTP version is left to the client below: the caller's
+    /// version says nothing about the provider.
     pub(crate) fn request(&mut self, body: &Rope, lease: Option<&Lease>) -> (Request<Rope>, Option<KeyHint>) {
         self.attempts += 1;
         let mut request = Request::new(body.clone());

@@ -1,4 +1,5 @@
-//! The one loop: read a turn, run our calls, ask again. Whole replies and streams differ only in how a turn is read.
+//! The loop over a request's rounds: read a turn, run our calls, ask again. Whole replies and streams differ only in
+//! how a turn is read.
 
 use std::future::Future;
 
@@ -19,10 +20,10 @@ use crate::record::{Injection, Interception};
 use crate::rope::Rope;
 use crate::upstream::Upstream;
 
-/// The result of a caller's call in a turn that is ours.
+/// The result of a caller's call in a turn of which we run the other calls.
 const PLACEHOLDER: &str = "Not run: call it again on its own.";
 
-/// A request that was read and admitted, with all that answering it takes.
+/// An admitted request, with everything that answering it needs.
 pub(crate) struct Conversation<U> {
     pub(crate) provider: Provider<U>,
     pub(crate) interception: Interception,
@@ -52,11 +53,11 @@ pub(crate) trait ReadTurn<U: Upstream>: Send {
     where
         F: Future<Output: Send> + Send;
 
-    /// The turn for the next round's request.
+    /// The turn as the next round's request repeats it.
     fn replay(&mut self, answer: Self::Answer) -> Rope;
 }
 
-/// How many rounds there may be, and which one this is.
+/// The number of rounds that may run tools, and of those that did.
 #[derive(Debug)]
 struct Rounds {
     max: u32,
@@ -70,7 +71,7 @@ enum Step {
     Finish,
     /// Run its tools and ask again; `last` if the model must answer then.
     Invoke { last: bool },
-    /// The model was told to answer, and asks for tools all the same.
+    /// The model was told to answer, but still asks for tools.
     Fail,
 }
 
@@ -143,7 +144,7 @@ where
     }
 }
 
-/// Sends the caller's own request with the same key, if the provider refused the first round for what we added.
+/// Sends the caller's own request with the same key if the provider refused the first round because of our additions.
 async fn read_without_additions<U, R>(
     conversation: &mut Conversation<U>,
     reader: &mut R,

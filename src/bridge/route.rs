@@ -1,4 +1,4 @@
-//! Which requests are the bridge's business: a pure function of method, path and headers.
+//! Decides which requests the bridge handles: a pure function of method, path, headers and extensions.
 //!
 //! The operator's keys are powerful, so a path that may carry one is matched narrowly: below a declared base only, and
 //! only in a spelling that every server reads alike.
@@ -13,14 +13,14 @@ use super::paths::is_plain;
 use crate::dialect::{self, Api, Purpose};
 use crate::types::Dialect;
 
-/// What becomes of a request.
+/// How the bridge handles a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// It speaks a model API.
     Api(Dialect, Purpose),
-    /// It gets a key of the pool, and its body is not read.
+    /// It gets a key of the pool, without rounds or records.
     Keyed,
-    /// It asks for a websocket, which its client replaces by HTTP once it is refused.
+    /// It asks for a websocket; once refused, its client uses HTTP.
     Websocket(Dialect),
 }
 

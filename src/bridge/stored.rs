@@ -1,4 +1,4 @@
-//! Answers that the provider keeps: whose they are, and the ids under which the provider knows them.
+//! Access to stored answers: who owns them, and the ids under which the provider keeps them.
 
 use std::ops::Range;
 
@@ -41,7 +41,7 @@ impl StoredAnswers {
         self.is_shared_key
     }
 
-    /// Remembers an answer that the caller was told the id of.
+    /// Remembers an answer whose id the caller was shown.
     pub(crate) async fn remember(&self, id: ShownId) {
         let mut stored = StoredResponse::new(id.stored);
         if let Some(owner) = &self.owner {
@@ -50,7 +50,7 @@ impl StoredAnswers {
         self.ids.remember(&id.shown, stored).await;
     }
 
-    /// The provider's id of an answer that a request builds on; none if nothing is known of it, which the provider judges.
+    /// The provider's id of an answer that a request builds on; `None` if the id is unknown: then the provider decides.
     pub(crate) async fn previous(&self, id: &str) -> Result<Option<String>, BridgeError> {
         match self.ids.find(id).await {
             Some(stored) if self.may_use(&stored) => Ok(Some(stored.id().to_owned())),
@@ -62,8 +62,8 @@ impl StoredAnswers {
         }
     }
 
-    /// Puts the provider's id of an answer in the `place` of the caller's. Refuses answers of somebody else, and those of
-    /// which it cannot be told.
+    /// Replaces the caller's id at `place` by the provider's. Refuses another actor's answer and, with a shared key, an
+    /// actor's unknown id.
     pub(crate) async fn redirect(&self, uri: &mut Uri, place: Range<usize>) -> Result<(), BridgeError> {
         let path = uri.path();
         let id = path.get(place.clone()).unwrap_or_default();
@@ -92,7 +92,7 @@ impl StoredAnswers {
         Ok(())
     }
 
-    /// A caller's own key opens the caller's own answers only: the provider sees to that.
+    /// The provider itself sees to it that a caller's own key opens the caller's own answers only.
     fn may_use(&self, stored: &StoredResponse) -> bool {
         !self.is_shared_key || stored.is_owned_by(self.owner.as_deref())
     }

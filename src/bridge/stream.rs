@@ -36,11 +36,13 @@ use crate::rope::Rope;
 use crate::types::Dialect;
 use crate::upstream::Upstream;
 
-/// What a provider may still send after its last event before its connection is given up instead of reused.
+/// How many bytes, and for how long, a provider may still send after its last event. Beyond that its connection is
+/// closed instead of reused.
 const DRAIN_BYTES: usize = 64 << 10;
 const DRAIN_TIME: Duration = Duration::from_millis(250);
 
-/// How many bytes are relayed between two yields, so that no stream that is there holds up the other requests of a thread.
+/// How many bytes are relayed between two yields, so that a stream that is always ready does not hold up the other
+/// requests of a thread.
 const YIELD: usize = 64 << 10;
 
 /// How many bytes of comments may come before an answer.
@@ -49,9 +51,9 @@ const MAX_COMMENTS: usize = 1 << 20;
 /// Reads streams and relays them; holds the provider's body of the current round.
 struct Tee<B> {
     output: Output,
-    /// What is left of whole replies in place of a round's stream.
+    /// Parts of whole replies that came in place of a round's stream.
     earlier: Earlier,
-    /// The answer that was read to its last event.
+    /// The body of an answer that was read to its last event.
     incoming: Option<Pin<Box<B>>>,
 }
 
@@ -101,7 +103,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(
     }
 }
 
-/// The last event of a stream whose reader stopped to read.
+/// The last event of a stream that is ended because its caller stopped reading.
 fn cut_event(dialect: Dialect) -> Bytes {
     let error = BridgeError::new(
         BridgeErrorKind::Overloaded,
@@ -131,7 +133,7 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
                 let body = reply.seal(interception.id(), &reader.earlier);
                 reader.output.out.extend_from_slice(&body.into_bytes());
             }
-            // Ended before the last bytes are handed over: a caller that has them may never poll again.
+            // The interception ends before the last bytes are handed over: a caller that has them may never poll again.
             facts::finish(interception, Outcome::Completed, StatusCode::OK, None);
             reader.output.flush().await;
             reader.drain().await;
@@ -238,7 +240,7 @@ where
                 request.read_reply(reply)
             };
             let fault = match read {
-                // Relayed as it came: the caller's client knows what it makes of a provider that does not stream.
+                // Relayed unchanged: the caller's client decides what to make of a provider that does not stream.
                 Ok((reply, turn)) if output.commit.is_some() => {
                     prepare_head(provider, &mut parts);
                     output.open(
@@ -335,7 +337,7 @@ where
         if !has_ended {
             self.incoming = Some(body);
         }
-        // The rest of the output waits for the rounds' verdict: it may be the conversation's end.
+        // The rest of the output is not flushed until `drive` knows whether another round follows.
         let spare = || request.relay(setup);
         let turn = self.output.turn(received, &config.aside, spare).await;
         facts::record_usage(interception, &turn.completion);
@@ -360,8 +362,8 @@ fn unopened<U: Upstream>(
     }
 }
 
-/// Whether an answer is one JSON document and not a stream: told by its very first byte, however it is cut into frames,
-/// since providers label streams with any content type or none.
+/// Whether an answer is one JSON document and not a stream. Its first byte decides, since providers label streams with
+/// any content type or none.
 fn is_json(first: &[u8]) -> bool {
     first.starts_with(b"{")
 }

@@ -27,14 +27,15 @@ pub(crate) struct Calls<'a> {
     extensions: Extensions,
     /// How many bytes of results the request still has room for.
     room: usize,
-    /// The text for the model and whether it is an error; none until the call is over, and for the caller's calls.
+    /// One per call: the text for the model, and whether it is an error. `None` until the call is over, and for the
+    /// caller's calls.
     results: Vec<Option<(String, bool)>>,
     started: Instant,
     /// Whether all calls are over.
     done: bool,
 }
 
-/// One call of a tool of ours, apart from the turn that it is in.
+/// One call of our tools, without the turn that it belongs to.
 struct Invocation {
     tool: Registered,
     id: String,
@@ -54,7 +55,7 @@ type Outcome = Result<ToolOutput, String>;
 // === impl Calls ===
 
 impl<'a> Calls<'a> {
-    /// Takes charge of the turn's calls; nothing runs yet.
+    /// Prepares the turn's calls; nothing runs yet.
     pub(crate) fn new(
         config: &'a Config,
         interception: &'a mut Interception,
@@ -74,7 +75,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// Runs ours to their end, a bounded number at once.
+    /// Runs our calls to their end, a bounded number at once.
     pub(crate) async fn run(&mut self) {
         self.started = Instant::now();
         let called = self.interception.stopwatch();
@@ -94,7 +95,7 @@ impl<'a> Calls<'a> {
                     Some(Ok(arguments)) => Arguments::Checked(arguments),
                     Some(Err(message)) => {
                         self.finished(place, Instant::now(), Err(message));
-                        // A turn may have a thousand calls that do not fit.
+                        // A turn may have a thousand calls with invalid arguments.
                         tokio::task::yield_now().await;
                         continue;
                     }
@@ -121,7 +122,7 @@ impl<'a> Calls<'a> {
             };
             let (id, outcome) = match joined {
                 Ok(done) => done,
-                // The panic's own words may hold anything, a key too.
+                // A panic's message may hold anything, even a key.
                 Err(error) => (error.id(), Err("the tool crashed".to_owned())),
             };
             if let Some((place, begun)) = places.remove(&id) {
@@ -132,7 +133,7 @@ impl<'a> Calls<'a> {
         self.done = true;
     }
 
-    /// One result per call in call order, whatever order the calls ended in; `placeholder` for the caller's.
+    /// One result per call, in call order; `placeholder` for the caller's calls.
     pub(crate) fn into_results(mut self, placeholder: &str) -> Vec<ToolResult<'a>> {
         let results = mem::take(&mut self.results);
         let result = |(call, result): (&'a Call, Option<(String, bool)>)| {
@@ -148,7 +149,7 @@ impl<'a> Calls<'a> {
         let is_error = output.is_error();
         let error = is_error.then(|| output.content().to_owned());
         if is_error {
-            // Why is for the model and the record: an error may quote arguments, or a secret of the tool's.
+            // The log does not say why: an error may quote arguments, or a secret of the tool.
             tracing::debug!(tool = call.name, id = call.id, "a tool call failed");
         }
         let duration = Instant::now().saturating_duration_since(begun);
@@ -182,7 +183,7 @@ impl Drop for Calls<'_> {
     }
 }
 
-/// Counts a call. Its tool is ours: the names of others come from callers and models.
+/// Counts a call of our own tools only: other names come from callers and models, so their number has no bound.
 fn count(config: &Config, call: &Call, outcome: &'static str, duration: Duration) {
     if let Owner::Ours(tool) = &call.owner {
         let tool = tool.definition();
