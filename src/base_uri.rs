@@ -1,7 +1,7 @@
 //! Where a provider's API lies: [`BaseUri`], and the layer that sends requests there.
 //!
-//! A server gets its requests in origin form (`POST /v1/chat/completions`), a client wants to know scheme and host as well.
-//! [`BaseUri`] is the layer between the two, so that a bare `hyper_util` client or `reqwest` works below a
+//! A server gets its requests in origin form (`POST /v1/chat/completions`), but a client needs the scheme and host as
+//! well. [`BaseUri`] is the layer between the two, so that a bare `hyper_util` client or `reqwest` works below a
 //! [`Bridge`](crate::Bridge).
 
 use std::fmt;
@@ -16,9 +16,9 @@ use tower::{Layer, Service};
 
 /// The base of a provider's API: what an SDK calls `base_url`, such as `https://api.openai.com/v1`.
 ///
-/// As a [`Layer`] it sets scheme, authority and path prefix of each request's URI. It removes the caller's `Host`, which
-/// names another host (clients take the right one from the URI), and sets the version to HTTP/1.1, by which clients mean
-/// "as negotiated": what the caller spoke says nothing about this hop.
+/// As a [`Layer`] it sets scheme, authority and path prefix of each request's URI. It removes the caller's `Host`,
+/// which names another host (clients take the right one from the URI), and sets the version to HTTP/1.1, by which
+/// clients mean "as negotiated": the caller's version says nothing about this hop.
 ///
 /// The path prefix of the callers' URL space, `/v1` unless [`replacing`](Self::replacing) says otherwise, stands for the
 /// base's path. Any other path is appended to it.
@@ -74,11 +74,11 @@ pub struct SetBaseUri<S> {
     base: BaseUri,
 }
 
-/// A text that is no [`BaseUri`]. It never shows the text, which may hold a password.
+/// The error for a text that is not a [`BaseUri`]. It never shows the text, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUriError(BaseUriErrorKind);
 
-/// Why a text is no [`BaseUri`].
+/// Why a text is not a [`BaseUri`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BaseUriErrorKind {
@@ -86,7 +86,7 @@ pub enum BaseUriErrorKind {
     NotAUri,
     /// There is no scheme or no host, or the scheme is neither `http` nor `https`.
     NotHttp,
-    /// It has a user or a password. They would be sent to nobody; a key belongs into a pool.
+    /// It has a user or a password. They would not be sent; put a key into a pool.
     Credentials,
     /// It has a query, which cannot be part of a base.
     Query,
@@ -223,12 +223,12 @@ impl<S> SetBaseUri<S> {
         &self.inner
     }
 
-    /// The service that gets the requests, to change.
+    /// The service that gets the requests, mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The service that gets the requests, alone again.
+    /// The service that gets the requests, without this layer.
     #[must_use]
     pub fn into_inner(self) -> S {
         self.inner
@@ -369,7 +369,7 @@ mod tests {
         let client = service_fn(|request: Request<()>| async move {
             assert!(!request.headers().contains_key(header::HOST));
             assert_eq!(request.version(), Version::HTTP_11);
-            // A request that nobody keyed keeps the caller's token: the docs warn of it.
+            // A request that no bridge keyed keeps the caller's token: the docs warn of it.
             assert_eq!(request.headers()[header::AUTHORIZATION], "Bearer of-the-caller");
             Ok::<_, Infallible>(Response::new(request.uri().to_string()))
         });

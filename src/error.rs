@@ -1,4 +1,5 @@
-//! Why the bridge itself answered: one table from kind to status and words, kept in the response's extensions.
+//! The reasons for which the bridge itself answers: one table of kinds and statuses. The answer carries its reason in
+//! the response's extensions.
 //!
 //! The dialect gives the JSON body its shape; nothing here knows a provider.
 
@@ -70,7 +71,7 @@ pub enum BridgeErrorKind {
     NoActor,
     /// 404: the stored answer is unknown, or somebody else's.
     NotFound,
-    /// 429: no key can be used now, and at least one will be again by itself.
+    /// 429: no key is usable now, and at least one will recover by itself.
     KeysCoolingDown,
     /// 502: every key is revoked.
     KeysRevoked,
@@ -122,7 +123,7 @@ impl BridgeError {
         self.kind
     }
 
-    /// The sentence that the caller was told.
+    /// The message that the caller got.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

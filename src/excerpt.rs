@@ -1,4 +1,4 @@
-//! Cuts a text that others wrote: for records, logs and the few places that keep a name.
+//! Cuts long texts from outside (prompts, errors, names) before they are recorded, logged or kept.
 
 /// Room for the words that say how much is missing.
 const NOTE: usize = 64;
@@ -6,7 +6,8 @@ const NOTE: usize = 64;
 /// The longest name or id of an answer or a request that is kept apart from its body, in bytes.
 pub(crate) const MAX_NAME: usize = 1 << 10;
 
-/// Cuts `text` to `limit` bytes, or to the length of the note at its end that says so. Returns whether it did.
+/// Cuts `text` to `limit` bytes, including a note about the cut; the note stays even if it alone is longer. Returns
+/// whether it cut.
 pub(crate) fn cut(text: &mut String, limit: usize) -> bool {
     let length = text.len();
     if length <= limit {
@@ -16,13 +17,13 @@ pub(crate) fn cut(text: &mut String, limit: usize) -> bool {
         .rev()
         .find(|end| text.is_char_boundary(*end));
     text.truncate(kept.unwrap_or(0));
-    // A vast prompt's memory goes with its end.
+    // Frees the memory of the part that was cut.
     text.shrink_to(limit);
     text.push_str(&format!("… [cut: {length} bytes in all]"));
     true
 }
 
-/// A name as it is kept, however long it came.
+/// Cuts a name to the length that is kept.
 pub(crate) fn name(mut name: String) -> String {
     cut(&mut name, MAX_NAME);
     name
@@ -42,7 +43,7 @@ mod tests {
         let mut short = "ä".repeat(512);
         assert!(!cut(&mut short, 1024));
         assert_eq!(short.len(), 1024);
-        // No limit is too small to say so.
+        // The note stays, however small the limit.
         let mut tiny = "x".repeat(100);
         assert!(cut(&mut tiny, 0));
         assert_eq!(tiny, "… [cut: 100 bytes in all]");

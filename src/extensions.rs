@@ -1,7 +1,8 @@
-//! Typed request and response extensions: how layers above tell the bridge who calls, and what the bridge tells them.
+//! Typed request and response extensions: layers above tell the bridge who calls, and the bridge tells other layers
+//! what it did.
 //!
-//! The bridge takes [`Actor`] and [`Credential`] out before anything goes inward, so that no inner layer and no later
-//! round sees them.
+//! The bridge removes [`Actor`] and [`Credential`] before it calls the inner service, so that no inner layer and no
+//! later round sees them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +39,7 @@ pub struct Actor {
     metadata: BTreeMap<String, String>,
 }
 
-/// The caller's own key for this request: one attempt with it, and the pool is left alone.
+/// The caller's own key for this request: one attempt with it, and no key of the pool.
 ///
 /// Insert it in the request's extensions above the bridge. Neither `Debug` nor any record shows more than its hint.
 ///
@@ -55,12 +56,12 @@ pub struct Actor {
 pub struct Credential {
     name: HeaderName,
     value: HeaderValue,
-    /// Where the key begins in the value, behind a scheme such as `Bearer`.
+    /// Where the key begins in the value, after a scheme such as `Bearer`.
     start: usize,
     hint: KeyHint,
 }
 
-/// What the bridge tells layers above about an intercepted request, in the response's extensions.
+/// Facts about an intercepted request for the layers above, in the response's extensions.
 ///
 /// # Examples
 ///
@@ -80,7 +81,7 @@ pub struct Intercepted {
     pub(crate) key_attempts: u32,
 }
 
-/// Which call of the provider a layer below the bridge sees, in the request's extensions.
+/// The number of a provider call for the layers below the bridge, in the request's extensions.
 ///
 /// # Examples
 ///
@@ -110,7 +111,7 @@ impl Actor {
         }
     }
 
-    /// Adds one name and value; the last value of a name stays.
+    /// Sets one name and value; a later value of the same name replaces it.
     #[must_use]
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
@@ -208,7 +209,7 @@ impl Credential {
         let bytes = value.as_bytes();
         let start = match memchr::memchr(b' ', bytes) {
             Some(space) if name == AUTHORIZATION => bytes.len() - bytes[space..].trim_ascii_start().len(),
-            // A client with an empty key: HTTP trims the space behind the scheme.
+            // A client with an empty key: HTTP trims the space after the scheme.
             None if name == AUTHORIZATION && bytes.eq_ignore_ascii_case(b"bearer") => bytes.len(),
             _ => 0,
         };

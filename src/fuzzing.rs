@@ -1,4 +1,5 @@
-//! The door through which `/fuzz` reaches what is internal. It exists under `cfg(fuzzing)` alone, which cargo-fuzz sets.
+//! Gives the targets in `/fuzz` access to internal functions; compiled only under `cfg(fuzzing)`, which cargo-fuzz
+//! sets.
 
 use std::ops::Range;
 
@@ -10,10 +11,10 @@ use crate::json::{Scanner, walk};
 /// A top-level member: its name, the ranges of its value and of its value's last element.
 pub type Member = (String, Range<usize>, Option<Range<usize>>);
 
-/// An event: its bytes, its payload, and whether it is the late LF of the one before.
+/// An event: its bytes, its payload, and whether it is the late LF of the event before it.
 pub type Piece = (Vec<u8>, Option<Vec<u8>>, bool);
 
-/// Scans a document that comes in chunks. `Err` is what the error says.
+/// Scans a document that comes in chunks. `Err` is the error's text.
 #[allow(clippy::missing_errors_doc, reason = "said above")]
 pub fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Member>, String> {
     let mut scanner = Scanner::new();
@@ -28,19 +29,19 @@ pub fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Member
         .collect())
 }
 
-/// The members of what may be an object, as far as they can be made out.
+/// The members of a possible object, as far as they can be read.
 pub fn walk(text: &[u8]) -> Vec<(Option<String>, Range<usize>)> {
     walk::members(text)
         .map(|(name, value)| (name.to_str().map(Into::into), value))
         .collect()
 }
 
-/// The elements of what may be an array, as far as they can be made out.
+/// The elements of a possible array, as far as they can be read.
 pub fn items(text: &[u8]) -> Vec<Range<usize>> {
     walk::items(text).collect()
 }
 
-/// Decodes a stream that comes in frames. The last piece is what is left over; `None` if an event is too long.
+/// Decodes a stream that comes in frames. The second value is the unterminated rest; `None` if an event is too long.
 pub fn decode<'a>(frames: impl IntoIterator<Item = &'a [u8]>, max_event: usize) -> Option<(Vec<Piece>, Option<Piece>)> {
     let piece = |event: Event<'_>| {
         (

@@ -17,7 +17,7 @@ use crate::types::{Dialect, ReportedUsage};
 /// Puts a [`Bridge`] around an HTTP service.
 ///
 /// See the [crate's documentation](crate) for what it does and where it belongs in a stack. Every setter takes and
-/// returns the layer; a setting that is not made keeps the default that its setter names.
+/// returns the layer, and names its default.
 ///
 /// # Examples
 ///
@@ -67,7 +67,7 @@ pub struct BridgeLayer {
 // === impl BridgeLayer ===
 
 impl BridgeLayer {
-    /// A layer without a pool, tools or recorder: callers bring their own key, and bytes go through.
+    /// A layer without a pool, tools or recorder: callers bring their own key.
     pub fn new() -> Self {
         Self::default()
     }
@@ -82,7 +82,7 @@ impl BridgeLayer {
         self.set(|config| config.pool = Some(pool))
     }
 
-    /// What each answer of the provider says about the key that was used. Default: [`VerdictTable::default`].
+    /// Decides what a provider's refusal says about the key that was used. Default: [`VerdictTable::default`].
     pub fn verdicts(self, table: VerdictTable) -> Self {
         self.set(|config| config.verdicts = table)
     }
@@ -112,16 +112,17 @@ impl BridgeLayer {
         self.set(|config| config.max_request_body = bytes)
     }
 
-    /// How many bytes all requests together may hold: of their bodies, of whole answers until they are read, and of what
-    /// rounds append. A request that needs more is answered with 503. The last eighth is for requests of 64 KiB at most; once
-    /// half is taken, the larger ones of one [`Actor`](crate::Actor) get an eighth. Clones of a layer share the count.
-    /// Default: 512 MiB.
+    /// The bytes that all requests together may hold: request bodies, whole answers until they are read, and appended
+    /// rounds. A request that needs more is answered with 503. The last eighth is reserved for requests of at most 64
+    /// KiB; once half is taken, the larger requests of one [`Actor`](crate::Actor) get at most an eighth together.
+    /// Clones of a layer share the count. Default: 512 MiB.
     pub fn max_held_bodies(self, bytes: usize) -> Self {
         self.set(|config| config.hold_at_most(bytes))
     }
 
-    /// The largest reply that is read whole, in bytes; a larger one is answered with 502. Of a stream, it bounds what is
-    /// kept of one turn to run tools and to record calls; text that is only relayed has no limit. Default: 32 MiB.
+    /// The largest reply that is read whole, in bytes; a larger one is answered with 502. In a stream it bounds the
+    /// bytes of one turn that are kept to run tools and to record calls; text that is only relayed has no limit.
+    /// Default: 32 MiB.
     pub fn max_response_body(self, bytes: usize) -> Self {
         self.set(|config| config.max_response_body = bytes)
     }
@@ -147,8 +148,9 @@ impl BridgeLayer {
         self.set(|config| config.request_timeout = timeout)
     }
 
-    /// How long a caller may stop to read its stream. The time counts only once another request needs its place in the
-    /// recorder: then the stream is cancelled, and recorded so. Default: 60 s.
+    /// How long a caller may stop reading its answer, 20 s at least. The time counts only once another request needs
+    /// its place in the recorder or the bytes that it holds: then the answer ends early, and a stream is recorded as
+    /// cancelled. Default: 60 s.
     pub fn reader_patience(self, patience: Duration) -> Self {
         self.set(|config| config.reader_patience = patience)
     }
@@ -158,12 +160,12 @@ impl BridgeLayer {
         self.set(|config| config.tool_timeout = timeout)
     }
 
-    /// How much of a tool's result the model gets, in bytes; what is over is cut, and the text says so. Default: 1 MiB.
+    /// How much of a tool's result the model gets, in bytes; a longer one is cut, and the text says so. Default: 1 MiB.
     pub fn max_tool_result(self, bytes: usize) -> Self {
         self.set(|config| config.max_tool_result = bytes)
     }
 
-    /// How many injected calls of one request run at once; further ones wait. Default: 16.
+    /// How many injected calls of one request run at once; the others wait. Default: 16.
     pub fn max_parallel_tools(self, calls: usize) -> Self {
         self.set(|config| config.max_parallel_tools = calls)
     }
@@ -200,8 +202,8 @@ impl BridgeLayer {
     /// The place of the model API in the callers' URL space, such as `/v1` or `/openai/v1`, or `/` under axum's `nest`.
     /// May be called several times. Default: none.
     ///
-    /// Without a base only `POST …/chat/completions` is the bridge's business. Below a base the other dialects and the
-    /// [keyed paths](Self::keyed_paths) are too. An application's own paths are never the bridge's.
+    /// Without a base the bridge handles only `POST …/chat/completions`. Below a base it also handles the other
+    /// dialects and the [keyed paths](Self::keyed_paths). It never touches an application's own paths.
     ///
     /// # Errors
     ///
@@ -212,11 +214,11 @@ impl BridgeLayer {
         Ok(self.set(|config| config.bases.push(base)))
     }
 
-    /// More headers of callers that may reach the provider beside a key of the pool: names, or beginnings of names with a
-    /// `*` behind. May be called several times.
+    /// Further headers of callers that may reach the provider together with a key of the pool: names, or prefixes of
+    /// names followed by `*`. May be called several times.
     ///
-    /// By default a list of harmless ones passes, since any other could act on the operator's account. A caller with its
-    /// own key sends what it likes. Credentials, cookies and headers about the connection never pass.
+    /// By default only a list of harmless headers passes, since any other could act on the operator's account. With the
+    /// caller's own key all others pass too. Credentials, cookies and headers about the connection never pass.
     ///
     /// # Errors
     ///
@@ -248,7 +250,7 @@ impl BridgeLayer {
         self.set(|config| config.dialects = dialects)
     }
 
-    /// The paths below a [base](Self::base) that get a key of the pool without being read, replacing the default.
+    /// The paths below a [base](Self::base) that get a key of the pool and no other treatment, replacing the default.
     /// Default: `/models`, `/models/*`, and `GET`, `DELETE` and `POST` of `/responses/*`, whose ids are bound to their
     /// [`Actor`](crate::Actor).
     ///

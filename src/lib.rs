@@ -5,7 +5,7 @@
 //! - rewrites authentication for each attempt and walks a [pool of keys](pool) on 401, 403 and 429;
 //! - injects the company's [tools], runs the tool rounds that the model asks for, and hides them from the caller;
 //! - emits [recording events](record) (who, prompt, tokens, tools, outcome, which key) on a channel, losing none;
-//! - leaves everything else alone, to the byte.
+//! - leaves everything else unchanged, byte for byte.
 //!
 //! ```text
 //! request ─ route ── not ours ────────────────────────────────► inner service ─► its own response
@@ -69,18 +69,18 @@
 //!
 //! # Where it belongs in a stack
 //!
-//! - **Above** it: what is about the caller and the whole conversation. Authentication (it inserts an [`Actor`], and for
-//!   a caller with a key of its own a [`Credential`], in the request's extensions; the bridge takes both out before
-//!   anything goes inward), rate and concurrency limits, tower-http's `RequestDecompressionLayer`,
-//!   `RequestBodyLimitLayer` and `RequestBodyTimeoutLayer`, tracing, request ids.
-//! - **Below** it: what is about one call of the provider. Each attempt and each round is a request of its own there,
+//! - **Above** it: layers about the caller and the whole conversation: authentication (it inserts an [`Actor`], and for
+//!   a caller with its own key a [`Credential`], in the request's extensions; the bridge removes both before it calls
+//!   the inner service), rate and concurrency limits, tower-http's `RequestDecompressionLayer`, `RequestBodyLimitLayer`
+//!   and `RequestBodyTimeoutLayer`, tracing, request ids.
+//! - **Below** it: layers about one call of the provider. Each attempt and each round is a separate request there,
 //!   marked with [`UpstreamAttempt`]: timeouts, metrics and retries of 5xx apply per call. The bridge itself never
 //!   repeats a 5xx: it may have been paid for.
-//! - A concurrency limit belongs above. Below, a place that somebody reserves and does not use starves the rounds of a
-//!   request that is under way: that is inherent in tower's readiness.
+//! - A concurrency limit belongs above. Below the bridge, a handle that reserves a slot and does not use it starves the
+//!   rounds of running requests; tower's readiness makes that unavoidable.
 //!
-//! The layer gives the place that `poll_ready` reserved back, and asks for readiness right before every call of the
-//! inner service, so a slow upload or a full recorder never holds one.
+//! The layer releases the slot that `poll_ready` reserved, and waits for readiness right before every call of the inner
+//! service. So no slot is held during a slow upload or while the recorder is full.
 //!
 //! # Errors
 //!
@@ -90,7 +90,8 @@
 //!
 //! # What one caller can cost the others
 //!
-//! Each limit is enforced where the bytes enter, and never at the cost of a request that is being served.
+//! Each limit is enforced where the bytes enter. A request that exceeds one is refused; the others keep what they hold,
+//! unless their caller has stopped reading.
 //!
 //! | of | default | setter | beyond it |
 //! |---|---|---|---|
@@ -115,11 +116,12 @@
 //! | bytes that are scanned or relayed without a yield | 64 KiB | | |
 //! | work over many bytes that cannot yield half-way | 1 MiB | | on a thread of its own, half of the cores at most |
 //!
-//! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway example
-//! bounds them, and runs its tool servers on a thread of their own: their SDK parses whatever they send where it is polled.
-//! Left open: a caller without an [`Actor`] shares its limits with all others like it; a provider that answers slowly holds
-//! the request's body for as long as the time-outs allow; an answer of a keyed path, such as a list of models, is relayed
-//! unread and takes no place, so a concurrency limit above is what bounds callers who do not read theirs.
+//! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway
+//! example bounds them, and runs its tool servers on a thread of their own: their SDK parses whatever they send where
+//! it is polled. Not limited: a caller without an [`Actor`] shares its limits with all others like it; a provider that
+//! answers slowly holds the request's body for as long as the time-outs allow; an answer of a keyed path, such as a
+//! list of models, is relayed unread and takes no place, so a concurrency limit above is what bounds callers who do not
+//! read theirs.
 //!
 //! # Features
 //!

@@ -73,7 +73,7 @@ fn replace(text: &[u8], mut found: Vec<(Range<usize>, &str)>) -> Option<Vec<u8>>
     let mut redacted = Vec::with_capacity(text.len());
     let mut copied = 0;
     for (range, mask) in found {
-        // An overlapping occurrence is cut away as well: the rest of a secret is still much of a secret.
+        // An overlapping occurrence is removed as well: the rest of a secret reveals much of it.
         if range.start >= copied {
             redacted.extend_from_slice(&text[copied..range.start]);
             redacted.extend_from_slice(mask.as_bytes());
@@ -84,7 +84,7 @@ fn replace(text: &[u8], mut found: Vec<(Range<usize>, &str)>) -> Option<Vec<u8>>
     Some(redacted)
 }
 
-/// Every position of the finder's needle, overlapping ones too: a secret may begin within a false start of itself.
+/// Every position of the finder's needle, overlapping ones too: a secret may begin inside a partial match of itself.
 fn occurrences<'a>(needle: &'a Finder<'_>, text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
     let mut from = 0;
     std::iter::from_fn(move || {
@@ -144,7 +144,7 @@ impl<S: Secret> Secrets<S> {
     }
 }
 
-/// Prints how many there are.
+/// Prints only the number of secrets.
 impl<S> fmt::Debug for Secrets<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets").field("len", &self.secrets.len()).finish()

@@ -1,8 +1,8 @@
-//! Whose a stored response is, and the id under which the provider keeps it.
+//! Remembers who owns a stored response, and the id under which the provider keeps it.
 //!
-//! A shared key opens every response that was made with it, to everybody who knows the response's id. So the bridge
-//! remembers who was shown which id. And a stream of several rounds shows the id of its first visible round while the
-//! provider keeps the whole conversation under the id of the last.
+//! A shared key opens every response that was made with it to everybody who knows the response's id, so the bridge
+//! remembers which actor was shown which id. A stream of several rounds shows the id of its first visible round, but
+//! the provider keeps the whole conversation under the id of the last.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -19,7 +19,7 @@ const KEPT_FOR: Duration = Duration::from_secs(3600);
 /// In bytes; OpenAI's ids have 53.
 const MAX_ID: usize = 256;
 
-/// What is known of an id that a caller was shown.
+/// The stored response behind an id that a caller was shown.
 ///
 /// # Examples
 ///
@@ -39,8 +39,8 @@ pub struct StoredResponse {
 
 /// Remembers ids of responses, for all replicas of a service if it is shared among them.
 ///
-/// A service of one process needs none of its own: [`ResponseIds::default`] remembers 10,000 ids, each for an hour after
-/// its last use.
+/// A service of one process can use [`ResponseIds::default`], which remembers 10,000 ids, each for an hour after its
+/// last use.
 ///
 /// # Examples
 ///
@@ -124,7 +124,7 @@ struct Entry {
 // === impl StoredResponse ===
 
 impl StoredResponse {
-    /// A response that the provider keeps under `id`, and that nobody owns.
+    /// A response without an owner that the provider keeps under `id`.
     ///
     /// ```
     /// # use tower_llm_bridge::response_ids::StoredResponse;
@@ -170,7 +170,7 @@ impl StoredResponse {
         self.owner.as_deref()
     }
 
-    /// Whether it is the actor's; without an actor, whether it is nobody's.
+    /// Whether it belongs to the actor; without an actor, whether it has no owner.
     ///
     /// ```
     /// # use tower_llm_bridge::response_ids::StoredResponse;

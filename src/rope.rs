@@ -1,5 +1,5 @@
-//! A body as the segments in which it arrived, and edits of it that share all bytes they do not change. The traits of
-//! `bytes` offer no edit by offset.
+//! A body kept in the segments in which it arrived, with edits that share all unchanged bytes. The `bytes` crate has no
+//! edit by offset.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// Edited bytes up to this length become one segment: to copy them costs less than one more frame in each layer.
+/// Edited bytes up to this length become one segment: copying them costs less than one more frame in each layer.
 const SMALL: usize = 4 << 10;
 
-/// Bytes in segments, none of them empty. To clone or slice it copies no bytes.
+/// Bytes in segments, none of them empty. Cloning and slicing copy no bytes.
 #[derive(Clone, Default)]
 pub(crate) struct Rope {
     segments: VecDeque<Bytes>,
@@ -137,7 +137,7 @@ impl Rope {
     }
 }
 
-/// Bodies hold what people write: only the length prints.
+/// Prints only the length: bodies hold private text.
 impl fmt::Debug for Rope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Rope({} bytes)", self.len)
@@ -374,7 +374,7 @@ mod tests {
                 }
             }
             let mut edits = Edits::default();
-            // Insertions at one place keep their order, so only a stable change of order is fair.
+            // Insertions at one offset keep their order, so only a stable sort may change the order of edits.
             if swap {
                 made.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
             }

@@ -1,4 +1,4 @@
-//! The service itself: it decides which requests are the bridge's business, and gives the reserved place back.
+//! The service: decides which requests the bridge handles, and releases the slot that `poll_ready` reserved.
 
 use std::fmt;
 use std::mem;
@@ -25,8 +25,8 @@ use crate::upstream::{Handle, HttpService};
 /// by `fn is_service<S: tower::Service<http::Request<Body>>>(_: &S) {}`, which names the missing bound.
 ///
 /// An inner service with the error `tower::BoxError` can make an `async` block that awaits the bridge fail to compile,
-/// with `higher-ranked lifetime error`. Box the bridge and not the service below it, or give that service an error type
-/// of its own.
+/// with `higher-ranked lifetime error`. Box the bridge and not the service below it, or give that service a named error
+/// type.
 ///
 /// # Examples
 ///
@@ -83,9 +83,9 @@ where
         let Some(route) = bridge::route(&self.config, &request) else {
             return ResponseFuture::passthrough(self.inner.call(request.map(RequestBody::passthrough)));
         };
-        // The pipeline waits for the caller's upload and for a recorder's place before it sends anything. Kept
-        // meanwhile, the place that `poll_ready` reserved could be the one that another request needs to get there, so
-        // the readied handle is dropped, and `ready()` is called right before each send
+        // The pipeline waits for the caller's upload and for a place in the recorder before it sends anything. If it
+        // kept the slot that `poll_ready` reserved, another request might need that very slot to finish. So the readied
+        // handle is dropped, and `ready()` is called right before each send
         // (https://docs.rs/tower-service/latest/tower_service/trait.Service.html#be-careful-when-cloning-inner-services).
         let fresh = self.inner.clone();
         drop(mem::replace(&mut self.inner, fresh));

@@ -1,6 +1,6 @@
-//! A provider that answers by a script: no socket, no key that costs, and with tokio's clock paused no waiting.
+//! A scripted provider for tests: no socket, no paid key, and no waiting while tokio's clock is paused.
 //!
-//! For tests of one's own stack, with the feature `test-util`.
+//! Needs the feature `test-util`.
 //!
 //! # Example
 //!
@@ -55,7 +55,7 @@ use hyper::body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 use tower::Service;
 
-/// A provider whose answers are a list: each is given once, in order, and the last one again and again.
+/// A provider that answers from a list: each answer once, in order, then the last one again and again.
 ///
 /// Clones share the script and the recorded requests.
 #[derive(Clone, Default)]
@@ -71,7 +71,7 @@ struct Shared {
 
 #[derive(Clone)]
 struct Answer {
-    /// The status, or the words of a connection that fails.
+    /// The status, or the message of a failed connection.
     status: Result<StatusCode, String>,
     headers: HeaderMap,
     frames: VecDeque<Bytes>,
@@ -126,7 +126,7 @@ impl Provider {
         self.push(Ok(StatusCode::OK), "text/event-stream", frames)
     }
 
-    /// Next, a connection that fails with these words.
+    /// Next, a connection that fails with this message.
     #[must_use]
     pub fn fail(self, words: &str) -> Self {
         self.push(Err(words.to_owned()), "", VecDeque::new())
@@ -194,7 +194,7 @@ impl Provider {
     }
 }
 
-/// Shows no request: those have keys in them.
+/// Shows no requests: they hold keys.
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shared = self.lock();

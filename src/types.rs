@@ -34,7 +34,7 @@ pub enum Dialect {
 
 /// Which usage the caller is told after more than one round.
 ///
-/// Records always have every round's.
+/// Records always have the usage of every round.
 ///
 /// # Examples
 ///
@@ -90,7 +90,7 @@ pub enum CredentialKind {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyHint(std::sync::Arc<str>);
 
-/// A text is not a [`KeyHint`]. It does not show the text, which may be a whole key.
+/// The error for a text that is not a [`KeyHint`]. It does not show the text, which may be a whole key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyHintError(());
 
@@ -307,8 +307,8 @@ impl std::error::Error for KeyHintError {}
 // === impl CredentialHeader ===
 
 impl CredentialHeader {
-    /// As the API of the request wants it: `Authorization: Bearer <key>`, and `x-api-key: <key>` for Anthropic's
-    /// Messages. The default.
+    /// The header that the request's API documents: `Authorization: Bearer <key>`, and `x-api-key: <key>` for
+    /// Anthropic's Messages. The default.
     #[must_use]
     pub const fn by_dialect() -> Self {
         Self(SentAs::ByDialect)

@@ -1,4 +1,4 @@
-//! Where the type parameters end: the pipeline sees an [`Upstream`], never the user's service and body types.
+//! Hides the user's service and body types from the pipeline behind one trait, [`Upstream`].
 
 use std::fmt::Display;
 use std::future::Future;
@@ -15,7 +15,7 @@ use crate::rope::Rope;
 /// An HTTP service whose response body is an associated type.
 ///
 /// Sealed, and implemented for every such service. Projecting the body through this alias, instead of a free type
-/// parameter with a `'static` bound, keeps callers compiling who spawn a future whose errors are boxed.
+/// parameter with a `'static` bound, keeps code compiling that spawns a future with boxed errors.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP service for the bridge",
     label = "not a `Service<Request<{ReqBody}>, Response = Response<_>>`",
@@ -47,12 +47,12 @@ where
 pub(crate) trait Upstream: Send {
     type Body: Body<Data = Bytes, Error: Display> + Send;
 
-    /// Waits for readiness right before the call, every time: a handle is never called unready, and never sits on a
-    /// reserved place while it waits for something else.
+    /// Waits for readiness right before every call: a handle is never called unready, and never holds a reserved slot
+    /// while it waits for something else.
     fn send(&mut self, request: Request<Rope>) -> impl Future<Output = Result<Response<Self::Body>, SendError>> + Send;
 }
 
-/// What the inner service said when it failed; for logs, never for the caller.
+/// The inner service's error as text: for logs, never for the caller.
 #[derive(Debug)]
 pub(crate) struct SendError(pub(crate) String);
 
