@@ -145,7 +145,8 @@ impl<U: Upstream> Provider<U> {
         let purpose = self.target.purpose();
         let is_keyed = !matches!(purpose, Purpose::Model(_));
         let verdict = match verdict {
-            // On a path that only gets a key, the caller's choice of path must rest nothing; a 429 rests the path alone.
+            // The caller chooses the keyed path, so no refusal there may rest a key for other requests. Only a 429
+            // rests it, and for such paths alone.
             Verdict::CoolDown | Verdict::CoolDownFor(_)
                 if is_keyed && refusal.parts.status != StatusCode::TOO_MANY_REQUESTS =>
             {

@@ -1,4 +1,4 @@
-//! Which of several equally ranked keys a request tries first.
+//! Chooses which of several equally ranked keys a request tries first.
 //!
 //! By rendezvous hashing ([Thaler and Ravishankar, 1998](https://doi.org/10.1109/90.663936)) of its conversation: a
 //! conversation keeps its key and so its prompt cache, load spreads over the keys, and a key that comes or goes moves
@@ -10,13 +10,13 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// Conversations fall into so many slots, and those of one slot have the same order of keys.
+/// The number of slots into which conversations are hashed. Conversations of one slot have the same order of keys.
 const SLOTS: u64 = 4096;
 
-/// Up to here, comparing all keys is as fast as remembering the best one.
+/// Up to this many keys, comparing all of them is as fast as remembering the best one.
 const FEW: usize = 16;
 
-/// Who sends a request, as far as the choice of a key depends on it. Hashes only, so that nothing is kept of a caller.
+/// The sender of a request, as the choice of a key depends on it. Only hashes, so that nothing about a caller is kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Caller {
     pub(super) actor: Option<u64>,
@@ -33,7 +33,7 @@ pub(super) enum Order {
 /// Keys of equal rank that stand side by side in the list.
 pub(super) struct Group {
     pub(super) keys: Range<usize>,
-    /// For each slot the first key, as an offset from 1; 0 is not known yet. Empty for few keys.
+    /// Per slot, the first key's offset in `keys` plus 1; 0 while it is unknown. Empty for few keys.
     best: Box<[AtomicU32]>,
 }
 
@@ -54,7 +54,7 @@ impl Caller {
         }
     }
 
-    /// The order of its requests; without a conversation, that of `turn`.
+    /// The order for its requests; without a conversation, `turn` decides.
     #[inline]
     pub(super) fn order(&self, turn: impl FnOnce() -> u64) -> Order {
         match self.conversation {
@@ -118,7 +118,7 @@ impl Group {
     }
 }
 
-/// The seed of a key: of the secret, so that neither its place nor its settings move a conversation.
+/// The seed of a key, a hash of its secret: a new position or other settings move no conversation.
 pub(super) fn seed(secret: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(secret);

@@ -1,4 +1,4 @@
-//! A domain: the organisation, project or workspace whose rate limits several keys share, and what rests of it.
+//! A domain: the organisation, project or workspace whose rate limits several keys share, and its rests.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ const NAMES: [(&str, &str); 2] = [
     ("anthropic-organization-id", "anthropic-workspace-id"),
 ];
 
-/// Longer values of the provider's headers are no names.
+/// Longer header values are not taken for names.
 const LONGEST_NAME: usize = 256;
 
 /// State that keys share. Keys whose domain is unknown have one each.
@@ -100,8 +100,8 @@ impl DomainName {
         })
     }
 
-    /// Whether `headers` teach nothing new. A domain is learnt once: answers that come to name another organisation are
-    /// those of a proxy with several. An answer that adds the project or workspace makes it more exact.
+    /// Whether `headers` teach nothing new. A domain is learnt once: answers that later name another organisation come
+    /// from a proxy that has several. An answer that adds the project or workspace makes it more exact.
     pub(super) fn is_settled(&self, headers: &HeaderMap) -> bool {
         match self {
             Self::Declared(_) | Self::Learnt { part: Some(_), .. } => true,
@@ -239,7 +239,7 @@ impl Domain {
         self.has_rests.store(false, Ordering::Release);
     }
 
-    /// Until when all models rest, and the rests of single ones, in the order of their names.
+    /// The deadline until which all models rest, and the rests of single models, sorted by name.
     pub(super) fn inspect(&self, now: u64) -> (Option<u64>, Vec<ModelRest>) {
         if !self.has_rests() {
             return (None, Vec::new());
@@ -291,7 +291,7 @@ impl Domain {
     }
 
     fn lock(&self) -> MutexGuard<'_, Rests> {
-        // Every change is complete when it could panic no more.
+        // No change under the lock panics half-way.
         self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What providers' rate-limit headers say about the bucket that a request drew from: is it empty, and until when.
+//! Reads in providers' rate-limit headers whether the bucket that a request drew from is empty, and until when.
 //!
 //! The headers come with successes too, and out of order under concurrency, so an empty bucket never refuses a request
 //! by itself.
@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
-/// A provider's mistake in units must not put a model away for days.
+/// A provider's mistake in units must not disable a model for days.
 const CAP: Duration = Duration::from_secs(60 * 60);
 
 /// Larger numbers are points in time. As seconds from now they would be 31 years.
@@ -25,8 +25,8 @@ const FIRST_EPOCH_SECOND: f64 = 1e9;
 /// Larger numbers are milliseconds since 1970. As seconds they would be in the year 5138.
 const FIRST_EPOCH_MILLISECOND: f64 = 1e11;
 
-/// How long the emptiest bucket stays empty: the latest reset of a bucket that has nothing left, 1 h at most. `None` if
-/// no bucket says so, or its reset is past, absent or unreadable.
+/// The time until the latest reset of an empty bucket, 1 h at most. `None` if no bucket is empty, or if its reset is
+/// past, absent or unreadable.
 pub(super) fn empty_for(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Option<Duration> {
     let empty = headers
         .iter()
@@ -41,7 +41,7 @@ pub(super) fn empty_for(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Op
         .map(|reset| reset.min(CAP))
 }
 
-/// Whether a header says what is left of a bucket.
+/// Whether a header tells the rest of a bucket.
 #[inline]
 fn is_remaining(name: &str) -> bool {
     if let Some(bucket) = name.strip_prefix("anthropic-ratelimit-") {

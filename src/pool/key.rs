@@ -1,4 +1,4 @@
-//! A key: the secret, which only a header value ever shows, and what the pool counts of it.
+//! A key: its secret, which is shown only as a header value, and its state and counters.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ const SCHEME: &[u8] = b"Bearer ";
 ///
 /// The secret cannot be read back or cloned, and prints as its [hint](KeyHint). Its bytes exist once, in the buffer of
 /// the header values that requests share; that buffer is overwritten when the last of them is dropped. The copies that
-/// an HTTP client below makes for the wire are out of reach, as is a `&str` that the key was made of.
+/// an HTTP client below makes for the wire are not overwritten, nor is a `&str` from which the key was made.
 ///
 /// # Examples
 ///
@@ -58,10 +58,10 @@ pub(super) struct SecretKey {
     bare: HeaderValue,
 }
 
-/// Wipes the buffer of header values with the last of them.
+/// The buffer of header values; wiped when the last of them is dropped.
 struct Buffer(Zeroizing<Vec<u8>>);
 
-/// A key's secret and its own state. What rests of its domain is the [`Domain`]'s.
+/// A key's secret and its own state. The rests of its domain are in [`Domain`].
 pub(super) struct Key {
     /// Tells keys apart across [`replace`](super::KeyPool::replace), where positions change.
     pub(super) id: KeyId,
@@ -69,7 +69,7 @@ pub(super) struct Key {
     /// changes.
     pub(super) word: Word,
     pub(super) suspicion: Suspicion,
-    /// Until which millisecond keyed paths leave it alone, and counts of tokens. 0 is not at all.
+    /// Until which millisecond it rests for keyed paths, and for counts of tokens. 0 means it does not rest.
     keyed_rest: AtomicU64,
     counting_rest: AtomicU64,
     pub(super) hint: KeyHint,
@@ -89,7 +89,7 @@ pub(super) struct Counters {
     pub(super) unanswered: AtomicU64,
 }
 
-/// What came of an attempt for its key.
+/// The outcome of an attempt for its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     Accepted,
@@ -120,7 +120,7 @@ pub(crate) struct SentKey(pub(super) Arc<Entry>);
 // === impl ApiKey ===
 
 impl ApiKey {
-    /// A key in a domain of its own, ranked by its place in the list, and sent as the dialect wants it.
+    /// A key without a named domain, ranked by its place in the list, and sent in the dialect's usual header.
     ///
     /// # Errors
     ///
@@ -159,7 +159,7 @@ impl ApiKey {
         self
     }
 
-    /// Sets the header that carries the key. It outweighs [`KeyPool::sent_as`](super::KeyPool::sent_as).
+    /// Sets the header that carries the key. It takes precedence over [`KeyPool::sent_as`](super::KeyPool::sent_as).
     pub fn sent_as(mut self, header: CredentialHeader) -> Self {
         self.sent_as = header;
         self
@@ -262,12 +262,14 @@ impl Key {
         self.meter.attempt(outcome);
     }
 
-    /// Until which millisecond it rests for a purpose that has limits of its own.
+    /// Until which millisecond it rests for keyed paths or counts of tokens; 0 for models, whose rests are the
+    /// domain's.
     pub(super) fn rest_of(&self, purpose: Purpose<'_>) -> u64 {
         self.rest_word(purpose).map_or(0, |rest| rest.load(Ordering::Acquire))
     }
 
-    /// Rests for such a purpose. A deadline is never shortened. Returns whether it served the purpose until now.
+    /// Rests for keyed paths or counts of tokens. A deadline is never shortened. Returns whether it served the purpose
+    /// until now.
     pub(super) fn rest_for(&self, purpose: Purpose<'_>, deadline: u64, now: u64) -> bool {
         let before = self
             .rest_word(purpose)
@@ -283,7 +285,7 @@ impl Key {
         }
     }
 
-    /// Forgets what it is suspected of, and ends a rest that came of it.
+    /// Forgets the suspicions, and ends a rest that they caused.
     #[cold]
     pub(super) fn forget_suspicion(&self) {
         self.suspicion.forget();
@@ -302,7 +304,7 @@ impl Key {
         }
     }
 
-    /// Makes it usable if it still is in the state `from`. Whether it was this call that did.
+    /// Makes it usable if it is still in the state `from`. Returns whether this call did.
     pub(super) fn restore(&self, from: Stamp) -> bool {
         let restored = self.word.restore(from);
         if restored {
@@ -312,7 +314,7 @@ impl Key {
         restored
     }
 
-    /// Makes it usable for everything. Whether it was not.
+    /// Makes it usable for everything. Returns whether it was not usable before.
     pub(super) fn restore_all(&self, now: u64) -> bool {
         self.suspicion.forget();
         let rests = [&self.keyed_rest, &self.counting_rest].map(|rest| rest.swap(0, Ordering::AcqRel));
@@ -342,7 +344,7 @@ impl Secret for Arc<Key> {
 // === impl Entry ===
 
 impl Entry {
-    /// The entry of `key`, which stands at `position`; `staying` is the same key in the list before.
+    /// The entry of `key`, at `position`; `staying` is the same key in the previous list.
     pub(super) fn new(key: ApiKey, position: usize, domain: Arc<Domain>, staying: Option<&Arc<Key>>) -> Arc<Self> {
         let ApiKey {
             secret,

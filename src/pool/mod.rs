@@ -1,7 +1,7 @@
-//! The operator's keys: leases one to each request, and learns from answers what to leave alone.
+//! The operator's keys: leases one to each request, and learns from answers which keys and models to avoid.
 //!
 //! A [`KeyPool`] is a list of [`ApiKey`]s. Limits belong to a *domain* and a model, and not to a key: keys of one
-//! organisation, project or workspace draw on the same buckets. So what an answer says rests just as much as it is about:
+//! organisation, project or workspace draw on the same buckets. So an answer rests only what it is about:
 //!
 //! ```text
 //!  one domain, two keys                           two domains
@@ -26,9 +26,9 @@
 //! | a domain, all models | an answer about money | 1 h |
 //! | a key | an answer that proves it dead | it is [restored](KeyPool::restore), or leaves the list and comes back |
 //!
-//! A [`VerdictTable`] says which answers do which. A deadline is never shortened. If every key is revoked, one request a
-//! minute tries them all, the first one a minute after the last revocation, so an outage of the provider's own
-//! authentication ends without an operator.
+//! A [`VerdictTable`] says which answers do which. A deadline is never shortened. If every key is revoked, one request
+//! a minute tries them all, the first one a minute after the last revocation, so the pool recovers from an outage of
+//! the provider's authentication without an operator.
 //!
 //! **What several keys of one organisation help against**: a key that is revoked, expired or deleted, and keys restricted
 //! to different models or projects with limits of their own. **What they do not help against**: rate limits and an

@@ -1,6 +1,6 @@
 //! The purposes of requests: a key may rest for one and serve another.
 
-/// What a request wants of a key. Each purpose has limits of its own.
+/// What a request needs a key for. Each purpose has limits of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose<'a> {
     /// An answer of this model.

@@ -1,4 +1,4 @@
-//! Takes in what answers say about keys and their domains, and changes what rests.
+//! Applies what answers say about keys and their domains: learns domains, and begins and ends rests.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -18,8 +18,8 @@ use super::{
 };
 
 impl KeyPool {
-    /// Takes in what the headers of any answer say about the key's domain: its name, and whether its bucket for the
-    /// model is empty. `wall` is the wall clock. To be called before [`report`](Self::report).
+    /// Reads in the headers of any answer what they say about the key's domain: its name, and whether its bucket for
+    /// the model is empty. `wall` is the wall clock. To be called before [`report`](Self::report).
     #[inline]
     pub(crate) fn observe(
         &self,
@@ -74,7 +74,7 @@ impl KeyPool {
         }
     }
 
-    /// Takes in what an attempt's answer says about its key.
+    /// Applies what an attempt's answer says about its key.
     #[inline]
     pub(crate) fn report(
         &self,
@@ -99,7 +99,7 @@ impl KeyPool {
             }
             Report::CoolDown(rest) => self.cool_down(lease, purpose, rest, now),
             Report::CoolDownDomain(rest) => self.cool_down_domain(lease, purpose, rest, now),
-            // On a keyed path, answers never speak against the key.
+            // Answers on keyed paths never count against the key.
             Report::Revoked | Report::Suspect | Report::NextKey if is_keyed => {
                 key.count(Attempt::NextKey);
             }
@@ -116,7 +116,7 @@ impl KeyPool {
         }
     }
 
-    /// The key did what others of the walk refused.
+    /// The key served a request that other keys of the walk may have refused.
     #[inline]
     fn note_success(&self, walk: &mut Walk, lease: &Lease, now: Instant) {
         if lease.entry.key.suspicion.is_noted() {
@@ -221,7 +221,7 @@ impl KeyPool {
         if key.word.load() >= revoked {
             return;
         }
-        // Before the key: a request that sees the last key revoked must see when a probe is due.
+        // Written before the key's word: a request that sees the last key revoked must see when a probe is due.
         self.inner
             .next_probe
             .fetch_max(self.inner.clock.deadline(now, PROBE_INTERVAL), Ordering::AcqRel);

@@ -9,7 +9,7 @@ use super::headroom;
 /// The cool-down after a 429 that names none.
 pub(super) const DEFAULT: Duration = Duration::from_secs(60);
 
-/// A provider's mistake in units must not put a key away for days.
+/// A provider's mistake in units must not disable a key for days.
 pub(super) const CAP: Duration = Duration::from_secs(60 * 60);
 
 /// Set by OpenAI and Azure; their SDKs prefer it to the whole seconds of `retry-after`.
@@ -18,7 +18,7 @@ static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// The cool-down that an answer asks for: `retry-after-ms`, else `retry-after`, else the words of its `message`, else the
 /// latest reset of an empty bucket, else [`DEFAULT`]; [`CAP`] at most.
 ///
-/// An error inside a stream comes behind the headers of a success, so its words are all that says how long.
+/// An error inside a stream follows the headers of a success, so only its message can tell how long.
 pub(super) fn cool_down(headers: &HeaderMap, message: &str, now: SystemTime) -> Duration {
     let first = |name: &HeaderName, parse: &dyn Fn(&str) -> Option<Duration>| {
         let mut values = headers.get_all(name).iter();
@@ -138,7 +138,7 @@ mod tests {
             ("0", 0.0),
             ("3600001", HOUR),
             ("1e999", HOUR),
-            // Then the other header speaks.
+            // Then the other header counts.
             ("", 7.0),
             ("-5", 7.0),
             ("NaN", 7.0),

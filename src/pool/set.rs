@@ -92,8 +92,8 @@ impl KeySet {
         })
     }
 
-    /// The same keys, with `entry` in the domain `name`, and the new entry. The rests of a domain that was the key's
-    /// own go with it.
+    /// The same keys, with `entry` in the domain `name`, and the new entry. If the old domain was the key's own, its
+    /// rests move along.
     pub(super) fn with_domain(&self, entry: &Entry, name: DomainName, now: u64) -> Option<(Self, Arc<Entry>)> {
         let position = self.position(entry)?;
         let current = &self.entries[position];
@@ -246,7 +246,7 @@ impl KeySet {
     }
 }
 
-/// The fates of domains in one search. Keys of one domain often stand side by side, and it is asked once for them.
+/// The fates of domains in one search. Keys of one domain are often neighbours, so the last fate is reused.
 struct DomainFates<'a, 'p> {
     model: &'p str,
     now: u64,

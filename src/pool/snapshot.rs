@@ -19,13 +19,13 @@ use crate::types::KeyHint;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum KeyState {
-    /// They do. Single models may rest all the same.
+    /// They do. Single models may still rest.
     Usable,
-    /// Not until its domain's time is over.
+    /// Not before its domain's cool-down is over.
     CoolingDown,
-    /// Only when no other key serves them, until its time is over: other keys did what this one refused.
+    /// Only when no other key serves them, until the suspicion ends: other keys served what this one refused.
     Suspected,
-    /// Not until it is restored.
+    /// Not before it is restored.
     Revoked,
 }
 
@@ -73,16 +73,16 @@ pub struct KeySnapshot {
 pub struct ModelRest {
     /// The model, as callers name it.
     pub model: String,
-    /// Whether requests get the key all the same if no other one serves them: the provider said that the limit is used
-    /// up, and refused nothing yet.
+    /// Whether requests still get the key if no other key serves them: the provider said that the limit is used up, but
+    /// has refused nothing yet.
     pub last_resort: bool,
     /// Until the rest is over.
     #[serde(rename = "time_left_ms", serialize_with = "whole_millis")]
     pub time_left: Duration,
 }
 
-/// How many provider calls were made with a key, and what came of them. A call counts when its outcome is known: one
-/// that is under way is in none of the counters, and `attempts` is the sum of the others.
+/// How many provider calls were made with a key, and their outcomes. A call counts when its outcome is known: one that
+/// is under way is in none of the counters, and `attempts` is the sum of the others.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! The pool: leases keys to requests and takes in their reports. No I/O, and no clock of its own; requests take no lock.
+//! The pool: leases keys to requests. No I/O; leases get the time as an argument, and take no lock while nothing rests.
 
 use std::{
     fmt,
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::types::{CredentialHeader, KeyHint};
 
-/// How long after the last revocation one request may try the keys of a pool whose keys are all revoked, and how long
-/// after that one the next.
+/// The time between probes, in which one request tries the keys of a pool whose keys are all revoked; also from the
+/// last revocation to the first probe.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Provider keys in order of preference. Clones share their state; see the [module docs](crate::pool).
@@ -41,7 +41,7 @@ pub(super) struct Inner {
     pub(super) next_probe: Arc<AtomicU64>,
     /// Counts requests without a conversation, so that they take turns.
     turns: AtomicU64,
-    /// Held while a set is derived from the one before.
+    /// Held while a new set is made from the current one.
     pub(super) publishing: Mutex<()>,
 }
 
@@ -142,12 +142,12 @@ impl KeyPool {
         self
     }
 
-    /// Replaces the keys while requests run. A key that stays keeps its state, its domain and its counters, and is still
-    /// reached by the requests that use it now. A request that uses a key that goes may finish with it.
+    /// Replaces the keys while requests run. A key that stays keeps its state, its domain and its counters, and still
+    /// gets the reports of requests under way. A request that uses a removed key may finish with it.
     ///
     /// # Errors
     ///
-    /// As [`KeyPool::new`]; the pool is then as it was.
+    /// As [`KeyPool::new`]; then the pool is unchanged.
     ///
     /// # Examples
     ///
@@ -169,8 +169,8 @@ impl KeyPool {
         Ok(())
     }
 
-    /// Makes the keys with this hint usable again for every model, whether revoked, suspected or resting, and so their
-    /// domains. Returns how many of them were not usable.
+    /// Makes the keys with this hint usable again for every model, whether revoked, suspected or resting, and ends the
+    /// rests of their domains. Returns how many of them were not usable.
     ///
     /// The hint is text, as an operator's endpoint gets it, or the [`KeyHint`] of a snapshot.
     ///
@@ -265,7 +265,7 @@ impl KeyPool {
                 0
             }
         });
-        // Nearly every walk ends where it begins.
+        // Nearly every walk ends with its first key.
         if let Some(first) = keys.first(order)
             && walk.is_new()
         {
@@ -281,14 +281,14 @@ impl KeyPool {
         self.search(&keys, walk, order, purpose, now)
     }
 
-    /// The key of an earlier attempt once more, as far as it still is in the pool.
+    /// Leases the key of an earlier attempt again, if it is still in the pool.
     pub(crate) fn lease_again(&self, walk: &mut Walk, sent: &SentKey) -> Option<Lease> {
         let keys = self.inner.keys.load();
         let entry = keys.current(&sent.0)?;
         Some(Lease::new(entry, entry.key.word.load(), walk))
     }
 
-    /// Whether keys of equal rank exist, so that it makes a difference which conversation a request belongs to.
+    /// Whether keys of equal rank exist, so that a request's conversation makes a difference.
     pub(crate) fn has_equals(&self) -> bool {
         self.inner.keys.load().has_equals()
     }
@@ -310,7 +310,7 @@ impl KeyPool {
         Some(Lease::new(entry, stamp, walk))
     }
 
-    /// The next key of a walk that may try revoked ones. A walk becomes one if every key is revoked and a probe is due.
+    /// The next key for a walk that may try revoked ones. A walk may if every key is revoked and a probe is due.
     #[cold]
     fn probe<'a>(
         &self,
@@ -362,7 +362,7 @@ impl KeyPool {
         self.inner.keys.load().redact(text)
     }
 
-    /// A test of texts: whether a key occurs in one.
+    /// A function that tells whether a key occurs in a text.
     pub(crate) fn key_finder(&self) -> impl Fn(&[u8]) -> bool + use<> {
         let keys = self.inner.keys.load();
         move |text| keys.occur_in(text)
@@ -374,7 +374,7 @@ impl KeyPool {
         let wanted: Vec<_> = keys.entries.iter().filter(|entry| wanted(entry)).collect();
         let restore = |entry: &&Arc<Entry>| {
             let (all_models, models) = entry.domain.inspect(now);
-            // Not in the condition below: it has an effect.
+            // Outside of the condition below, since it has an effect.
             let restored = entry.key.restore_all(now);
             restored || all_models.is_some() || !models.is_empty()
         };
@@ -413,7 +413,7 @@ impl KeyPool {
     }
 }
 
-/// Hints and states.
+/// Prints hints and states.
 impl fmt::Debug for KeyPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.snapshot();
@@ -448,9 +448,9 @@ impl Lease {
         SentKey(Arc::clone(&self.entry))
     }
 
-    /// Whether it lends the key that was sent then.
+    /// Whether it leases the key that was `sent`.
     pub(crate) fn is_of(&self, sent: &SentKey) -> bool {
-        // Not by the entry: a key gets a new one when its domain is learnt.
+        // Not compared by entry: a key gets a new one when its domain is learnt.
         self.entry.key.id == sent.0.key.id
     }
 }

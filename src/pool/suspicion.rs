@@ -1,5 +1,5 @@
-//! Blame by comparison: a refusal that no rule understands harms a key only if another key did the same request, for
-//! two different actors. A single caller can then put no key away, whatever it sends.
+//! Blame by comparison: a refusal that no rule understands harms a key only if another key served the same request, for
+//! two different actors. So no single caller can disable a key, whatever it sends.
 
 use std::{
     sync::{
@@ -14,10 +14,10 @@ const CONFIRMED_WITHIN: u64 = 10 * 60 * 1_000;
 const FIRST_REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
 
-/// What speaks against one key.
+/// The suspicions against one key.
 #[derive(Default)]
 pub(super) struct Suspicion {
-    /// Whether there is anything to forget. Successes look at it first and take the lock only then.
+    /// Whether there is anything to forget. Successes read this first, and take the lock only then.
     is_noted: AtomicBool,
     state: Mutex<State>,
 }
@@ -31,8 +31,8 @@ struct State {
 }
 
 impl Suspicion {
-    /// Notes that another key did the request of `actor` which this key refused, at the millisecond `now`. Returns how
-    /// long the key rests, if a different actor said the same before.
+    /// Notes that another key served the request of `actor` which this key refused, at the millisecond `now`. Returns
+    /// how long the key rests, if a request of a different actor showed the same before.
     pub(super) fn suspect(&self, actor: u64, now: u64) -> Option<Duration> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_noted.store(true, Ordering::Release);

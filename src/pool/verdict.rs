@@ -1,4 +1,4 @@
-//! What an answer says about the key that it was asked with. The rules are data, so that a user can put others before.
+//! Decides what an answer says about its key. The rules are data, so that users can put their own before them.
 
 use std::{
     borrow::Cow,
@@ -65,12 +65,12 @@ pub struct When {
 ///
 /// | answer | verdict |
 /// |---|---|
-/// | 402; 429 with `insufficient_quota`, `billing_hard_limit_reached`, `*_spend_limit_reached` | [`CoolDownFor`](Verdict::CoolDownFor) 1 h: money does not come back in a second |
+/// | 402; 429 with `insufficient_quota`, `billing_hard_limit_reached`, `*_spend_limit_reached` | [`CoolDownFor`](Verdict::CoolDownFor) 1 h: money does not come back within seconds |
 /// | 429, message begins with "Request too large" | [`NextKey`](Verdict::NextKey): no wait makes it smaller |
 /// | 429 | [`CoolDown`](Verdict::CoolDown) |
 /// | 401 with `authentication_error`, message begins with "CORS" | [`NextKey`](Verdict::NextKey): the caller's `Origin` is refused |
 /// | 401, 403 with `invalid_api_key`, `account_deactivated`, `key_expired`, `organization_on_hold`; 401 with `authentication_error` | [`Revoke`](Verdict::Revoke) |
-/// | 401, 403 about the model, the region, the words, the caller's organisation header or the key's scopes, and `permission_error` | [`NextKey`](Verdict::NextKey) |
+/// | 401, 403 about the model, the region, the content, the caller's organisation header or the key's scopes, and `permission_error` | [`NextKey`](Verdict::NextKey) |
 /// | 401, 403 whose body is not the API's error, such as a firewall's page | [`NextKey`](Verdict::NextKey) |
 /// | 401, 403 | [`Suspect`](Verdict::Suspect) |
 ///
@@ -81,7 +81,7 @@ pub struct When {
 ///
 /// # Examples
 ///
-/// Rules of one's own come before the default:
+/// Your own rules come before the default:
 ///
 /// ```
 /// use std::time::Duration;
@@ -106,7 +106,7 @@ struct Rule {
     verdict: Verdict,
 }
 
-/// An answer that may be about the key, as far as rules look at it.
+/// The parts of a refusal that rules look at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refused<'a> {
     pub(crate) status: StatusCode,
@@ -168,8 +168,8 @@ impl When {
         }
     }
 
-    /// Only errors with this `code`, `type` or `details.error_code`; repeat it for alternatives. A leading `*` stands
-    /// for any beginning.
+    /// Only errors with this `code`, `type` or `details.error_code`; repeat it for alternatives. A leading `*` matches
+    /// any beginning.
     pub fn code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
         self.codes.push(code.into());
         self
@@ -185,7 +185,7 @@ impl When {
         self
     }
 
-    /// Only errors whose `message` begins so.
+    /// Only errors whose `message` begins with `text`.
     pub fn message_begins(mut self, text: impl Into<Cow<'static, str>>) -> Self {
         self.message = Some(text.into());
         self
@@ -250,7 +250,7 @@ impl VerdictTable {
         self
     }
 
-    /// Whether an answer of this status may be about the key, so that its body is read before it goes anywhere.
+    /// Whether an answer of this status may be about the key, so that its body must be read first.
     pub(crate) fn concerns(&self, status: StatusCode) -> bool {
         self.all_rules().any(|rule| rule.when.status == status)
     }

@@ -18,20 +18,20 @@ pub(crate) struct Walk {
     /// The key tried last.
     last: Option<KeyId>,
     earlier: Vec<KeyId>,
-    /// The keys that refused for a reason that is not understood.
+    /// The keys that refused for an unknown reason.
     pub(super) suspects: Vec<Arc<Entry>>,
-    /// It may try revoked keys.
+    /// Present if it may try revoked keys.
     pub(super) probe: Option<Probe>,
 }
 
-/// The turn to try a pool whose keys are all revoked. It goes back if the provider did not get to speak about every
-/// key: a request that is refused for its content, or cancelled, does not keep others from trying.
+/// The turn to try a pool whose keys are all revoked. It is given back if the provider has not judged every leased key:
+/// a request that is refused for its content, or cancelled, does not keep others from trying.
 #[derive(Debug)]
 pub(super) struct Probe {
     next_probe: Arc<AtomicU64>,
-    /// When the next turn is due, by this one.
+    /// When the next turn is due if this one is kept.
     after: u64,
-    /// Keys leased and not said to be dead.
+    /// Leased keys that the provider has not called dead.
     pub(super) undecided: usize,
 }
 
@@ -96,7 +96,7 @@ impl Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         if self.undecided > 0 {
-            // Fails if a key was revoked meanwhile: the minute then counts from there.
+            // Fails if a key was revoked meanwhile: then the next turn is a minute after that.
             let _ = self
                 .next_probe
                 .compare_exchange(self.after, 0, Ordering::AcqRel, Ordering::Relaxed);

@@ -97,7 +97,7 @@ impl Stamp {
         self.0 & FATE == NEVER
     }
 
-    /// The fate at a moment, which is asked for only if it matters.
+    /// The fate at the millisecond `now`, which is called only if it matters.
     #[inline]
     pub(super) fn fate(self, now: impl FnOnce() -> u64) -> KeyFate {
         match self.0 & FATE {
@@ -130,7 +130,7 @@ impl Stamp {
 
 // === impl Word ===
 
-// Acquire and release pair a key's standing with the pool's next probe, which a revocation moves first.
+// Acquire and release order a key's state after the pool's next probe, which a revocation writes first.
 impl Word {
     #[inline]
     pub(super) fn load(&self) -> Stamp {
@@ -143,12 +143,12 @@ impl Word {
         (before < stamp).then_some(before)
     }
 
-    /// Notes that the cool-down of `rested` is over. Whether it was this call that did.
+    /// Notes that the cool-down of `rested` is over. Returns whether this call did.
     pub(super) fn clear_expired(&self, rested: Stamp) -> bool {
         self.swap(rested, rested.usable())
     }
 
-    /// Begins the next generation if it still is `from`. Whether it was this call that did.
+    /// Begins the next generation if it still is `from`. Returns whether this call did.
     pub(super) fn restore(&self, from: Stamp) -> bool {
         self.swap(from, from.restored())
     }

@@ -14,7 +14,7 @@ const SECRETS: [&str; 4] = [
 const ACTORS: [Option<&str>; 4] = [None, Some("alice"), Some("bob"), Some("carol")];
 const MODELS: [&str; 3] = ["big", "small", "tiny"];
 
-/// The truth about the provider, which no request changes.
+/// The provider's real state, which no request changes.
 #[derive(Clone, Debug)]
 struct World {
     /// For each key: its organisation, and whether it is dead.

@@ -107,7 +107,7 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Report(index, said) if !leases.is_empty() => {
                 let (mut lease, model_lease) = leases.swap_remove(index.index(leases.len()));
-                // A walk that has ended hears no more reports.
+                // A walk that has ended gets no more reports.
                 let mut ended = Default::default();
                 let is_current = numbers[model_lease.walk] == model_lease.walk_number;
                 let (walk, model_walk) = if is_current {
