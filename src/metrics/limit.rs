@@ -6,7 +6,7 @@
 pub(crate) enum Limit {
     /// Bytes of one request body.
     RequestBody,
-    /// Bytes of all request bodies that are held.
+    /// Bytes that all requests together hold.
     HeldBodies,
     /// Bytes of a model's name.
     ModelName,
@@ -14,7 +14,7 @@ pub(crate) enum Limit {
     Places,
     /// The recorder is closed.
     RecorderClosed,
-    /// A reader that does not read.
+    /// A caller that stopped reading its answer.
     Reader,
     /// Time of the provider or of a whole request.
     Time,
@@ -27,7 +27,7 @@ pub(crate) enum Limit {
     ToolTime,
     /// Bytes of a recorded text.
     RecordedText,
-    /// Tools that a provider takes.
+    /// The number of tools that a provider accepts.
     OfferedTools,
     /// Bytes of a tool's definition, or of all those of a server.
     ToolDefinitions,

@@ -1,4 +1,5 @@
-//! What the rest of the crate calls to report what it does. `absent.rs` has the same names for builds without the feature.
+//! The functions by which the rest of the crate reports measurements. `absent.rs` has the same names for builds without
+//! the feature.
 //!
 //! Each set of labels is built once and kept; reporting a number is a look-up in the recorder.
 
@@ -25,7 +26,7 @@ pub(crate) const IS_ON: bool = true;
 pub(super) const MOST: usize = 64;
 /// The label of all others.
 pub(super) const OTHER: &str = "other";
-/// The one operation of the conventions that passes here.
+/// The only one of the conventions' operations that passes through the bridge.
 const CHAT: &str = "chat";
 /// The outcome of most attempts.
 const ACCEPTED: &str = "accepted";
@@ -54,16 +55,16 @@ pub(crate) struct Operation(Option<Running>);
 struct Running {
     subject: Subject,
     dialect: Dialect,
-    /// The beginning, moved on by all time in the inner service and in tools.
+    /// The start, moved forward by all time in the inner service and in tools.
     since: Stopwatch,
     /// Whether the overhead is still to be reported.
     is_ahead: bool,
 }
 
-/// Whose labels an interception has.
+/// The labels of an interception.
 enum Subject {
     Known(Arc<Series>),
-    /// A model that no provider has answered by yet.
+    /// A model for which no provider has answered yet.
     New(Box<New>),
 }
 
@@ -73,7 +74,7 @@ struct New {
     model: Box<str>,
 }
 
-/// A moment from which time is taken.
+/// A moment from which time is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 
@@ -181,7 +182,7 @@ impl Inner {
         of_provider(models.get(model)?, provider)
     }
 
-    /// The labels of a model that has been answered by: its own as long as there are any.
+    /// The labels of a model for which a provider has answered: its own while fewer than [`MOST`] models have some.
     fn answered(&self, provider: &str, model: &str) -> Arc<Series> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if !models.contains_key(model) && models.len() >= MOST {
@@ -247,13 +248,13 @@ impl Operation {
         }
     }
 
-    /// A stopwatch for time that is not ours; `None` once nobody asks for it any more.
+    /// A stopwatch for time spent outside the bridge; `None` once the overhead is reported.
     pub(crate) fn stopwatch(&self) -> Option<Stopwatch> {
         let is_ahead = self.0.as_ref().is_some_and(|running| running.is_ahead);
         is_ahead.then(Stopwatch::start)
     }
 
-    /// Notes that the time since `begun` was not ours.
+    /// Excludes the time since `begun` from the overhead.
     pub(crate) fn waited(&mut self, begun: Option<Stopwatch>) {
         if let (Some(running), Some(begun)) = (&mut self.0, begun) {
             running.since.skip(begun.read());
@@ -268,7 +269,7 @@ impl Operation {
         running.report_overhead(&series);
     }
 
-    /// Reports the end; of an answer that `is_complete` the overhead too.
+    /// Reports the end, and the overhead of an answer that `is_complete`.
     pub(crate) fn end(&mut self, outcome: &'static str, is_complete: bool, duration: Duration) {
         let Some(mut running) = self.0.take() else { return };
         if is_complete {
@@ -290,7 +291,7 @@ impl fmt::Debug for Operation {
 // === impl Running ===
 
 impl Running {
-    /// The labels of its model, which has been answered by.
+    /// The labels of its model, once a provider has answered for it.
     fn answered(&mut self) -> Arc<Series> {
         if let Subject::New(new) = &self.subject {
             self.subject = Subject::Known(new.meter.0.answered(&new.provider, &new.model));
@@ -355,7 +356,7 @@ impl KeyMeter {
         }
     }
 
-    /// Counts a call of the provider, by what came of it for the key.
+    /// Counts a call of the provider, by its outcome for the key.
     pub(crate) fn attempt(&self, outcome: &'static str) {
         if outcome == ACCEPTED {
             count(&self.accepted, 1);
@@ -364,7 +365,7 @@ impl KeyMeter {
         }
     }
 
-    /// Counts a change of what rests: of a model or all of the key's domain, or of the key.
+    /// Counts a change of state: of a model in the key's domain, of the whole domain, or of the key.
     pub(crate) fn transition(&self, scope: &'static str, state: &'static str) {
         let labels = [
             (label::HINT, self.hint.clone()),

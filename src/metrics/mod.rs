@@ -24,14 +24,14 @@
 //!
 //! # Labels are bounded
 //!
-//! Model names come from callers, so one gets a label of its own only when a provider has answered by it, and at most 64
-//! of one [`BridgeLayer`](crate::BridgeLayer) and its clones do; all others are `other`. At most 64 tools and 64 key hints
-//! do. No label has a user's id, a key, or a text of a request.
+//! Model names come from callers, so a model gets its own label only once a provider has answered for it, and at most
+//! 64 models of one [`BridgeLayer`](crate::BridgeLayer) and its clones do; all others are `other`. The same bound holds
+//! for tools and for key hints. No label has a user's id, a key, or a text of a request.
 //!
 //! # The state of keys
 //!
-//! A rest ends by itself, so how many keys rest is not an event: [`KeyPool::publish_metrics`](crate::pool::KeyPool::publish_metrics)
-//! sets the gauge `llm_bridge.keys`, and is to be called before each collection.
+//! A rest ends by itself, without an event. So [`KeyPool::publish_metrics`](crate::pool::KeyPool::publish_metrics) sets
+//! the gauge `llm_bridge.keys`; call it before each collection.
 //!
 //! # Cost
 //!

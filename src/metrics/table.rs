@@ -18,7 +18,7 @@ use super::names::{self, label};
 pub enum MetricKind {
     /// A sum that only grows.
     Counter,
-    /// A level.
+    /// A value that rises and falls.
     Gauge,
     /// A distribution.
     Histogram,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, de};
 
-/// Digits behind the decimal point.
+/// Digits after the decimal point.
 const SCALE: u32 = 18;
 
 const ONE: u128 = 10_u128.pow(SCALE);
@@ -33,11 +33,11 @@ pub struct Cost {
     pub currency: Cow<'static, str>,
 }
 
-/// An exact amount of money, zero or more, with up to 18 digits behind the decimal point.
+/// An exact amount of money, zero or more, with up to 18 digits after the decimal point.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(u128);
 
-/// A text that is no [`Amount`].
+/// The error for a text that is not an [`Amount`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmountError(());
 
@@ -48,7 +48,7 @@ pub(super) enum CostSum {
     #[default]
     Empty,
     Priced(Cost),
-    /// A round has no price, or the sum does not exist: any sum would be too low.
+    /// A round has no price, the currencies differ, or the sum is too large: any sum would be wrong.
     Unpriced,
 }
 
@@ -86,7 +86,8 @@ impl Amount {
         self.0.checked_mul(count.into()).map(Self)
     }
 
-    /// A millionth of it, for rates that are told per million. Exact for amounts with up to 12 digits behind the point.
+    /// A millionth of it, for rates that are quoted per million. Exact for amounts with up to 12 digits after the
+    /// point.
     pub(super) fn per_million(self) -> Self {
         Self(self.0 / 1_000_000)
     }
@@ -99,8 +100,8 @@ impl FromStr for Amount {
     ///
     /// # Errors
     ///
-    /// On a sign, an exponent, anything else that is no digit, more than 18 digits behind the point (zeros at the end
-    /// aside), or an amount over 10²⁰.
+    /// On a sign, an exponent, any other character that is not a digit, more than 18 digits after the point (not
+    /// counting zeros at the end), or an amount over 10²⁰.
     fn from_str(text: &str) -> Result<Self, AmountError> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
         let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());

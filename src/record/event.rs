@@ -1,4 +1,4 @@
-//! The events themselves: plain data to keep, clone, write and read back. Their names in JSON are public contract.
+//! The events: plain data to keep, clone, write and read back. Their names in JSON are a public contract.
 
 use std::{collections::BTreeMap, fmt, time::SystemTime};
 
@@ -125,9 +125,9 @@ pub enum Fact {
     TokenUsage {
         /// The provider's id of the completion.
         msg_id: String,
-        /// The model that answered, by the provider's word.
+        /// The model that answered, as the provider names it.
         model: String,
-        /// The service tier that the request was processed with, by the provider's word.
+        /// The service tier that the request was processed with, as the provider reports it.
         service_tier: Option<String>,
         /// The counts that prices are for; in JSON they are the event's own members.
         #[serde(flatten)]
@@ -163,7 +163,7 @@ pub enum Fact {
     /// The interception is over.
     #[non_exhaustive]
     Ended {
-        /// How.
+        /// How it ended.
         outcome: Outcome,
         /// The status of the answer, if there was one.
         status: Option<u16>,
@@ -205,7 +205,7 @@ pub enum Fact {
 pub enum Outcome {
     /// The caller got the provider's answer, to its end.
     Completed,
-    /// The provider answered with an error, or could not be reached, or broke its API's promise.
+    /// The provider answered with an error, or could not be reached, or its answer broke its API's rules.
     UpstreamError,
     /// No key was usable.
     KeysExhausted,
@@ -303,7 +303,7 @@ mod rfc3339 {
     use serde::{Deserialize as _, Deserializer, Serializer, de, ser};
 
     pub(super) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-        // A clock that stands before 1970 is no reason to lose the record.
+        // A clock that is set before 1970 must not lose the record.
         let at = (*at).max(SystemTime::UNIX_EPOCH);
         let mut text = String::with_capacity("2026-01-02T03:04:05.123456Z".len());
         write!(text, "{}", humantime::format_rfc3339_micros(at))

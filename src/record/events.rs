@@ -35,7 +35,7 @@ pub struct Events {
 /// `Sync`, so that [`Events`] is.
 type Inspector = Box<dyn FnMut(&Event) + Send + Sync>;
 
-/// Brings events to safety where they are emitted, on that thread.
+/// Stores events on the thread that emits them, before they are queued.
 pub(super) trait Journal: Send + Sync {
     /// Writes the event; false if it is not written. Must not panic: events are emitted while a panic unwinds, too.
     fn write(&self, event: &Event) -> bool;
@@ -126,7 +126,7 @@ impl Events {
 
     /// The next event if one is queued, whether or not more can come.
     pub fn try_recv(&mut self) -> Option<Event> {
-        // Both errors mean that nothing is there; `recv` tells them apart.
+        // Both errors mean that no event is queued; `recv` tells them apart.
         let envelope = self.receiver.try_recv().ok()?;
         Some(self.show(envelope).open())
     }
@@ -137,7 +137,7 @@ impl Events {
         Poll::Ready(envelope.map(|envelope| self.show(envelope).open()))
     }
 
-    /// Like [`recv`](Self::recv), for a thread of its own.
+    /// Like [`recv`](Self::recv), for a dedicated thread.
     ///
     /// # Panics
     ///
@@ -147,7 +147,7 @@ impl Events {
         Some(self.show(envelope).open())
     }
 
-    /// Like [`recv`](Self::recv), for a consumer that says by dropping the receipt that it has the event in safety.
+    /// Like [`recv`](Self::recv), for a consumer that drops the receipt once it has stored the event.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) async fn recv_with_receipt(&mut self) -> Option<(Event, Receipt)> {
         let envelope = self.receiver.recv().await?;

@@ -36,7 +36,7 @@ pub(crate) struct Interception {
     /// The latest report of a round's usage; a newer one replaces it, the end of the round records it.
     held: Option<Box<Fact>>,
     operation: Operation,
-    /// The user's words, read ahead of their record.
+    /// The prompt, read before it is recorded.
     prompt: Option<Option<String>>,
     /// `None` once ended, or when nobody records.
     channel: Option<Channel>,
@@ -97,17 +97,17 @@ impl Interception {
         self.id
     }
 
-    /// Reports what happens as metrics, too.
+    /// Reports this interception as metrics, too.
     pub(crate) fn measure(&mut self, operation: Operation) {
         self.operation = operation;
     }
 
-    /// Takes the time that a wait for others begins.
+    /// Begins to measure a wait for the provider or for tools.
     pub(crate) fn stopwatch(&self) -> Option<Stopwatch> {
         self.operation.stopwatch()
     }
 
-    /// Notes that the time since `begun` was spent in a wait for others.
+    /// Ends the measured wait that began at `begun`.
     pub(crate) fn waited(&mut self, begun: Option<Stopwatch>) {
         self.operation.waited(begun);
     }
@@ -122,12 +122,12 @@ impl Interception {
         self.channel.as_ref().map_or(0, |channel| channel.limits.text)
     }
 
-    /// Keeps the user's words, if there are any, until they are recorded.
+    /// Keeps the prompt, if there is one, until it is recorded.
     pub(crate) fn keep_prompt(&mut self, prompt: Option<String>) {
         self.prompt = Some(prompt);
     }
 
-    /// The words that were kept; none if nobody kept any.
+    /// The kept prompt; `None` if none was read ahead.
     pub(crate) fn take_prompt(&mut self) -> Option<Option<String>> {
         self.prompt.take()
     }
@@ -170,7 +170,7 @@ impl Interception {
         }
     }
 
-    /// Says whether the provider was offered injected tools; the last word counts.
+    /// Notes whether the provider was offered injected tools; the last call counts.
     pub(crate) fn set_injection(&mut self, injection: Injection) {
         self.injection = injection;
     }
@@ -191,7 +191,7 @@ impl Interception {
         self.rounds = self.rounds.saturating_add(1);
     }
 
-    /// Takes the time of the first part of the answer; later calls change nothing.
+    /// Notes the time of the first part of the answer; later calls change nothing.
     pub(crate) fn first_token(&mut self) {
         if self.first_token.is_none() {
             let after = Instant::now().saturating_duration_since(self.began);

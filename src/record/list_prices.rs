@@ -8,7 +8,7 @@ use super::{
 };
 use crate::types::TokenUsage;
 
-/// The tiers that the standard prices are for, by the words of OpenAI and of Anthropic.
+/// The names that OpenAI and Anthropic give the standard tier.
 const STANDARD_TIERS: &[&str] = &["default", "standard"];
 
 /// The providers' public prices in USD.
@@ -21,7 +21,8 @@ const STANDARD_TIERS: &[&str] = &["default", "standard"];
 /// - or its price is 0: the list does not tell a free model from one without rates.
 ///
 /// The list knows providers by names such as `openai`, `anthropic` or `azure`: the name set with
-/// [`BridgeLayer::provider`](crate::BridgeLayer::provider) has to be one of them, or [`of`](Self::of) says which is meant.
+/// [`BridgeLayer::provider`](crate::BridgeLayer::provider) has to be one of them; for another name, use
+/// [`of`](Self::of).
 ///
 /// # Examples
 ///
@@ -42,7 +43,7 @@ pub struct ListPrices {
 // === impl ListPrices ===
 
 impl ListPrices {
-    /// The list, for providers that are configured by the names that it uses.
+    /// The list, for providers that are configured under the list's own names.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -52,7 +53,7 @@ impl ListPrices {
         Self::of_provider(None)
     }
 
-    /// The list of this provider's prices, whatever name the provider was configured by.
+    /// The list of this provider's prices, whatever name the provider is configured under.
     #[must_use]
     pub fn of(provider: impl Into<String>) -> Self {
         Self::of_provider(Some(provider.into()))
@@ -100,13 +101,13 @@ impl Price for ListPrices {
         if total <= 0.0 && round.usage != TokenUsage::default() {
             return None;
         }
-        // Rates have few digits; the others come from binary fractions.
+        // Rates have few digits; further ones are errors of binary fractions.
         let amount: Amount = format!("{total:.12}").parse().ok()?;
         Some(Cost::new(amount, "USD"))
     }
 }
 
-/// The counts by the list's names, where each class counts in the more general one as well.
+/// The counts under the list's names. Each class is counted in the more general one as well.
 fn usage(round: &Round<'_>) -> Usage {
     let tokens = round.usage;
     let input = tokens

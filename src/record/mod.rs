@@ -8,7 +8,7 @@
 //! *receives* the interception's last event. So a slow consumer slows the admission of new requests and never the
 //! requests that run. A request waits for a place ([5 s](Recorder::wait) at most), then it is answered 503.
 //!
-//! What it is bounded by, each with a setter:
+//! The bounds, each with a setter:
 //!
 //! | bound | default | beyond it |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Admission: how many interceptions there may be at once, how many of one actor, and how much may wait to be received.
+//! Admission: bounds the interceptions at once, those of one actor, and the bytes of events that wait to be received.
 //!
 //! A place is free again when the consumer receives the interception's last event. An interception waits for nothing
 //! else, so no two of them can wait for each other.
@@ -29,7 +29,7 @@ struct State {
     taken: usize,
     actor_places: usize,
     is_closed: bool,
-    /// Interceptions without an actor share one line, and no actor's limit.
+    /// Interceptions without an actor share one line, which has no actor's limit.
     nobody: Line,
     actors: HashMap<Arc<str>, Line>,
     /// The first of each line, in order of arrival.
@@ -106,7 +106,7 @@ impl Places {
             return Entry::Closed;
         }
         let actor = actor.map(|actor| state.key(actor));
-        // No waiting request is passed over: each change admits all of them that can be admitted.
+        // This passes over no waiting request: each change admits all that can be admitted.
         if self.has_room(&state) && state.may_hold_more(actor.as_ref()) {
             state.take(actor.as_ref());
             let places = Arc::clone(self);
@@ -138,7 +138,7 @@ impl Places {
         }
     }
 
-    /// Turns away all who wait and all who come.
+    /// Refuses all waiting requests and all later ones.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -206,7 +206,7 @@ impl Places {
 // === impl State ===
 
 impl State {
-    /// The actor's name as the map has it, so that it is in memory once.
+    /// The map's copy of the actor's name, so that each name is in memory once.
     fn key(&mut self, actor: &str) -> Arc<str> {
         if let Some((key, _)) = self.actors.get_key_value(actor) {
             return Arc::clone(key);
@@ -251,7 +251,7 @@ impl State {
 
     /// Gives the longest-waiting request that may be admitted its place. Returns whether there was one.
     ///
-    /// Looks at no more lines than there are actors who hold all that they may, plus one.
+    /// Looks at most at one line more than there are actors at their limit.
     fn admit_one(&mut self) -> bool {
         let first = self.fronts.iter().find(|(_, actor)| self.may_hold_more(actor.as_ref()));
         let Some((&ticket, actor)) = first else { return false };
@@ -259,7 +259,7 @@ impl State {
         self.fronts.remove(&ticket);
         let grant = self.line(actor.as_ref()).and_then(|line| line.waiting.remove(&ticket));
         self.show_front(actor.as_ref());
-        // Taken even if the request is gone by now: its `Waiting` frees the place, as it cannot know better.
+        // Taken even if the request is gone: its `Waiting` cannot know that, and frees the place.
         self.take(actor.as_ref());
         if let Some(grant) = grant {
             let _ = grant.send(());

@@ -25,9 +25,9 @@ pub struct Round<'a> {
     pub provider: &'a str,
     /// The model API.
     pub dialect: Dialect,
-    /// The model that answered, by the provider's word.
+    /// The model that answered, as the provider names it.
     pub model: &'a str,
-    /// The service tier that the request was processed with, by the provider's word.
+    /// The service tier that the request was processed with, as the provider reports it.
     pub service_tier: Option<&'a str>,
     /// The counts of tokens, both classes of the cache included.
     pub usage: TokenUsage,
@@ -39,8 +39,8 @@ pub struct Round<'a> {
 
 /// Says what a round cost. Set it with [`Recorder::price`](super::Recorder::price).
 ///
-/// It is called once per round, when the round's usage is recorded, and must neither block nor take long. A closure is
-/// one.
+/// It is called once per round, when the round's usage is recorded, and must neither block nor take long. A closure can
+/// be a `Price`.
 ///
 /// # Examples
 ///
@@ -65,7 +65,7 @@ pub trait Price: Send + Sync + 'static {
     /// The round's price; `None` if it is not known. A price of 0 says that the round was free.
     fn price(&self, round: &Round<'_>) -> Option<Cost>;
 
-    /// This, and `other` for rounds whose price this does not know.
+    /// Asks this one, and `other` for rounds whose price this one does not know.
     fn or<P: Price>(self, other: P) -> impl Price
     where
         Self: Sized,
@@ -99,7 +99,7 @@ pub struct OwnPrices {
     models: HashMap<String, Rates>,
 }
 
-/// The hook with the things that it needs of a recorder.
+/// The hook, and the models for which it had no price.
 #[derive(Clone)]
 pub(super) struct Pricing {
     hook: Arc<dyn Price>,

@@ -57,7 +57,8 @@ impl Recorder {
         (recorder, events)
     }
 
-    /// Lets requests through unrecorded when [`Events`] was dropped. A consumer that is only behind still holds them back.
+    /// Lets requests through unrecorded when [`Events`] was dropped. A consumer that is only slow still holds them
+    /// back.
     #[must_use]
     pub fn allow_unrecorded(mut self) -> Self {
         self.allow_unrecorded = true;
@@ -71,8 +72,8 @@ impl Recorder {
         self
     }
 
-    /// How many places one actor may hold once half of all are taken; an eighth of all by default. 0 counts as 1. Of
-    /// requests without an [`Actor`](crate::Actor) nothing is known, so they have no such limit.
+    /// How many places one actor may hold once half of all are taken; an eighth of all by default. 0 counts as 1.
+    /// Requests without an [`Actor`](crate::Actor) have no such limit.
     ///
     /// This holds for all clones.
     #[must_use]

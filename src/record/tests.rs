@@ -347,7 +347,7 @@ async fn closed_is_said_at_once_to_those_who_wait() {
     assert!(waiting.is_woken() && waiting_leniently.is_woken());
     assert_eq!(assert_ready!(waiting.poll()).unwrap_err(), Unavailable::Closed);
     assert!(!assert_ready!(waiting_leniently.poll()).unwrap().is_recorded());
-    // Who runs, runs on.
+    // A running interception goes on.
     running.emit(prompt());
     running.finish(Outcome::Completed, None, None);
 }
@@ -422,7 +422,7 @@ proptest! {
         let mut running: Vec<(Interception, usize)> = Vec::new();
         let mut expected: BTreeMap<Uuid, (usize, Outcome)> = BTreeMap::new();
         let mut seen: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
-        // As the consumer knows it: begun, and not yet seen to end.
+        // Interceptions that have begun, and whose end the consumer has not received.
         let mut admitted = 0;
         for step in steps {
             match step {
@@ -451,7 +451,7 @@ proptest! {
                     }
                 }
                 Step::Begin => {
-                    // Reserved neither by us nor by an event that waits: full means full.
+                    // All places are taken, and the recorder counts none of them as free.
                     let shown = format!("{recorder:?}");
                     prop_assert!(shown.contains("free_places: 0"));
                 }

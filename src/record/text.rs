@@ -1,4 +1,5 @@
-//! Bounds what one event holds: callers and models write into records, so texts are cut before they are queued.
+//! Bounds the size of one event: callers and models write texts that are recorded, so texts are cut before they are
+//! queued.
 
 use std::{collections::BTreeMap, io, mem::size_of};
 
@@ -17,7 +18,7 @@ pub(super) struct TextLimits {
     pub(super) id: usize,
 }
 
-/// A part of a fact that takes memory of its own, by who writes it and how long it may be.
+/// A part of a fact with allocated memory, by its writer and its limit.
 enum Text<'a> {
     /// An id, a name, a header.
     Id(&'a mut String),
@@ -25,9 +26,9 @@ enum Text<'a> {
     Content(&'a mut String),
     /// Arguments of a call.
     Json(&'a mut Value),
-    /// The actor's.
+    /// The actor's metadata.
     Metadata(&'a mut BTreeMap<String, String>),
-    /// The operator's own words.
+    /// A text that the operator configured.
     Configured(&'a mut String),
     /// Numbers by name.
     Counts(&'a mut TokenDetails),
@@ -69,7 +70,7 @@ impl TextLimits {
     }
 }
 
-/// Shows every text of `fact` to `visit`. No pattern ends in `..`, so a new field finds its way here.
+/// Shows every text of `fact` to `visit`. No pattern ends in `..`, so the compiler reports a new field here.
 fn each_text(fact: &mut Fact, mut visit: impl FnMut(Text<'_>)) {
     match fact {
         Fact::Started {
@@ -178,7 +179,7 @@ fn cut_json(json: &mut Value, limit: usize) -> bool {
     true
 }
 
-/// The memory that `event` holds, in bytes; the allocator's own needs are not in it.
+/// The memory that `event` holds, in bytes; without the allocator's overhead.
 pub(super) fn memory(event: &mut Event) -> usize {
     let mut held = size_of::<Event>();
     each_text(&mut event.fact, |text| {
@@ -199,7 +200,7 @@ fn memory_of_metadata(metadata: &BTreeMap<String, String>) -> usize {
         .sum()
 }
 
-/// As deep as `json` is, which its parser bounds to 128.
+/// Recurses as deep as `json` is nested; its parser bounds that to 128 levels.
 fn memory_of_json(json: &Value) -> usize {
     match json {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,

@@ -21,7 +21,7 @@ fn json(fact: Fact) -> String {
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["event"], event.fact.name());
     assert_eq!(serde_json::from_value::<Event>(value).unwrap(), event, "{text}");
-    // The fact alone is the end of it.
+    // The event's JSON ends with the fact's.
     let fact = serde_json::to_string(&event.fact).unwrap();
     assert!(text.ends_with(&fact[1..]), "{fact}");
     text

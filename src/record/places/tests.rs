@@ -1,4 +1,4 @@
-//! The budgets of admission hold in every order of requests, ends and waits that are given up.
+//! Admission keeps its limits in every order of requests, ends and withdrawn waits.
 
 use proptest::prelude::*;
 use tokio_test::task::{self, Spawn};
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The same rules, counted the slow way.
+/// The same rules, computed from scratch.
 struct Model {
     held: Vec<(Actor, Place)>,
     waiting: Vec<(Actor, Pending)>,

@@ -1,8 +1,8 @@
 //! Events between receiving and storing, as JSON lines: in the two files of the spool if there is one, else in memory.
 //!
-//! There are two halves. New lines go to the tail, stored ones are read from the head. An empty head and the tail change
-//! places, so no line is moved or copied, and a file is emptied at once: a process that is killed leaves each line in one
-//! of the files.
+//! There are two halves. New lines go to the tail, stored ones are read from the head. When the head is empty, it and
+//! the tail change places, so no line is moved or copied, and a file is emptied at once: a process that is killed
+//! leaves each line in one of the files.
 
 use std::{
     fs::TryLockError,
@@ -55,7 +55,7 @@ struct State {
     since: Option<Instant>,
 }
 
-/// Does its work when it is dropped, be it by a panic: no thread waits for another one that is gone.
+/// Runs a function when it is dropped, also by a panic, so that no thread waits for another that is gone.
 pub(super) struct AtEnd<'a>(pub(super) &'a Backlog, pub(super) fn(&Backlog));
 
 /// The oldest lines, if there are any.
@@ -76,7 +76,7 @@ impl Backlog {
             None => (Half::in_memory(), Half::in_memory()),
             Some(path) => open_files(path)?,
         };
-        // The first file may be the younger one. Rows are stored by their keys, so the order is of no matter.
+        // The first file may be the younger one. Rows are stored by their keys, so the order does not matter.
         let (head, tail) = if first.length() > 0 {
             (first, second)
         } else {
@@ -124,13 +124,13 @@ impl Backlog {
         }
     }
 
-    /// Says that nothing more comes.
+    /// Tells that no more lines will be appended.
     pub(super) fn close(&self) {
         lock(&self.state).is_closed = true;
         self.changed.notify_all();
     }
 
-    /// Says that nothing more is read.
+    /// Tells that no more lines will be read.
     pub(super) fn abandon(&self) {
         lock(&self.state).is_abandoned = true;
         self.changed.notify_all();
@@ -165,7 +165,7 @@ impl Backlog {
                 };
                 state = self.wait(state, rest);
             }
-            // Empty, as `forget` left it.
+            // The head is empty: `forget` has cleared it.
             mem::swap(&mut head.half, &mut state.tail);
             head.start = 0;
             state.unstored = head.half.length();

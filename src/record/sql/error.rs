@@ -21,7 +21,7 @@ pub enum SqlErrorKind {
     Version,
     /// The spool cannot be opened or written, or another process has it.
     Spool,
-    /// Events ended while the database was down, and no spool was there to keep the rest.
+    /// The events ended while the database was down, and there was no spool to keep the rest.
     Lost,
 }
 
@@ -89,7 +89,7 @@ impl std::error::Error for SqlError {}
 // === impl StoreError ===
 
 impl StoreError {
-    /// The same for an operation that sends no rows.
+    /// The error of an operation that sends no rows: the database is down, since it can refuse none.
     pub(super) fn or_down(self) -> Self {
         match self {
             Self::Refused(cause) => Self::Down(cause),

@@ -52,7 +52,7 @@ impl Half {
             }
             place += read as u64;
         }
-        // A line without an end was cut off in the middle of its writing.
+        // A line without an end was cut off while it was written.
         file.set_len(length)?;
         file.seek(SeekFrom::Start(length))?;
         Ok(Self {
@@ -81,7 +81,7 @@ impl Half {
             Medium::Memory(held) => held.extend_from_slice(lines),
             Medium::File(file) => {
                 if let Err(error) = file.write_all(lines) {
-                    // The part that was written would stand before the next lines.
+                    // The written part would stand before the next lines.
                     let _ = file.set_len(self.length);
                     let _ = file.seek(SeekFrom::Start(self.length));
                     return Err(error);

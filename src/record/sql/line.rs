@@ -2,7 +2,7 @@
 
 use crate::record::Event;
 
-/// Appends the event's line. An event that is no JSON is named in the log and left out.
+/// Appends the event's line. An event that cannot be written as JSON is named in the log and left out.
 pub(super) fn push(lines: &mut Vec<u8>, event: &Event) {
     let start = lines.len();
     match serde_json::to_writer(&mut *lines, event) {

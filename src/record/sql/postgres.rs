@@ -19,7 +19,7 @@ use crate::record::Events;
 
 /// The longest wait for one answer of the database.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Of the lock that one of several gateways holds while it makes the tables: `bridge` in ASCII.
+/// The lock that one of several gateways holds while it makes the tables: `bridge` in ASCII.
 const MIGRATION_LOCK: i64 = 0x6272_6964_6765;
 
 /// Drains [`Events`] into PostgreSQL 12 or newer.
@@ -224,7 +224,7 @@ impl From<tokio_postgres::Error> for StoreError {
         let is_about_rows =
             |state: &SqlState| ["21", "22", "23", "54"].contains(&state.code().get(..2).unwrap_or_default());
         match (error.code(), error.as_db_error(), error.source()) {
-            // The server's words may quote the row.
+            // The server's message may quote the row.
             (Some(state), ..) if is_about_rows(state) => Self::Refused(format!("SQLSTATE {}", state.code()).into()),
             (Some(state), Some(words), _) => {
                 Self::Down(format!("{} (SQLSTATE {})", words.message(), state.code()).into())

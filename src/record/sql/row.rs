@@ -19,7 +19,7 @@ pub(super) struct Row {
 // === impl Row ===
 
 impl Row {
-    /// Reads an event's line; `None` if it is no event of a known kind.
+    /// Reads an event's line; `None` if it is not an event of a known kind.
     pub(super) fn read(line: &str) -> Option<Self> {
         let mut event: Map<String, Value> = serde_json::from_str(line).ok()?;
         let kind = Kind::of(event.get("event")?.as_str()?)?;
@@ -54,7 +54,7 @@ impl Row {
     }
 }
 
-/// Databases count to 63 bits.
+/// Both databases have integers of at most 63 bits and a sign.
 fn clamp(value: &mut Value) -> bool {
     let is_too_large = value.as_i64().is_none() && value.as_u64().is_some();
     if is_too_large {
@@ -63,7 +63,7 @@ fn clamp(value: &mut Value) -> bool {
     is_too_large
 }
 
-/// PostgreSQL has no text with a NUL in it, and many a reader of SQLite stops there.
+/// PostgreSQL has no text with a NUL in it, and many readers of SQLite stop there.
 fn replace_nul(value: &mut Value) -> bool {
     match value {
         Value::String(text) if text.contains('\0') => {

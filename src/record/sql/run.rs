@@ -71,7 +71,7 @@ async fn receive(mut events: Events, backlog: &Backlog) {
             break;
         }
     }
-    // After the writer gave up: the spool takes for the next run the events that are queued.
+    // After the writer gave up, the queued events go to the spool, for the next run.
     while let Some((event, receipt)) = events.try_recv_with_receipt() {
         chunk.take(&event, receipt);
     }

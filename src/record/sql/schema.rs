@@ -2,7 +2,7 @@
 
 use super::error::StoreError;
 
-/// Raised with each change of the tables; [`Flavor::migration`] says how to get there.
+/// Raised with each change of the tables; [`Flavor::migration`] has the statements for it.
 const VERSION: i64 = 1;
 
 /// The type of a column.
@@ -64,7 +64,7 @@ const STARTED: &[Column] = &[
     column("credential_kind", Type::Text),
 ];
 
-/// Both `started` and `ended` know one.
+/// Both `started` and `ended` have one.
 const HINT: &[Column] = &[column("credential_hint", Type::Text)];
 
 /// `ended`, but for the hint, and for [`TOKENS`] and [`COST`], which stand between the two groups.
@@ -156,7 +156,7 @@ const VERSION_TABLE: &str = "record_schema";
 /// Its answer is the version of the tables, or no row.
 pub(super) const READ_VERSION: &str = "SELECT version FROM record_schema";
 
-/// An event's kind as far as its row is concerned. The order is that of their writing.
+/// The kind of an event's row. Rows are written in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
     Started,
@@ -218,8 +218,8 @@ impl Kind {
         names.join(", ")
     }
 
-    /// `INSERT INTO table (columns) values ON CONFLICT …`: a row that is there already stays, and of an interception the
-    /// two halves meet in one row.
+    /// `INSERT INTO table (columns) values ON CONFLICT …`: an existing row stays, and the two halves of an interception
+    /// meet in one row.
     pub(super) fn insert(self, values: &str) -> String {
         let (table, columns, key) = (self.table().name, self.column_names(), self.table().key.join(", "));
         let action = match self {

@@ -32,7 +32,8 @@ macro_rules! setters {
             self
         }
 
-        /// Writes a batch once it has so many events, or once the oldest has waited so long; 500 and 200 ms by default.
+        /// Writes a batch once it has this many events, or once the oldest has waited this long; 500 and 200 ms by
+        /// default.
         #[must_use]
         pub fn batch(mut self, events: usize, wait: std::time::Duration) -> Self {
             self.settings.batch = events.max(1);

@@ -52,7 +52,7 @@ impl SqliteSink {
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened or written, is no SQLite file, or has tables of a newer version.
+    /// When the file cannot be opened or written, is not a SQLite file, or has tables of a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SqlError> {
         let mut path = path.as_ref().to_owned();
         SqliteStore::open(&path)?;
@@ -102,7 +102,7 @@ impl SqliteStore {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(LOCK_WAIT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // Committed means on the disk: the spool forgets it then.
+        // A commit has to be on the disk: the spool forgets the rows then.
         connection.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut connection)?;
         Ok(Self {

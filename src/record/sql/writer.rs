@@ -1,4 +1,5 @@
-//! Writes the backlog to the database: in batches, again after a failure, and row by row around one that is refused.
+//! Writes the backlog to the database: in batches, again after a failure, and in ever smaller parts around a refused
+//! row.
 
 use std::{
     fmt,
@@ -22,7 +23,7 @@ use super::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Of the file of refused rows, in bytes.
+/// The largest file of refused rows, in bytes.
 const MAX_REJECTED: u64 = 64 << 20;
 
 /// Opens a database, again after each failure.
@@ -112,7 +113,7 @@ impl<C: Connect> Writer<C> {
         match self.try_until_answered(rows)? {
             Some(Ok(())) => self.count(rows),
             Some(Err(_)) if rows.len() > 1 => {
-                // One of them is refused: the others are not to wait for it.
+                // One of them is refused. Each half is tried alone, so that the other rows are stored.
                 let (first, second) = rows.split_at(rows.len() / 2);
                 return Ok(self.write(first)? && self.write(second)?);
             }
@@ -164,7 +165,7 @@ impl<C: Connect> Writer<C> {
     fn try_once(&mut self, rows: &[Row]) -> Result<(), StoreError> {
         let store = match &mut self.store {
             Some(store) => store,
-            // No row is refused where none was sent.
+            // A connection sends no rows, so none can be refused.
             none => none.insert(self.connect.connect().map_err(StoreError::or_down)?),
         };
         store.store(rows)

@@ -1,4 +1,4 @@
-//! A process that is killed in the middle: its records go on where they stopped, without a gap and without a double.
+//! A process that is killed in the middle: its records go on where they stopped, without gaps or duplicates.
 
 #[cfg(feature = "sqlite")]
 use std::{

@@ -180,7 +180,7 @@ fn two_writers_do_not_share_a_spool() {
     let second = Backlog::open(&settings).map(|_| ()).unwrap_err();
     assert_eq!(second.kind(), SqlErrorKind::Spool);
     assert!(second.to_string().contains("in use"), "{second}");
-    // No lock to be had is not the same as a lock that another one has.
+    // A file system without locks is not a lock that another process has.
     let broken = not_locked(std::fs::TryLockError::Error(io::ErrorKind::Unsupported.into()));
     assert_eq!(broken.kind(), SqlErrorKind::Spool);
     assert!(!broken.to_string().contains("in use"), "{broken}");
