@@ -1,4 +1,4 @@
-//! How often announced changes of a server's tools are followed.
+//! Limits how often an announced change of a server's tools leads to a new listing.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// announces changes without end would keep us listing its tools.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    /// The time of the last listing that was announced, and the least pause behind it.
+    /// The time of the last listing that was announced, and the least pause after it.
     last: Option<(Instant, Duration)>,
 }
 

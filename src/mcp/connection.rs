@@ -1,4 +1,4 @@
-//! The connection to one server as its tools see it: the peer of the moment, and one call of one tool.
+//! The connection to one server as its tools use it: the current peer, and the calls.
 
 use std::sync::Arc;
 
@@ -56,9 +56,9 @@ impl Connection {
         })
     }
 
-    /// OpenTelemetry's
-    /// [names for MCP](https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/mcp.md), without
-    /// the session's id: it is all that one needs to use the session.
+    /// OpenTelemetry's [names for
+    /// MCP](https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/mcp.md), without the
+    /// session's id: anybody who knows it can use the session.
     fn span(&self, tool: &str) -> Span {
         let span = tracing::debug_span!(
             "mcp_call",

@@ -1,8 +1,8 @@
-//! The error of a server that cannot be connected to as it is described.
+//! The error for a server whose description is unusable.
 
 use std::fmt;
 
-/// Why a server cannot be connected to as it is described. Its text holds no secret.
+/// Why the description of a server is unusable. Its text holds no secret.
 ///
 /// # Examples
 ///

@@ -327,7 +327,7 @@ mod tests {
             flood.count_read(&vec![b'x'; 2 << 20]);
             assert!(flood.pass(ping()).is_some());
         }
-        // An answer may be as large as it likes.
+        // An expected answer has no limit here.
         flood.ask();
         flood.count_read(&vec![b'x'; 8 << 20]);
         assert!(

@@ -102,7 +102,7 @@ impl HttpEndpoint {
         })
     }
 
-    /// The words for an error, with what to do about the one that every first `https` URL meets in a build without TLS.
+    /// The text for an error, with advice for the one that every `https` URL causes in a build without TLS.
     pub(super) fn explain(&self, error: String) -> String {
         if self.url.scheme() == "https" && error.contains("scheme is not http") {
             return "https needs TLS, which this build of reqwest lacks: switch on a TLS feature of reqwest 0.13 in the \
@@ -148,8 +148,8 @@ pub(super) fn transport(
     StreamableHttpClientTransport::with_client(client, config)
 }
 
-/// Follows a redirect only to the same origin. A server may move its path, such as by a missing slash; our key and our
-/// arguments stay with the server.
+/// Follows a redirect only to the same origin. A server may redirect to another path, for example to add a slash; our
+/// key and our arguments stay with it.
 fn same_origin(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let stays = attempt
         .previous()

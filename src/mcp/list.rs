@@ -71,7 +71,7 @@ pub(super) async fn list(server: &McpServer, peer: Peer<RoleClient>) -> Result<L
             if listed > MAX_LISTED {
                 return Err(refused("the list of tools is too large"));
             }
-            // A name is kept only of a definition that is no larger than it may be.
+            // Only the names of definitions within the limit are kept.
             let is_known = size <= MAX_DEFINITION && names.contains(definition.name());
             if is_known || !server.offers(definition.name()) {
                 continue;
@@ -104,7 +104,7 @@ fn size(definition: &ToolDefinition) -> usize {
     definition.name().len() + description + parameters
 }
 
-/// A name for the log: one of a mebibyte is among those that are left out.
+/// A name for the log: that of a left-out tool may be a mebibyte long.
 fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
 }

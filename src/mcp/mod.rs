@@ -7,9 +7,9 @@
 //! the set that it began with.
 //!
 //! - A server that is down when the program starts does not hold up the others: it is logged once and tried again.
-//! - The list does not flicker: while a server is away, or does not list its tools, those of its last good listing stay on
+//! - The list is stable: while a server is away, or does not list its tools, those of its last good listing stay on
 //!   offer. A call of one fails at once, and tells the model that the tool is not reachable. So the provider's prompt
-//!   cache stays warm, and models that bind their thinking to the list of tools go on.
+//!   cache stays valid, and so does thinking that models bind to the list of tools.
 //! - A call that the bridge gives up, because of its time-out or because the caller left, is cancelled at the server
 //!   (`notifications/cancelled`).
 //! - Text reaches the model as it is. Any other result reaches it as the protocol's own JSON, with its images, audio,
@@ -30,7 +30,7 @@
 //! - It depends on `reqwest` 0.13 with a TLS feature: `rustls` (its provider is aws-lc-rs), `native-tls`, or
 //!   `rustls-no-provider` with a provider of the application's choice, installed at the beginning of `main`:
 //!   `rustls::crypto::ring::default_provider().install_default()`. Nothing else is to be done.
-//! - It gives the server a client of its own: [`McpServer::client`].
+//! - It gives the server its own client: [`McpServer::client`].
 //!
 //! Without either, `https` servers are away, and their snapshot says why.
 //!

@@ -1,4 +1,4 @@
-//! The result of a call, as the model is told it.
+//! Turns the result of a call into text for the model.
 
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Value, json};

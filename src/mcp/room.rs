@@ -1,4 +1,4 @@
-//! Room for the calls of one server, shared so that one actor cannot take it from the others.
+//! Limits the concurrent calls of one server, so that one actor cannot take all of them from the others.
 
 use std::{
     collections::{HashMap, VecDeque},

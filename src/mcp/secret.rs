@@ -11,9 +11,9 @@ pub(super) struct Secrets(Vec<Hidden>);
 #[derive(Clone)]
 struct Hidden(Zeroizing<String>);
 
-/// Shorter ones are in any text by chance, and protect nothing.
+/// Shorter ones occur in texts by chance, and protect nothing.
 const SHORTEST: usize = 4;
-/// Characters of a text for people. An error may carry a page of HTML.
+/// The longest text for people, in characters. An error may carry a page of HTML.
 const LONGEST_TEXT: usize = 300;
 
 // === impl Secrets ===

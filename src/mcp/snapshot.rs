@@ -17,11 +17,11 @@ use serde::{Serialize, Serializer};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum McpServerState {
-    /// Not yet: the first attempt to connect is under way.
+    /// The first attempt to connect is under way.
     Connecting,
-    /// Yes.
+    /// The server can be called.
     Ready,
-    /// No. The connection is tried again; the tools of the last good listing stay on offer.
+    /// The server cannot be called. The connection is tried again; the tools of the last good listing stay on offer.
     Away,
 }
 

@@ -165,7 +165,7 @@ impl Supervisor {
             .update_status(self.index, |status| status.last_error = Some(error));
     }
 
-    /// Publishes the list if it changed, and returns whether it did. If not, requests get the same set to the byte.
+    /// Publishes the list if it changed, and returns whether it did. If not, requests keep getting the very same set.
     fn publish_if_changed(&mut self, listing: Listing) -> bool {
         let Listing { definitions, left_out } = listing;
         self.log_left_out(left_out);

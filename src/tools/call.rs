@@ -4,7 +4,7 @@ use http::Extensions;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The server of tools that belong to no other one.
+/// The server of tools without a named one.
 const LOCAL: &str = "local";
 
 /// The description of a tool for the model, and the server that the tool belongs to.
@@ -57,7 +57,7 @@ pub struct ToolDefinition {
 /// assert_eq!(call.arguments()["city"], "Oslo");
 /// ```
 ///
-/// A tool that depends on its caller, tested with a caller of its own:
+/// A test of a tool that depends on its caller:
 ///
 /// ```
 /// use serde_json::json;
@@ -79,7 +79,7 @@ pub struct ToolCall {
     extensions: Extensions,
 }
 
-/// The result of a call, as the model is told it.
+/// The result of a call, for the model.
 ///
 /// # Examples
 ///
@@ -194,7 +194,7 @@ impl ToolCall {
         }
     }
 
-    /// The same call of a tool of another server.
+    /// The same call, of a tool of this server.
     #[must_use]
     pub fn with_server(mut self, server: impl Into<String>) -> Self {
         self.server = server.into();
@@ -275,7 +275,7 @@ impl ToolCall {
 // === impl ToolOutput ===
 
 impl ToolOutput {
-    /// A result in words.
+    /// A result as text.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
         Self {
@@ -290,7 +290,7 @@ impl ToolOutput {
         Self::text(value.into().to_string())
     }
 
-    /// A failure, in words that help the model to do better.
+    /// A failure, with a message that helps the model to do better.
     #[must_use]
     pub fn error(message: impl Into<String>) -> Self {
         Self {
@@ -311,7 +311,7 @@ impl ToolOutput {
         &self.content
     }
 
-    /// The text for the model. At most `limit` bytes are kept; a short note behind them says if more was there.
+    /// The text for the model. At most `limit` bytes are kept; if more was there, a short note after them says so.
     pub(crate) fn into_text(mut self, limit: usize) -> String {
         cut(&mut self.content, limit);
         self.content
@@ -336,7 +336,7 @@ impl From<Value> for ToolOutput {
     }
 }
 
-/// Room for the words that say how much is missing.
+/// Room for the note that says how much is missing.
 const NOTE: usize = 64;
 
 /// Cuts `text` at the last character border within `limit` bytes, and says so in the text.

@@ -5,22 +5,22 @@ use serde_json::Value;
 
 /// Schema objects of an expanded schema.
 const MAX_NODES: usize = 10_000;
-/// Levels of an expanded schema, each within the one before. Whoever follows references does so recursively.
+/// Levels of nesting in an expanded schema. A validator follows references recursively.
 const MAX_DEPTH: usize = 128;
 
-/// What is found by following the references of a schema, each of them once on every path.
+/// The result of following the references of a schema, each of them once on every path.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Expansion {
     /// Schema objects, at most one more than the limit.
     pub(super) nodes: usize,
     /// Values that schema objects compare with: those of `enum`, names of `required`.
     pub(super) compared: usize,
-    /// References to a schema that they are within themselves.
+    /// References to a schema that contains them.
     pub(super) recursive: usize,
     /// Whether the limits are exceeded. The counts are incomplete then.
     pub(super) is_too_large: bool,
-    /// Whether it cannot be followed safely by what is known here: a reference is neither `#` nor a pointer, the base of
-    /// pointers changes half-way, or a schema refers to itself without a step into the value.
+    /// Whether it cannot be followed safely: a reference is neither `#` nor a pointer, the base of pointers changes
+    /// half-way, or a schema refers to itself without a step into the value.
     pub(super) is_opaque: bool,
 }
 
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
             .as_str()
             .and_then(|reference| reference.strip_prefix('#'))
             .filter(|pointer| pointer.is_empty() || pointer.starts_with('/'))
-            // Percent signs would have to be decoded first; nobody has names that need them.
+            // Percent signs would have to be decoded first; names that need them are not supported.
             .filter(|pointer| !pointer.contains('%'))
             .and_then(|pointer| self.root.pointer(pointer));
         let Some(target) = target else {

@@ -1,5 +1,5 @@
-//! The names under which the model sees tools. They depend on the set of tools alone, not on its order: stable names keep
-//! the provider's prompt cache warm.
+//! The names under which the model sees tools. They depend on the set of tools alone, not on its order: stable names
+//! keep the provider's prompt cache valid.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,8 +32,8 @@ pub(super) fn assign(definitions: &[&ToolDefinition]) -> Vec<String> {
         .filter(|(_, uses)| *uses == 1)
         .map(|(name, _)| name.into())
         .collect();
-    // Who comes first gets the first free suffix, so "first" must not depend on the order given. The sort is stable: only
-    // tools that are the same in server and name keep their order.
+    // The first tool gets the first free suffix, so which one is first must not depend on the given order. The sort is
+    // stable: only tools that are the same in server and name keep their order.
     colliding.sort_by_key(|&index| (definitions[index].get_server(), definitions[index].name()));
     for index in colliding {
         let name = suffixed(definitions[index], &names[index], &taken);

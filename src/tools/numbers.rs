@@ -1,5 +1,5 @@
-//! Finds the argument whose number would lose digits. Without `serde_json`'s feature `arbitrary_precision`, a number that
-//! fits no integer becomes a float: an account number of 23 digits would reach the tool as another one.
+//! Finds the argument whose number would lose digits. Without `serde_json`'s feature `arbitrary_precision`, a number
+//! that fits no integer becomes a float: an account number of 23 digits would reach the tool as another number.
 
 use std::str::FromStr;
 
@@ -43,7 +43,7 @@ pub(super) fn find_lossy(arguments: &str) -> Option<String> {
     None
 }
 
-/// The index behind the closing quote.
+/// The index after the closing quote.
 fn end_of_string(bytes: &[u8], mut index: usize) -> usize {
     while let Some(found) = bytes.get(index..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         let at = index + found;

@@ -13,7 +13,7 @@ use tower::{BoxError, Service, util::BoxCloneSyncService};
 use super::{ToolCall, ToolDefinition, ToolOutput, name, schema::Schema};
 use crate::types::Dialect;
 
-/// A tool: what the model is told about it, and what runs its calls.
+/// A tool: its definition for the model, and the service that runs its calls.
 ///
 /// A tool is a [`Service`] itself, whose requests are calls. So [`layer`](Self::layer) puts any tower layer around it,
 /// whether a closure runs it, a service, or an MCP server.
@@ -76,7 +76,7 @@ pub(crate) struct Registered {
     tool: Tool,
 }
 
-/// What a tool needs besides its service; costly enough to make it once and share it among snapshots.
+/// The parts of a tool besides its service. They are costly to make, so they are made once and shared among snapshots.
 struct About {
     definition: ToolDefinition,
     schema: Schema,
@@ -86,8 +86,8 @@ pub(crate) type ToolService = BoxCloneSyncService<ToolCall, ToolOutput, BoxError
 
 /// Makes a tool from a closure.
 ///
-/// An error is told to the model **and recorded**, in its own words: keep passwords, addresses and other people's data out
-/// of an error's text. What a tool must not tell belongs in its log.
+/// An error's text is told to the model **and recorded**: keep passwords, addresses and other people's data out of it.
+/// Details that a tool must not tell belong in its log.
 ///
 /// # Examples
 ///
@@ -145,7 +145,7 @@ impl Tool {
         }
     }
 
-    /// What the model is told about the tool.
+    /// The tool's definition for the model.
     pub fn definition(&self) -> &ToolDefinition {
         &self.about.definition
     }
@@ -299,7 +299,8 @@ impl Registered {
         Ok(arguments)
     }
 
-    /// The same, if it holds up no other request; `None` for a check that [`check_aside`](Self::check_aside) has to make.
+    /// Like [`check`](Self::check), if that is quick; `None` for a check that [`check_aside`](Self::check_aside) has to
+    /// make.
     ///
     /// # Errors
     ///
@@ -318,8 +319,8 @@ impl Registered {
             .then(|| schema.check(&arguments).map(|()| arguments))
     }
 
-    /// The same on a thread of its own: neither a model nor a tool server's schema may hold up the other requests of this
-    /// thread.
+    /// Like [`check`](Self::check), on another thread: neither a model nor a tool server's schema may hold up the other
+    /// requests of this thread.
     ///
     /// # Errors
     ///

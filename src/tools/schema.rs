@@ -9,7 +9,7 @@ const MAX_MESSAGE: usize = 512;
 
 /// The longest arguments that are read, in bytes. As a tree they take many times their length.
 const MAX_ARGUMENTS: usize = 1 << 20;
-/// The longest arguments that are read without a thread of their own, in bytes.
+/// The longest arguments that are read on the request's own thread, in bytes.
 const SHORT: usize = 16 << 10;
 
 /// The rules for a tool's arguments.
@@ -37,7 +37,7 @@ impl Schema {
         }
     }
 
-    /// Whether reading so many bytes holds up no other task.
+    /// Whether arguments of this length are read quickly: they are short, or so long that they are refused unread.
     pub(super) fn reads_quickly(length: usize) -> bool {
         length <= SHORT || length > MAX_ARGUMENTS
     }

@@ -104,7 +104,7 @@ impl Tools {
         merged.into_iter().collect()
     }
 
-    /// Every tool whose name `counts`, one of each server in turn, so that the first few are not all of one server.
+    /// Every tool whose name `counts`, one of each server in turn, so that the first few come from several servers.
     ///
     /// For a provider that takes fewer tools than there are. Servers are in name order, and so are the tools of each.
     pub(crate) fn in_turns(&self, counts: impl Fn(&str) -> bool) -> Vec<&Registered> {

@@ -45,7 +45,7 @@ enum Source {
     Live(Arc<dyn Fn() -> Tools + Send + Sync>),
 }
 
-/// A live source with every set of it changed.
+/// A live source with a function that changes each of its sets.
 struct Mapped<F> {
     source: ToolSource,
     change: F,
@@ -65,8 +65,8 @@ impl ToolSource {
 
     /// The sets of this source, changed by `change`: filtered, merged with others, or with layers around their tools.
     ///
-    /// `change` runs once for each new set, not once for each request. After a change of the set, the layers that it puts
-    /// around tools are new ones. So a limit that is to outlast changes belongs into the layer, such as tower's
+    /// `change` runs once for each new set, not once for each request. After a change of the set, the layers that it
+    /// puts around tools are new ones. So a limit that must outlast changes has to be in the layer, such as tower's
     /// `GlobalConcurrencyLimitLayer`, not into the service that the layer makes.
     ///
     /// # Examples

@@ -86,8 +86,8 @@ fn validator(definition: &ToolDefinition) -> Option<(jsonschema::Validator, Expa
     } else if expansion.is_opaque {
         "it has references that cannot be followed"
     } else {
-        // Offline: another crate of the build may switch on that references are fetched from the network or the disk.
-        // Linear patterns: a backtracking one of a few bytes can take hours.
+        // Offline: another crate of the build may enable the feature that fetches references from the network or the
+        // disk. Linear-time patterns: a backtracking pattern of a few bytes can run for hours.
         let options = jsonschema::options()
             .with_pattern_options(jsonschema::PatternOptions::regex())
             .offline();

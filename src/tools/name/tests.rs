@@ -37,7 +37,7 @@ fn names_are_cleaned_and_cut() {
 
 #[test]
 fn colliding_names_get_a_stable_suffix() {
-    // The digits are FNV-1a of "a\0b c" and "a\0b.c", worked out elsewhere.
+    // The digits are FNV-1a of "a\0b c" and "a\0b.c", computed by another program.
     let expected = ["bmcp_a_b_c_f6c6418f", "bmcp_a_b_c_f6dfd975", "bmcp_a_x"];
     assert_eq!(names(&[("a", "b.c"), ("a", "x"), ("a", "b c")]), expected);
     assert_eq!(names(&[("a", "b c"), ("a", "b.c"), ("a", "x")]), expected);
