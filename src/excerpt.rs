@@ -1,6 +1,6 @@
 //! Cuts long texts from outside (prompts, errors, names) before they are recorded, logged or kept.
 
-/// Room for the words that say how much is missing.
+/// Room for the note that says how much is missing.
 const NOTE: usize = 64;
 
 /// The longest name or id of an answer or a request that is kept apart from its body, in bytes.

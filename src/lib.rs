@@ -118,10 +118,10 @@
 //!
 //! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway
 //! example bounds them, and runs its tool servers on a thread of their own: their SDK parses whatever they send where
-//! it is polled. Not limited: a caller without an [`Actor`] shares its limits with all others like it; a provider that
-//! answers slowly holds the request's body for as long as the time-outs allow; an answer of a keyed path, such as a
-//! list of models, is relayed unread and takes no place, so a concurrency limit above is what bounds callers who do not
-//! read theirs.
+//! it is polled. Not limited: callers without an [`Actor`] have no shares, so only the limits of all requests together
+//! bound them; a provider that answers slowly holds the request's body for as long as the time-outs allow; an answer of
+//! a keyed path, such as a list of models, is relayed unread and takes no place, so a concurrency limit above is what
+//! bounds callers who do not read theirs.
 //!
 //! # Features
 //!
