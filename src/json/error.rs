@@ -11,7 +11,7 @@ const SHOWN_NAME: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ScanError {
     kind: ScanErrorKind,
-    /// Where the character or the token begins that is wrong.
+    /// Where the wrong character or token begins.
     offset: usize,
     name: Option<Box<str>>,
 }

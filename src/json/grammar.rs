@@ -16,7 +16,7 @@ const MAX_DEPTH: u8 = 127;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Grammar {
     expected: Expected,
-    /// Nothing has come yet in the current container.
+    /// Nothing of the current container's content has come yet.
     is_empty: bool,
     /// One bit per open container, the lowest for the innermost; set for an array.
     arrays: u128,
@@ -46,7 +46,7 @@ enum Expected {
     End,
 }
 
-/// What a string is.
+/// The role of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Value,

@@ -9,7 +9,7 @@ use super::string;
 pub(super) const MAX_MEMBERS: usize = 1_000;
 /// How many bytes the names of all top-level members may have together: they are kept beside the document.
 pub(super) const MAX_NAMES: usize = 256 << 10;
-/// Up to here, comparing all names is faster than hashing them.
+/// Up to this many members, comparing all names is faster than hashing them.
 const FEW: usize = 16;
 /// Room for the names that a request or a reply usually has, in bytes.
 const FEW_NAME_BYTES: usize = 256;

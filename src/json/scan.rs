@@ -1,5 +1,5 @@
-//! One strict pass over a document, whole or in chunks: is it one JSON object, and where are its members? A document that
-//! was accepted here can be edited by offsets.
+//! One strict pass over a document, whole or in chunks: is it one JSON object, and where are its members? An accepted
+//! document can be edited by offsets.
 
 use std::fmt;
 
@@ -92,7 +92,7 @@ impl Scanner {
             .map_err(|kind| self.fail(ScanError::new(kind, self.offset)))
     }
 
-    /// Says that the document ends here.
+    /// Tells that the document ends here.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl Scanner {
     }
 }
 
-/// Documents hold what people write: only sizes print.
+/// Prints only sizes: documents hold private text.
 impl fmt::Debug for Scanner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scanner")

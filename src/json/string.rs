@@ -300,7 +300,7 @@ pub(super) fn skip(text: &[u8], start: usize) -> usize {
     text.len()
 }
 
-/// The text of a string literal, quotes included. `None` if it is no string literal.
+/// The text of a string literal, quotes included. `None` if it is not a string literal.
 pub(super) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     let inner = literal.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if plain_len(inner) == inner.len() {
@@ -309,7 +309,7 @@ pub(super) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     serde_json::from_slice(literal).ok().map(Cow::Owned)
 }
 
-/// As [`unescape`], but `inner` is what stands between the quotes.
+/// As [`unescape`], for the text between the quotes.
 pub(super) fn unescape_text(inner: &[u8]) -> Option<String> {
     serde_json::from_slice(&[b"\"", inner, b"\""].concat()).ok()
 }

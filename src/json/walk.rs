@@ -1,5 +1,5 @@
-//! Iterates over the members and items of text that a [`Scanner`](super::Scanner) has accepted, so it does not check the
-//! grammar again. In other text it finds nonsense or nothing, but it always ends and never panics.
+//! Iterates over the members and items of text that a [`Scanner`](super::Scanner) has accepted, so it does not check
+//! the grammar again. In other text its results mean nothing, but it always ends and never panics.
 //!
 //! All ranges are relative to the slice that was given. The slice may have white space around its value.
 
@@ -31,7 +31,7 @@ struct Elements<'a> {
     at: usize,
 }
 
-/// The members of the object in `text`; none if the value is no object.
+/// The members of the object in `text`; none if the value is not an object.
 pub(crate) fn members(text: &[u8]) -> MemberIter<'_> {
     members_at(text, 0)
 }
@@ -53,7 +53,7 @@ pub(crate) fn entries(text: &[u8]) -> impl Iterator<Item = (Range<usize>, RawNam
     std::iter::from_fn(move || members.next_entry())
 }
 
-/// The items of the array in `text`; none if the value is no array.
+/// The items of the array in `text`; none if the value is not an array.
 pub(crate) fn items(text: &[u8]) -> Items<'_> {
     Items(Elements::new(text, 0, b'['))
 }
@@ -66,7 +66,7 @@ pub(crate) fn get(object: &[u8], name: &str) -> Option<Range<usize>> {
         .map(|(_, value)| value)
 }
 
-/// The text of a string literal, quotes included. `None` if it is no string literal.
+/// The text of a string literal, quotes included. `None` if it is not a string literal.
 pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     string::unescape(literal)
 }

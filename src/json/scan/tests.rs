@@ -82,7 +82,7 @@ fn serde_takes(text: &[u8]) -> bool {
         if !error.to_string().contains("number out of range") {
             return false;
         }
-        // Put a number in its place that is in range, to see what it says of the rest.
+        // Replace it by a number that is in range, to see what `serde_json` says of the rest.
         let lines: usize = text
             .split_inclusive(|&byte| byte == b'\n')
             .take(error.line() - 1)
@@ -121,7 +121,7 @@ fn kind(value: &Value) -> Kind {
     }
 }
 
-/// Holds the scanner's verdict against the oracle's, and its findings against a parse of each value.
+/// Compares the scanner's result with the oracle's, and its findings with a parse of each value.
 fn check(text: &[u8]) -> Result<(), TestCaseError> {
     let found = scan(text);
     prop_assert_eq!(
