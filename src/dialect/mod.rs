@@ -71,12 +71,12 @@ pub(crate) struct OfferSettings {
     pub(crate) reported_usage: Option<ReportedUsage>,
 }
 
-/// What a relay has to know besides its request.
+/// What a relay needs besides its request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RelaySetup {
     /// The interception's id.
     pub(crate) id: Uuid,
-    /// Whether the caller's own tool calls have to be known as well.
+    /// Whether the caller's own tool calls must be collected as well.
     pub(crate) recorded: bool,
     /// How many bytes of one turn may be kept for a replay or for records.
     pub(crate) max_held: usize,
@@ -155,7 +155,7 @@ pub(crate) trait Api: Sync {
 pub(crate) trait Request: Send + Sync {
     fn about(&self) -> &About;
 
-    /// The user's last words, if the last message is the user's.
+    /// The text of the last message, if it is the user's.
     fn prompt(&self) -> Option<String>;
 
     /// The stored answer that the request builds on, by the id that the caller knows.
@@ -163,16 +163,16 @@ pub(crate) trait Request: Send + Sync {
         None
     }
 
-    /// Puts the provider's id of that answer in the place of the caller's.
+    /// Replaces the caller's id of that answer by the provider's.
     fn resolve(&mut self, _id: String) {}
 
-    /// Injects `tools` as far as the API and the caller leave room; whether any was.
+    /// Injects `tools` as far as the API and the caller leave room. Returns whether any was injected.
     fn offer(&mut self, tools: Tools, settings: OfferSettings) -> bool;
 
     /// The members that the bridge added or changed in the caller's request.
     fn additions(&self) -> Vec<Addition>;
 
-    /// Takes `additions` back, for all rounds to come.
+    /// Removes `additions` from all later rounds.
     fn withdraw(&mut self, additions: &[Addition]);
 
     /// The body of the next round: the caller's own bytes if nothing has to be edited.
@@ -187,7 +187,7 @@ pub(crate) trait Request: Send + Sync {
     /// Reads one round's whole answer.
     fn read_reply(&self, body: Rope) -> Result<(Box<dyn Reply>, Turn), Fault>;
 
-    /// The same for another thread.
+    /// A function that does the same, for another thread.
     fn reply_reader(&self) -> ReplyReader;
 
     /// A relay for all rounds of a stream.
@@ -207,21 +207,21 @@ pub(crate) trait Reply: Send {
         None
     }
 
-    /// The caller's answer, made of this last reply and of what is left of the `earlier` ones.
+    /// The caller's answer, made of this last reply and the kept parts of the `earlier` ones.
     fn seal(self: Box<Self>, id: Uuid, earlier: &Earlier) -> Rope;
 }
 
 /// The relay of one stream over all of its rounds.
 pub(crate) trait Relay: Send {
-    /// Begins a round, or an attempt at it anew: what a failed attempt left behind is forgotten. `begun` is whether
-    /// anything went to the caller already, a keep-alive included.
+    /// Begins a round, or another attempt at it, and forgets what a failed attempt left. `begun` tells whether the
+    /// caller was sent anything, even a keep-alive.
     fn begin_round(&mut self, begun: bool);
 
     /// Takes one event in, and appends to `out` what the caller may see of it.
     fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<Progress, Fault>;
 
-    /// Called when the provider's body ended without the API's last event: whether the answer is complete all the
-    /// same. If so, appends to `out` what the caller still needs.
+    /// Called when the provider's body ended without the API's last event. Returns whether the answer is complete
+    /// nevertheless. If so, appends to `out` what the caller still needs.
     fn end(&mut self, out: &mut BytesMut) -> bool;
 
     /// Appends what keeps the caller's connection alive; called after every 10 s without output.
@@ -256,7 +256,7 @@ pub(crate) fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// An object without its members of one name.
+/// An object without the members named `left_out`.
 pub(crate) fn without(object: &[u8], left_out: &str) -> Vec<u8> {
     let mut kept = Vec::with_capacity(object.len());
     kept.push(b'{');
@@ -272,7 +272,7 @@ pub(crate) fn without(object: &[u8], left_out: &str) -> Vec<u8> {
     kept
 }
 
-/// The status that stands in an error's own words: a numeric `code` of a compatible provider.
+/// The status in an error's body: some compatible providers send it as a numeric `code`.
 pub(crate) fn numeric_status(names: &ErrorNames) -> Option<StatusCode> {
     let code: u16 = names.codes().find_map(|code| code.parse().ok())?;
     StatusCode::from_u16(code)

@@ -1,4 +1,4 @@
-//! Which of the company's tools one request offers to the model, next to the caller's own.
+//! Which of the company's tools one request offers to the model, together with the caller's own.
 
 use std::fmt;
 
@@ -10,7 +10,8 @@ use crate::rope::Rope;
 use crate::tools::{PREFIX, Registered, ToolDefinition, Tools};
 use crate::types::Dialect;
 
-/// The longest name that is looked for among ours, in bytes: twice what any of ours has, and what any API takes.
+/// The longest name that is looked up among ours, in bytes: the longest that any API accepts, and twice the longest of
+/// ours.
 const MAX_NAME: usize = 128;
 
 /// Appends the JSON of one injected tool: its name, then its definition.
@@ -20,9 +21,9 @@ pub(crate) type Define = fn(&str, &ToolDefinition, &mut String);
 #[derive(Clone, Default)]
 pub(crate) struct Offer {
     tools: Tools,
-    /// Sorted names with our prefix that the caller uses for tools of its own.
+    /// The sorted names with our prefix that the caller uses for its own tools.
     taken: Vec<String>,
-    /// Sorted names that the provider's limit left no room for.
+    /// The sorted names for which the provider's limit left no room.
     left_out: Vec<String>,
     /// Whether any tool is left.
     offers_any: bool,
@@ -34,7 +35,7 @@ pub(crate) fn is_injected(name: &str) -> bool {
 }
 
 /// A tool's whole schema, which describes an object. OpenAI refuses an object schema without `properties`, which JSON
-/// schema and MCP allow: there it gets empty ones, which say the same.
+/// schema and MCP allow: there it gets empty ones, which mean the same.
 pub(crate) fn object_schema(schema: Option<&Value>) -> String {
     match schema.and_then(Value::as_object) {
         None => json!({ "type": "object", "properties": {} }).to_string(),
@@ -59,8 +60,8 @@ fn is_in(sorted: &[String], name: &str) -> bool {
 // === impl Offer ===
 
 impl Offer {
-    /// All of `tools` but the `taken`. If there is not `room` for all, servers get it in turn, so that a large one leaves
-    /// some for the others.
+    /// All of `tools` except those in `taken`. If there is not `room` for all, the servers take turns, so that a large
+    /// one leaves room for the others.
     pub(crate) fn new(tools: Tools, mut taken: Vec<String>, room: usize) -> Self {
         taken.retain(|name| name.len() <= MAX_NAME);
         taken.sort_unstable();
@@ -126,7 +127,7 @@ impl Offer {
         Some(rope)
     }
 
-    /// Whose the tool of this name is, in this request.
+    /// The owner of the tool with this name, in this request.
     pub(crate) fn owner(&self, name: &str) -> Owner {
         if self.is_empty() || !is_injected(name) || name.len() > MAX_NAME || is_in(&self.taken, name) {
             return Owner::Caller;

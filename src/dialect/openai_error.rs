@@ -13,7 +13,7 @@ pub(super) fn body(message: &str, kind: &str, param: Option<&str>, code: Option<
     body.to_string().into()
 }
 
-/// Reads `{"error":{…}}`. Some of the API's own fronts leave the wrapper out.
+/// Reads `{"error":{…}}`. Some of OpenAI's own gateways leave the wrapper out.
 pub(super) fn read_error(body: &[u8]) -> Option<ErrorNames> {
     if body.len() > MAX_ERROR {
         return None;

@@ -1,7 +1,7 @@
-//! Server-sent events, taken apart without losing a byte, so that what is relayed is what the provider sent.
+//! Splits a stream into server-sent events without losing a byte, so that relayed bytes are the provider's.
 //!
 //! Framing is that of [WHATWG HTML, §9.2]. The input may be cut into frames anywhere. A relay can forward, drop or edit
-//! the [`Event`]s one by one: their bytes, put together, are the input.
+//! the [`Event`]s one by one: their concatenated bytes are the input.
 //!
 //! [WHATWG HTML, §9.2]: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 
@@ -21,14 +21,14 @@ const KEEP: usize = 64 * 1024;
 /// Cuts a stream into events. In the long run it allocates nothing, and it copies only events that do not lie within one
 /// frame, each byte once.
 ///
-/// An event is out as soon as its blank line is in. Where lines end with CR LF and a frame ends between the two, the LF
-/// comes late, as an event of its own that [`Event::is_tail`].
+/// An event is returned as soon as its blank line has come. If a frame ends between the CR and the LF of that line's
+/// end, the LF comes later, as a separate event that [`Event::is_tail`].
 pub(crate) struct Decoder {
     max_event: usize,
-    /// What came last; `..at` is done with.
+    /// The last frame; `..at` has been consumed.
     frame: Bytes,
     at: usize,
-    /// The event at hand, as far as it came in earlier frames.
+    /// The bytes of the current event that came in earlier frames.
     held: Vec<u8>,
     block: Block,
     /// Reused by events whose data has several lines.
@@ -37,14 +37,14 @@ pub(crate) struct Decoder {
     after_cr: bool,
     /// No line has ended yet, so the first may begin with a byte order mark.
     at_start: bool,
-    /// The event at hand was handed out, the next call begins a new one.
+    /// The current event was returned, so the next call begins a new one.
     is_out: bool,
     failed: bool,
 }
 
 /// One event as it was sent, from its first field or comment to its blank line.
 ///
-/// A block without data is an event here too, for its bytes: a lone comment with its blank line, say.
+/// A block without data is an event here too, so that its bytes are kept: for example a lone comment.
 #[derive(Clone, Copy)]
 pub(crate) struct Event<'a> {
     raw: &'a [u8],
@@ -53,7 +53,7 @@ pub(crate) struct Event<'a> {
     is_tail: bool,
 }
 
-/// An event has more bytes than it may have.
+/// The error for an event over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLong {
     max_event: usize,
@@ -84,7 +84,7 @@ pub(crate) fn has_blank_line(raw: &[u8]) -> bool {
     matches!(rest, [] | [.., b'\n' | b'\r'])
 }
 
-/// The bytes that an event lacks of its end: a second line end after CR is CR, since CR LF would be one.
+/// The missing bytes of an event's end. After CR the second line end is CR, since CR LF would be one line end.
 pub(crate) fn missing_end(raw: &[u8]) -> &'static [u8] {
     match raw.last() {
         _ if has_blank_line(raw) => b"",
@@ -127,7 +127,8 @@ impl Decoder {
         self.at = 0;
     }
 
-    /// How many bytes the next call of [`Self::next`] may go through, if it may complete an event: those that are in.
+    /// How many bytes the next call of [`Self::next`] may process: all that are received and not consumed, or 0 if no
+    /// line ends among the new ones.
     pub(crate) fn pending(&self) -> usize {
         let rest = &self.frame[self.at..];
         match memchr2(b'\n', b'\r', rest) {
@@ -140,7 +141,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// An event is too long. The stream cannot be read on from there, so every further call says the same.
+    /// An event is too long. The rest of the stream cannot be read, so every further call returns the same error.
     pub(crate) fn next(&mut self) -> Result<Option<Event<'_>>, TooLong> {
         let piece = self.advance().inspect_err(|_| self.give_up())?;
         Ok(piece.map(|piece| self.event(&piece)))
@@ -223,7 +224,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Clears what the last call lent out.
+    /// Clears the event that the last call returned.
     fn begin(&mut self) {
         if self.is_out {
             self.is_out = false;
@@ -277,7 +278,7 @@ impl Decoder {
     }
 }
 
-/// Streams hold what people and models write: only sizes print.
+/// Prints only sizes: streams hold private text.
 impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoder")
@@ -296,7 +297,7 @@ impl<'a> Event<'a> {
         self.raw
     }
 
-    /// Whether there is a `data` field, be it an empty one. An event without it is not dispatched.
+    /// Whether there is a `data` field, even an empty one. An event without it is not dispatched.
     pub(crate) fn has_data(&self) -> bool {
         !self.block.data.is_empty()
     }
@@ -306,15 +307,15 @@ impl<'a> Event<'a> {
         self.data
     }
 
-    /// Not an event, but the late LF of the one before. It shares that one's fate: dropped if that one was.
+    /// The LF of a CR LF that was split across frames: forward it if the event before it was forwarded.
     pub(crate) fn is_tail(&self) -> bool {
         self.is_tail
     }
 
-    /// Where in [`Self::raw`] a byte of the payload is, its end included.
+    /// The offset in [`Self::raw`] of a byte of the payload, or of its end.
     ///
-    /// A range of the payload maps by its two ends. If it spans lines, so does its image: what is between the two values,
-    /// line end and field name, is a part of it.
+    /// A range of the payload maps by its two ends. If it spans several `data` lines, the raw range includes the line
+    /// ends and field names between them.
     pub(crate) fn raw_offset(&self, mut offset: usize) -> usize {
         let mut end = self.raw.len();
         for line in &self.block.data {
@@ -369,12 +370,12 @@ impl Block {
     }
 }
 
-/// How long the line is with which `text` begins. `None` if it does not end there.
+/// The length of the line at the front of `text`. `None` if the line does not end there.
 fn line_len(text: &[u8]) -> Option<usize> {
     memchr2(b'\n', b'\r', text)
 }
 
-/// A line of an event, less the byte order mark with which the stream may begin.
+/// A line of an event, without the byte order mark with which the stream may begin.
 fn without_bom(at_start: &mut bool, event: &[u8], line: Range<usize>) -> Range<usize> {
     let has_bom = std::mem::take(at_start) && event[line.clone()].starts_with(BOM);
     line.start + if has_bom { BOM.len() } else { 0 }..line.end

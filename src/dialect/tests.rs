@@ -1,5 +1,5 @@
-//! Limits that hold in every dialect: nothing that a provider or a caller sends is kept whole where its beginning does, takes
-//! many times its size, or is looked through again and again.
+//! Limits of every dialect: long texts of a provider or a caller are cut, no input takes many times its size in memory,
+//! and none is searched again and again.
 
 use allocation_counter::measure;
 use bytes::{Bytes, BytesMut};
@@ -289,7 +289,7 @@ fn blocks_without_end_are_no_answer() {
     ));
 }
 
-/// What a member takes besides its bytes counts for the limit as well.
+/// The memory of a member beyond its bytes counts for the limit as well.
 #[test]
 fn members_of_a_byte_fill_a_turn_before_the_memory() {
     let mut relay = relay(Dialect::ChatCompletions);

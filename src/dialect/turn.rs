@@ -82,13 +82,13 @@ pub(crate) struct Completion {
 pub(crate) struct Call {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// JSON text, if the model got it right.
+    /// JSON text, unless the model made a mistake.
     pub(crate) arguments: String,
     pub(crate) owner: Owner,
     pub(crate) kind: CallKind,
 }
 
-/// Whose a tool call is. It is decided once, where the call is read.
+/// The owner of a tool call. It is decided once, where the call is read.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Owner {
     #[default]
@@ -115,7 +115,7 @@ pub(crate) struct ToolResult<'a> {
     pub(crate) is_error: bool,
 }
 
-/// What an event of a stream was.
+/// The kind of an event of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// A comment, or a field without data.
@@ -133,20 +133,20 @@ pub(crate) enum Progress {
 pub(crate) enum Fault {
     /// The provider sent an error inside a success.
     Refused(InBandError),
-    /// It is something else; the words are for logs.
+    /// The answer has another shape; the text is for logs.
     Shape(&'static str),
 }
 
 /// An error that came inside a successful answer.
 #[derive(Debug)]
 pub(crate) struct InBandError {
-    /// The status that the provider would have sent, had it not begun with a 200.
+    /// The status that the provider would have sent if it had not begun with a 200.
     pub(crate) status: StatusCode,
     /// The error as the API's error body.
     pub(crate) body: Bytes,
 }
 
-/// The words by which a provider's error can be told.
+/// The names and texts of a provider's error that rules look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ErrorNames {
     pub(crate) code: Option<String>,
@@ -176,14 +176,14 @@ pub(crate) struct Invalid {
     pub(crate) param: Option<&'static str>,
 }
 
-/// What the caller's answer needs of the rounds before the last.
+/// The parts of the rounds before the last that the caller's answer needs.
 #[derive(Debug, Default)]
 pub(crate) struct Earlier {
     /// The first answer's id, as JSON text.
     pub(crate) id: Option<Bytes>,
     /// The parts of earlier answers that the caller may see, as JSON text.
     pub(crate) shown: Vec<Bytes>,
-    /// Other members of earlier answers that the last one's are put together with, by name, in the order of the rounds.
+    /// Other members of earlier answers, to be merged into the last one's, by name, in the order of the rounds.
     pub(crate) members: Vec<(&'static str, Bytes)>,
     /// Every earlier round's usage that was reported.
     pub(crate) usages: Vec<Usage>,
@@ -201,7 +201,7 @@ pub(crate) struct ShownId {
 // === impl Turn ===
 
 impl Turn {
-    /// Whether `calls` begin with one of ours: the first call decides whose a mixed turn is.
+    /// Whether `calls` begin with one of ours: the first call decides the owner of a mixed turn.
     pub(crate) fn begins_with_ours(calls: &[Call]) -> bool {
         calls.first().is_some_and(|call| !call.is_callers())
     }
@@ -228,7 +228,7 @@ impl Earlier {
 // === impl ErrorNames ===
 
 impl ErrorNames {
-    /// All names that a rule may match, the most telling first.
+    /// All names that a rule may match, the most specific first.
     pub(crate) fn codes(&self) -> impl Iterator<Item = &str> {
         [&self.detail, &self.code, &self.kind]
             .into_iter()

@@ -5,10 +5,10 @@ use serde_json::{Number, Value};
 
 use crate::types::{TokenDetails, TokenUsage};
 
-/// The longest `usage` that is read, in bytes. It is summed up and told anew with every report.
+/// The longest `usage` that is read, in bytes. It is summed up and written again with every report.
 pub(crate) const MAX_USAGE: usize = 64 << 10;
 
-/// One round's `usage` as JSON text, read only where somebody wants the counts.
+/// One round's `usage` as JSON text, read only where the counts are needed.
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
     pub(crate) text: Bytes,
@@ -35,7 +35,7 @@ pub(crate) fn count(text: &[u8]) -> u64 {
     };
     text.iter().try_fold(0, digit).unwrap_or_else(|| {
         let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
-        // The cast saturates, and a negative count is none.
+        // The cast saturates, so a negative count becomes 0.
         number.map_or(0, |number| number as u64)
     })
 }
@@ -60,7 +60,7 @@ impl UsageSum {
         if usage.len() > MAX_USAGE {
             return;
         }
-        // Text that has been scanned parses; only a number beyond `f64` does not, and then the sum has no meaning.
+        // Scanned text parses, except for a number beyond `f64`, with which the sum has no meaning.
         let Ok(value) = serde_json::from_slice(usage) else {
             return;
         };

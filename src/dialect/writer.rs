@@ -1,4 +1,5 @@
-//! Writes the events of a stream to the caller with their own bytes, but for planned edits; hidden events leave nothing.
+//! Writes the events of a stream to the caller with their own bytes, except for planned edits; hidden events leave
+//! nothing.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// Writes one event after the other.
 #[derive(Debug, Default)]
 pub(crate) struct EventWriter {
-    /// The edits of the event at hand, as ranges of its payload; kept for their memory.
+    /// The edits of the current event, as ranges of its payload; kept to reuse the allocation.
     edits: Vec<(Range<usize>, Bytes)>,
     is_last_hidden: bool,
     /// Whether anything went to the caller.
@@ -38,7 +39,7 @@ impl EventWriter {
         self.edits.push((range, text.into()));
     }
 
-    /// Drops the event at hand.
+    /// Drops the current event.
     pub(crate) fn hide(&mut self) {
         self.is_last_hidden = true;
     }
@@ -64,7 +65,7 @@ impl EventWriter {
         for (range, text) in &self.edits {
             out.extend_from_slice(&raw[written..event.raw_offset(range.start)]);
             out.extend_from_slice(text);
-            // An end is found by the byte before it: the byte behind it may be on another line.
+            // An end is mapped by the byte before it: the byte after it may be on another line.
             written = match range.end.checked_sub(1).filter(|_| !range.is_empty()) {
                 Some(last) => event.raw_offset(last) + 1,
                 None => event.raw_offset(range.start),

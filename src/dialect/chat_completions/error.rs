@@ -1,4 +1,4 @@
-//! Errors in the shape of chat completions: ours, written; the provider's, read.
+//! Writes our errors in the shape of chat completions, and reads the provider's.
 //!
 //! Source: <https://platform.openai.com/docs/guides/error-codes>.
 
@@ -12,7 +12,7 @@ use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError};
 use crate::dialect::writer::on_one_line;
 use crate::error::{BridgeError, BridgeErrorKind};
 
-/// The body of an answer of our own.
+/// The body of the bridge's own error answer.
 pub(super) fn error_body(error: &BridgeError) -> Bytes {
     let (kind, code) = names(error.kind());
     body(error.message(), kind, error.faulty_param(), code)
@@ -54,7 +54,7 @@ pub(super) fn in_band(body: Bytes) -> InBandError {
     }
 }
 
-/// The status that the provider would have sent, had it not begun with a 200.
+/// The status that the provider would have sent if it had not begun with a 200.
 fn status(names: &ErrorNames) -> StatusCode {
     if let Some(status) = numeric_status(names) {
         return status;
@@ -78,7 +78,8 @@ fn status(names: &ErrorNames) -> StatusCode {
     }
 }
 
-/// The event that ends a stream with an error: the provider's own bytes, on one line, where they are the API's.
+/// The event that ends a stream with an error. The provider's error keeps its own bytes, on one line, if it has the
+/// API's shape.
 pub(super) fn error_event(error: ErrorWords<'_>) -> Vec<u8> {
     let mut data = match error {
         ErrorWords::Provider { body, .. } if read_error(body).is_some() => body.trim_ascii().to_vec(),

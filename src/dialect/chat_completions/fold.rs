@@ -1,4 +1,4 @@
-//! One streamed round so far: its tool calls put together from their pieces, and the message to replay.
+//! Collects one streamed round: puts its tool calls together from their pieces, and the message to replay.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(super) struct Fold {
     msg_id: Option<String>,
     model: Option<String>,
     service_tier: Option<String>,
-    /// The last that was reported: some providers report with every chunk.
+    /// The last report; some providers send one with every chunk.
     pub(super) usage: Option<Usage>,
     pub(super) has_chunks: bool,
     pub(super) has_role: bool,
@@ -31,11 +31,11 @@ pub(super) struct Fold {
     calls: Vec<PartialCall>,
     by_index: HashMap<u64, usize>,
     by_id: HashMap<String, usize>,
-    /// How many calls the caller does not see.
+    /// The number of calls that are hidden from the caller.
     hidden_calls: u64,
-    /// The delta's members but the calls.
+    /// The deltas' members, without the calls.
     message: Merged,
-    /// What calls and members take besides the bytes that they came with.
+    /// The memory of calls and members beyond the bytes that they came with.
     overhead: usize,
 }
 
@@ -44,7 +44,7 @@ struct PartialCall {
     index: u64,
     id: String,
     name: String,
-    /// Unknown until the name is in; its pieces are held back till then.
+    /// `None` until the name has come; the pieces are held back until then.
     owner: Option<Owner>,
     /// The pieces that wait for the name, with commas between.
     held: Vec<u8>,
@@ -64,7 +64,8 @@ struct Piece<'a> {
     arguments: &'a [u8],
 }
 
-/// How many bytes of a call wait for its name, which every provider sends first. A call without one is the caller's.
+/// How many bytes of a call may wait for its name, which every provider sends first. A call without one is the
+/// caller's.
 const MAX_UNNAMED: usize = 64 << 10;
 
 /// The members of a chunk that are read once for the whole answer.
@@ -81,7 +82,7 @@ impl Fold {
         self.is_ours == Some(true)
     }
 
-    /// Notes the answer's own description, each part the first time that it is given; whether any part is new.
+    /// Keeps the answer's description, each part as it is first given. Returns whether any part is new.
     pub(super) fn describe<'a>(&mut self, data: &[u8], string: impl Fn(&'static str) -> Option<&'a Member>) -> bool {
         self.has_chunks = true;
         let mut is_new = false;
@@ -102,7 +103,7 @@ impl Fold {
         self.overhead += self.message.push(name, value);
     }
 
-    /// What was kept since this was last asked, besides the bytes of the deltas.
+    /// The memory added since the last call of this function, beyond the bytes of the deltas.
     pub(super) fn take_overhead(&mut self) -> usize {
         std::mem::take(&mut self.overhead)
     }
@@ -140,8 +141,8 @@ impl Fold {
         Ok((!is_whole).then_some(visible))
     }
 
-    /// Ends the turn; the elements of `tool_calls` that the caller is owed. A call whose name never came is the caller's,
-    /// and so is a turn that was cut off: its calls of ours may be half a call.
+    /// Ends the turn. Returns the elements of `tool_calls` that the caller still has to get. A call without a name is
+    /// the caller's, and so is a turn that was cut off: a call of ours in it may be incomplete.
     pub(super) fn finish(&mut self, is_cut_off: bool) -> Vec<u8> {
         let mut owed = Vec::new();
         if let Some(last) = self.calls.len().checked_sub(1) {
@@ -159,7 +160,7 @@ impl Fold {
         owed
     }
 
-    /// Decides whose a call is, and the turn if it is the first.
+    /// Decides the owner of a call, and of the turn if the call is its first.
     fn settle(&mut self, place: usize, owner: Owner) {
         let is_callers = matches!(owner, Owner::Caller);
         let call = &mut self.calls[place];
@@ -169,8 +170,8 @@ impl Fold {
         self.is_ours.get_or_insert(!is_callers);
     }
 
-    /// Shows the pieces that waited for a call's name, or drops them if the caller does not see the call; whether there
-    /// were any.
+    /// Shows the pieces that waited for a call's name, or drops them if the caller does not see the call. Returns
+    /// whether there were any.
     fn release(&mut self, place: usize, visible: &mut Vec<u8>) -> bool {
         let is_callers_turn = self.is_ours == Some(false);
         let call = &mut self.calls[place];
@@ -186,7 +187,7 @@ impl Fold {
         true
     }
 
-    /// Adds a piece to its call, and decides whose that is as soon as its name is known; the call's place.
+    /// Adds a piece to its call, and decides the call's owner once its name is known. Returns the call's position.
     fn push_piece(&mut self, item: &[u8], offer: &Offer) -> Result<usize, Fault> {
         let piece = Piece::read(item);
         let place = match self.known(&piece) {
@@ -216,8 +217,8 @@ impl Fold {
         Ok(place)
     }
 
-    /// The call that a piece belongs to, if that has begun. Some providers give every call the index 0, and others every
-    /// piece an id of its own: a piece with a name begins a call if its id is new, or if there are no ids and both the
+    /// The call that a piece belongs to, if that has begun. Some providers give every call the index 0, and others give
+    /// every piece another id: a piece with a name begins a call if its id is new, or if there are no ids and both the
     /// call before and the piece have whole arguments.
     fn known(&self, piece: &Piece<'_>) -> Option<usize> {
         let begins = |call: &PartialCall| {
@@ -248,7 +249,7 @@ impl Fold {
         if place == MAX_CALLS {
             return Err(TOO_MANY_CALLS);
         }
-        // With another call after it, the last one gets no name any more.
+        // Once another call begins, the one before gets no name any more.
         if let Some(last) = place.checked_sub(1).filter(|last| self.calls[*last].owner.is_none()) {
             self.settle(last, Owner::Caller);
         }
@@ -364,7 +365,7 @@ impl PartialCall {
     /// Writes the call as an element of a message's `tool_calls`.
     fn write(&self, out: &mut Vec<u8>) {
         out.push(b'{');
-        // An id that came empty is left out of the parts for the one that we gave.
+        // An empty id is not among the parts: the one that we gave replaces it.
         let came = self.parts.get("id").is_some_and(|id| text(id) == self.id);
         if !came {
             out.extend_from_slice(format!(r#""id":{},"#, quote(&self.id)).as_bytes());
@@ -376,7 +377,7 @@ impl PartialCall {
         out.push(b'}');
     }
 
-    /// All pieces in one, with the index that the caller sees.
+    /// All pieces as one, with the index that the caller sees.
     fn shown_whole(&self) -> Vec<u8> {
         let mut piece = format!(r#"{{"index":{}"#, self.shown_index).into_bytes();
         let start = piece.len();

@@ -14,7 +14,7 @@ pub(super) struct Merged {
     places: HashMap<String, usize>,
 }
 
-/// What a member takes besides its value, its name apart.
+/// The memory of a member without its value and the text of its name, in bytes.
 const MEMBER_SIZE: usize = 160;
 
 /// A member's value so far.
@@ -25,13 +25,13 @@ enum Value {
     Text(Vec<u8>),
 }
 
-/// Members that a delta repeats or completes: their strings are not pieces of one.
+/// Members whose whole string a delta repeats or completes, instead of adding a piece.
 const WHOLE: [&str; 4] = ["id", "type", "name", "role"];
 
 // === impl Merged ===
 
 impl Merged {
-    /// Adds one member of a delta. Returns what new members take besides the bytes of their values.
+    /// Adds one member of a delta. Returns the memory of new members beyond the bytes of their values.
     pub(super) fn push(&mut self, name: RawName<'_>, value: &[u8]) -> usize {
         let Some(name) = name.to_str() else { return 0 };
         let Some(place) = self.places.get(&*name) else {
@@ -69,7 +69,7 @@ impl Merged {
         self.write_members_but(None, out);
     }
 
-    /// The same without the member of one name.
+    /// Like [`write_members`](Self::write_members), without the member `left_out`.
     pub(super) fn write_members_but(&self, left_out: Option<&str>, out: &mut Vec<u8>) {
         let members = self.members.iter().filter(|(name, _)| Some(name.as_str()) != left_out);
         for (index, (name, value)) in members.enumerate() {
@@ -93,7 +93,7 @@ impl Merged {
 // === impl Value ===
 
 impl Value {
-    /// The value, and what its members take besides the bytes of their values.
+    /// The value, and the memory of its members beyond the bytes of their values.
     fn new(value: &[u8]) -> (Self, usize) {
         match value {
             [b'{', ..] => {
@@ -101,7 +101,7 @@ impl Value {
                 let size = object.push_all(value);
                 (Self::Object(object), size)
             }
-            // So that no further delta has to pass white space to learn that the list is empty.
+            // Shortened, so that later deltas need not skip white space to see that the list is empty.
             [b'[', inner @ .., b']'] if inner.trim_ascii().is_empty() => (Self::Text(b"[]".to_vec()), 0),
             _ => (Self::Text(value.to_vec()), 0),
         }
@@ -111,7 +111,7 @@ impl Value {
     fn push(&mut self, is_whole: bool, value: &[u8]) -> usize {
         match self {
             Self::Object(object) if value.starts_with(b"{") => return object.push_all(value),
-            // Nothing, after something.
+            // An empty value after another one.
             _ if value == b"null" || value == b"\"\"" => {}
             Self::Text(text) if text == b"null" || text == b"\"\"" => {
                 let (value, size) = Self::new(value);
@@ -132,7 +132,7 @@ impl Value {
                     text.extend_from_slice(inner);
                     text.push(b']');
                 }
-                // A number, a flag or a name that is told again.
+                // A repeated number, flag or name.
                 _ => {}
             },
             Self::Object(_) => {}

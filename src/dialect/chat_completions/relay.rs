@@ -1,6 +1,6 @@
-//! A streamed chat completion: each event is relayed with its own bytes but for the `id`, and folded as far as a next
-//! round and the records need it. Whatever belongs to an injected call is hidden, and so is whatever would show that
-//! there was more than one round.
+//! A streamed chat completion: relays each event with its own bytes except for the `id`, and collects what the next
+//! round and the records need. Hides everything that belongs to an injected call, or that would show that there was
+//! more than one round.
 
 use std::ops::Range;
 
@@ -31,9 +31,9 @@ pub(super) struct ChatRelay {
     sums_usage: bool,
     offer: Offer,
     setup: RelaySetup,
-    /// Whether the caller has had a role.
+    /// Whether the caller was sent a role.
     role_shown: bool,
-    /// Whether it had one before this round: then this round's are hidden.
+    /// Whether it was sent one before this round: then this round's roles are hidden.
     hides_role: bool,
     /// The usage of the rounds before this one.
     earlier: UsageSum,
@@ -97,14 +97,14 @@ impl ChatRelay {
         } else {
             self.writer.show(event, out);
             if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
-                // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
+                // No input is read after this event, so an LF that may come with another frame is written here.
                 out.extend_from_slice(b"\n");
             }
         }
         Ok(Progress::Done)
     }
 
-    /// Folds one chunk and plans its edits; whether the caller may see it.
+    /// Adds one chunk to the fold and plans its edits. Returns whether the caller may see it.
     fn chunk(&mut self, data: &[u8]) -> Result<bool, Fault> {
         if self.scanner.scan(data).is_err() {
             return Err(Fault::Shape(
@@ -157,8 +157,8 @@ impl ChatRelay {
         Ok(visible)
     }
 
-    /// Folds the first choice. A request for several choices gets no tools of ours, and records take the first one's
-    /// calls.
+    /// Adds the first choice to the fold. A request for several choices gets no tools of ours, and records take the
+    /// first one's calls.
     fn choices(&mut self, data: &[u8], member: &Member, tells_usage: bool) -> Result<bool, Fault> {
         let Some(item) = walk::items(&data[member.value()]).next() else {
             return Ok(true);
@@ -201,8 +201,8 @@ impl ChatRelay {
         })
     }
 
-    /// Folds a delta, and removes the parts that the caller may not see. A delta that finishes the caller's turn, or comes
-    /// with the usage of one, is shown even when nothing is left of it.
+    /// Adds a delta to the fold, and removes the parts that the caller may not see. A delta that finishes the caller's
+    /// turn, or comes with the usage of one, is shown even when nothing is left of it.
     fn delta(&mut self, delta: &Delta<'_>, finish: Option<Finish>, tells_usage: bool) -> Result<Shown, Fault> {
         let (mut is_edited, mut shows, mut has_role) = (false, false, false);
         let (mut list, mut calls) = (None, None);
@@ -283,7 +283,7 @@ impl ChatRelay {
         self.count(text.len())
     }
 
-    /// Counts what the fold kept besides: a member of one byte takes a hundred.
+    /// Counts the fold's further memory: a member of one byte takes over a hundred.
     fn hold_more(&mut self) -> Result<(), Fault> {
         let overhead = self.fold.take_overhead();
         self.count(overhead)

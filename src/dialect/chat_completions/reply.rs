@@ -1,6 +1,6 @@
 //! A whole chat completion: the parts that the rounds need, and the few edits that the caller sees.
 //!
-//! It is read as leniently as the official SDKs read it: a reply that is only relayed is not judged.
+//! It is read as leniently as the official SDKs read it: a reply that is only relayed is not validated.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use crate::types::ReportedUsage;
 
 pub(super) const TOO_MANY_CALLS: Fault = Fault::Shape("the answer has more tool calls than one turn may have");
 
-/// The members of a message that the model's words are in.
+/// The members of a message that hold the model's text.
 const WORDS: [&str; 3] = ["content", "reasoning_content", "reasoning"];
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -31,7 +31,7 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 pub(super) struct ChatReply {
     body: Bytes,
     id: Option<Range<usize>>,
-    /// Where the usage is, whatever it is.
+    /// The range of `usage`, whatever its type.
     usage: Option<Range<usize>>,
     reported: Option<Usage>,
     /// The offset of the closing brace: where a member that is missing goes.
@@ -59,9 +59,9 @@ struct Choice {
 impl ChatReply {
     /// The reply, and the turn in it.
     pub(super) fn read(body: Rope, offer: &Offer) -> Result<(Self, Turn), Fault> {
-        // In one piece, so that all that is read or kept of it is a slice.
+        // One contiguous buffer, so that all parts that are read or kept are slices of it.
         let whole = body.into_bytes();
-        // A byte order mark is no JSON, but every SDK passes over it.
+        // A byte order mark is not JSON, but every SDK skips it.
         let start = if whole.starts_with(BOM) { BOM.len() } else { 0 };
         let body = whole.slice(start..);
         let mut scanner = Scanner::lenient();
@@ -100,7 +100,7 @@ impl ChatReply {
         };
         let mut turn = Turn {
             completion,
-            // A call of ours may be half a call where the model was cut off.
+            // A call of ours may be incomplete where the model was cut off.
             is_ours: Turn::begins_with_ours(&calls) && !choice.is_cut_off,
             calls,
             thoughts: Vec::new(),
@@ -131,7 +131,7 @@ impl ChatReply {
         Ok((reply, turn))
     }
 
-    /// Edits the message for the caller: it has the words of all rounds, as a stream shows them, and no call of ours.
+    /// Edits the message for the caller: it gets the text of all rounds, as a stream shows it, and no call of ours.
     fn edit_message(&self, earlier: &Earlier, edits: &mut Edits) {
         let range = self.message.clone();
         let message = &self.body[range.clone()];
@@ -139,7 +139,7 @@ impl ChatReply {
             return add_words(message, range.start, earlier, edits);
         };
         if !self.callers.contains(&true) {
-            // The API takes no empty list back.
+            // The API refuses an empty list in a request.
             let message = without(message, "tool_calls");
             let mut words = Edits::default();
             add_words(&message, 0, earlier, &mut words);
@@ -208,7 +208,7 @@ impl Reply for ChatReply {
     }
 }
 
-/// Puts the words of earlier rounds before those of `message`, which begins at `offset`.
+/// Puts the text of earlier rounds before that of `message`, which begins at `offset`.
 fn add_words(message: &[u8], offset: usize, earlier: &Earlier, edits: &mut Edits) {
     for name in WORDS {
         let words = |message: &[u8]| match walk::get(message, name).map(|range| &message[range]) {
@@ -225,7 +225,7 @@ fn add_words(message: &[u8], offset: usize, earlier: &Earlier, edits: &mut Edits
             Some(range) if matches!(message[range.start], b'"' | b'n') => {
                 edits.replace(offset + range.start..offset + range.end, all);
             }
-            // Words cannot go before a list of parts.
+            // Text cannot be put before a list of parts.
             Some(_) => {}
             None => {
                 let comma = if walk::members(message).next().is_some() {
@@ -279,9 +279,9 @@ impl Choice {
     }
 }
 
-/// Whether a turn with this finish reason, a JSON string, may have been cut off within a call. Besides the API's own words
-/// these are Mistral's `model_length`, DeepSeek's `insufficient_system_resource`, OpenRouter's `error`, and Anthropic's
-/// and Cohere's `max_tokens`, which compatible hosts pass on.
+/// Whether a turn with this finish reason, a JSON string, may have been cut off within a call. Besides the API's own
+/// reasons these are Mistral's `model_length`, DeepSeek's `insufficient_system_resource`, OpenRouter's `error`, and
+/// Anthropic's and Cohere's `max_tokens`, which compatible hosts pass on.
 pub(super) fn is_cut_off(finish_reason: &[u8]) -> bool {
     matches!(
         walk::unescape(finish_reason).as_deref(),
@@ -325,8 +325,8 @@ pub(super) fn given_id() -> String {
     format!("call_{}", Uuid::now_v7().simple())
 }
 
-/// A value as text: a string's words, nothing for `null`, else the JSON itself. A string that ends in half a character
-/// keeps its escapes.
+/// A value as text: the content of a string, nothing for `null`, else the JSON itself. A string that ends in half a
+/// character keeps its escapes.
 pub(super) fn text(value: &[u8]) -> String {
     match (walk::unescape(value), value) {
         (Some(text), _) => text.into_owned(),

@@ -31,7 +31,7 @@ pub(super) struct ChatRequest {
     tool_choice: Option<Member>,
     parallel_tool_calls: Option<Member>,
     stream_options: Option<Member>,
-    /// Whether the caller leaves the choice of tools, and there is one answer to run rounds for.
+    /// Whether the caller leaves the choice of tools to the model, and asks for one answer only.
     open_to_tools: bool,
     /// The offset of the closing brace: where new members go.
     end: usize,
@@ -102,7 +102,7 @@ impl ChatRequest {
             tool_choice: scanner.get("tool_choice").copied(),
             parallel_tool_calls: scanner.get("parallel_tool_calls").copied(),
             stream_options,
-            // The API refuses `tools` beside the `functions` that came before them.
+            // The API refuses `tools` together with the older `functions`.
             open_to_tools: present("tool_choice").is_none_or(|member| text(member) == r#""auto""#)
                 && present("n").is_none_or(|member| is_one(&text(member)))
                 && present("functions").or(present("function_call")).is_none()
@@ -125,7 +125,7 @@ impl ChatRequest {
         Ok(request)
     }
 
-    /// Plans all edits anew but the replayed rounds.
+    /// Plans all edits again, except for the replayed rounds.
     fn plan(&mut self) {
         self.edits = Edits::default();
         if self.about.stream {
@@ -200,7 +200,7 @@ impl ChatRequest {
         }
     }
 
-    /// Sets a member to `value`, or adds it; `introduction` is its name with what stands around it.
+    /// Sets a member to `value`, or adds it; `introduction` is its name with the punctuation around it.
     fn set(&mut self, member: Option<Member>, introduction: &'static str, value: &'static str) {
         match member {
             Some(member) if self.body.bytes(member.value()) == value => {}
@@ -244,7 +244,7 @@ impl Request for ChatRequest {
             for item in walk::items(&text) {
                 count += 1;
                 if count > MAX_TOOLS {
-                    // There is no room for ours, whatever the rest says.
+                    // No room is left for our tools, so the rest need not be read.
                     break;
                 }
                 let name = tool_name(&text[item]);
@@ -332,7 +332,7 @@ impl Request for ChatRequest {
     }
 }
 
-/// Whether a JSON string, quotes included, says `what`.
+/// Whether the content of a JSON string literal is `what`.
 fn says(literal: &[u8], what: &str) -> bool {
     walk::unescape(literal).is_some_and(|text| text == what)
 }

@@ -1,4 +1,4 @@
-//! The blocks of a turn's `content`: which are calls and whose, which the caller sees, and how they go back.
+//! The blocks of a turn's `content`: which are calls, who owns them, which the caller sees, and how they go back.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::json::walk;
 
 pub(super) const TOO_MANY_BLOCKS: Fault = Fault::Shape("the provider's turn has more than 10,000 content blocks");
 
-/// What a block is, as far as it matters here.
+/// The kinds of blocks that are treated differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
@@ -19,25 +19,25 @@ pub(super) enum Kind {
     Thinking,
     /// A `tool_use`: a call for the client to run.
     ToolUse,
-    /// The provider's own, and every type that is not known here.
+    /// A call that the provider runs itself, and every unknown type.
     #[default]
     Other,
 }
 
-/// What is read of a block. Ranges are those of the block's text.
+/// The parts that are read of a block. Ranges are in the block's text.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub(super) kind: Kind,
     pub(super) id: String,
     pub(super) name: String,
-    /// The words of a `text` or `thinking` block.
+    /// The text of a `text` or `thinking` block.
     pub(super) words: Option<Range<usize>>,
     pub(super) input: Option<Range<usize>>,
     /// Whether the model itself made the call, and not a program or a toolset of the provider's.
     is_direct: bool,
 }
 
-/// Whose the turn is, told by its calls in the order in which they come.
+/// The owner of the turn, decided by its calls in their order.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Calls {
     count: usize,
@@ -84,8 +84,8 @@ impl Block {
         }
     }
 
-    /// Whether the caller sees the block. `is_later` is whether a round was hidden before: the signature of thinking
-    /// covers all that came before it, which for the caller is something else from then on.
+    /// Whether the caller sees the block. `is_later` tells that a round was hidden before. Then thinking is hidden too:
+    /// its signature covers everything before it, and the caller has not seen all of that.
     pub(super) fn is_shown(&self, owner: &Owner, calls: Calls, is_later: bool) -> bool {
         match self.kind {
             Kind::Thinking => !is_later,
@@ -120,7 +120,7 @@ impl Kind {
 // === impl Calls ===
 
 impl Calls {
-    /// Counts a call. The first one decides whose the turn is; it is never ours if the turn `can_be_ours` not.
+    /// Counts a call. The first one decides whose turn it is; the turn is never ours unless it `can_be_ours`.
     pub(super) fn count(&mut self, owner: &Owner, can_be_ours: bool) -> Result<(), Fault> {
         if self.count == 0 {
             self.begins_with_ours = can_be_ours && !matches!(owner, Owner::Caller);
@@ -163,7 +163,7 @@ pub(super) fn is_object(input: &str) -> bool {
     input.starts_with('{') && serde_json::from_str::<&RawValue>(input).is_ok()
 }
 
-/// The words of a thinking block, if there are any; `words` is a JSON string.
+/// The text of a thinking block, if there is any; `words` is a JSON string.
 pub(super) fn thought(words: &[u8]) -> Option<Thought> {
     let content = match walk::unescape(words) {
         Some(content) => content,
@@ -176,12 +176,12 @@ pub(super) fn thought(words: &[u8]) -> Option<Thought> {
     })
 }
 
-/// The provider takes no text block without text.
+/// The provider refuses a text block without text.
 pub(super) fn is_empty_text(kind: Kind, words: Option<&[u8]>) -> bool {
     kind == Kind::Text && words.is_none_or(|words| words == b"\"\"")
 }
 
-/// What a JSON string says; nothing for any other value.
+/// The content of a JSON string; empty for any other value.
 pub(super) fn string(literal: &[u8]) -> String {
     walk::unescape(literal).map(Cow::into_owned).unwrap_or_default()
 }

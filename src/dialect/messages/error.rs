@@ -1,4 +1,4 @@
-//! Errors in the shape of Anthropic's Messages: ours, written; the provider's, read.
+//! Writes our errors in the shape of Anthropic's Messages, and reads the provider's.
 //!
 //! Source: <https://docs.anthropic.com/en/api/errors>.
 
@@ -12,7 +12,7 @@ use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError, MAX_ERROR};
 use crate::dialect::writer::on_one_line;
 use crate::error::{BridgeError, BridgeErrorKind};
 
-/// The body of an answer of our own; `id` is the interception's.
+/// The body of the bridge's own error answer; `id` is the interception's.
 pub(super) fn error_body(error: &BridgeError, id: Option<Uuid>) -> Bytes {
     let mut detail = json!({"type": error_type(error.kind()), "message": error.message()});
     if error.kind() == BridgeErrorKind::RequestUnsupported {
@@ -72,7 +72,7 @@ pub(super) fn in_band(body: Bytes) -> InBandError {
     }
 }
 
-/// The status that the provider would have sent, had it not begun with a 200.
+/// The status that the provider would have sent if it had not begun with a 200.
 fn status(names: &ErrorNames) -> StatusCode {
     let status = match names.kind.as_deref() {
         Some("invalid_request_error") => 400,
@@ -84,14 +84,15 @@ fn status(names: &ErrorNames) -> StatusCode {
         Some("rate_limit_error") => 429,
         Some("api_error") => 500,
         Some("timeout_error") => 504,
-        // Anthropic's own, of no standard.
+        // Anthropic's own status, which no standard has.
         Some("overloaded_error") => 529,
         _ => return numeric_status(names).unwrap_or(StatusCode::BAD_GATEWAY),
     };
     StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
-/// The event that ends a stream with an error: the provider's own bytes, on one line, where they are the API's.
+/// The event that ends a stream with an error. The provider's error keeps its own bytes, on one line, if it has the
+/// API's shape.
 pub(super) fn error_event(error: ErrorWords<'_>, id: Uuid) -> Vec<u8> {
     let mut data = match error {
         ErrorWords::Provider { body, .. } if read_error(body).is_some() => body.trim_ascii().to_vec(),
@@ -147,7 +148,7 @@ mod tests {
         );
     }
 
-    /// M24: the page of a firewall names nothing.
+    /// M24: a firewall's page has no names.
     #[test]
     fn only_the_apis_errors_have_names() {
         let names = read_error(

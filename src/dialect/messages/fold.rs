@@ -1,4 +1,4 @@
-//! What one streamed round amounts to: its blocks put together from their deltas, as the official SDKs do it.
+//! Collects one streamed round: puts its blocks together from their deltas, as the official SDKs do.
 //!
 //! Text is gathered as it is written, escapes included: pieces of a JSON string make the whole string's text.
 
@@ -25,11 +25,11 @@ pub(super) struct Fold {
     pub(super) has_started: bool,
     pub(super) calls: Calls,
     blocks: Vec<Piecemeal>,
-    /// The block of each index of the provider's.
+    /// The block for each index that the provider uses.
     places: HashMap<u64, usize>,
     /// Whether all deltas were understood, so that the turn can go back to the provider.
     can_replay: bool,
-    /// Whether another round follows, from when the model gave its reason to stop.
+    /// Whether another round follows; `None` until the model has given its reason to stop.
     verdict: Option<bool>,
 }
 
@@ -58,7 +58,7 @@ enum Part {
     EncryptedContent,
 }
 
-/// What a delta says; ranges are those of its text.
+/// The content of a delta; ranges are in its text.
 struct Delta {
     part: Part,
     value: Range<usize>,
@@ -126,12 +126,12 @@ impl Fold {
         }
     }
 
-    /// Whether the turn can go back to the provider, as far as it has come.
+    /// Whether the turn, not finished yet, can go back to the provider.
     pub(super) fn can_replay(&self) -> bool {
         self.can_replay && self.verdict.is_none()
     }
 
-    /// Whether the turn is ours, or a call that comes can still make it ours.
+    /// Whether the turn is ours, or a later call can still make it ours.
     pub(super) fn may_be_ours(&self) -> bool {
         self.can_replay() && (self.calls.is_empty() || self.calls.begin_with_ours())
     }
@@ -166,7 +166,7 @@ impl Fold {
         Ok(())
     }
 
-    /// The block of an index of the provider's.
+    /// The block for an index that the provider uses.
     pub(super) fn block(&self, index: u64) -> Option<&Piecemeal> {
         self.blocks.get(*self.places.get(&index)?)
     }
@@ -189,7 +189,7 @@ impl Fold {
         }
     }
 
-    /// The turn holds something that is not known here: only the provider's own client can send it back.
+    /// Gives up the replay: only the provider's own client can send back a part of an unknown kind.
     pub(super) fn forgo_replay(&mut self) {
         self.can_replay = false;
     }
@@ -258,7 +258,7 @@ impl Piecemeal {
         self.block.kind
     }
 
-    /// Adds to a part; whether that makes sense.
+    /// Adds to a part. Returns whether the value has the part's type.
     fn add(&mut self, part: Part, value: &[u8]) -> bool {
         let inner = match value {
             [b'"', inner @ .., b'"'] if part != Part::Citations => inner,
@@ -273,7 +273,7 @@ impl Piecemeal {
         });
         let text = &mut self.gathered[place].1;
         match part {
-            // Each says the whole.
+            // Each delta has the whole value.
             Part::Signature | Part::Content | Part::EncryptedContent => text.clear(),
             Part::Citations if !text.is_empty() => text.push(b','),
             Part::Text | Part::Thinking | Part::Input | Part::Citations => {}
@@ -308,7 +308,7 @@ impl Piecemeal {
         }
     }
 
-    /// The words of a text or thinking block, as a JSON string.
+    /// The text of a text or thinking block, as a JSON string.
     fn words(&self) -> Vec<u8> {
         let part = match self.block.kind {
             Kind::Text => Part::Text,
@@ -364,12 +364,12 @@ impl Piecemeal {
         out.push(b'}');
     }
 
-    /// A part's value as JSON, if deltas made it or it must be mended.
+    /// A part's value as JSON, if deltas made it or it must be repaired.
     fn value(&self, part: Part) -> Option<Vec<u8>> {
         Some(match part {
             Part::Input if self.block.kind == Kind::ToolUse || self.gathered(part).is_some() => {
                 let input = self.input();
-                // The provider takes nothing but an object.
+                // The provider accepts only an object.
                 let input = if blocks::is_object(&input) { &input } else { "{}" };
                 input.as_bytes().to_vec()
             }

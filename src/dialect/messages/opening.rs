@@ -1,5 +1,5 @@
-//! The beginning of the caller's stream, held until a part of the answer is shown: until then a failed attempt can be
-//! made good with another key, and an error can still be an HTTP status.
+//! Holds the beginning of the caller's stream until a part of the answer is shown: until then another key can replace a
+//! failed attempt, and an error can still be an HTTP status.
 
 use bytes::BytesMut;
 
@@ -19,7 +19,7 @@ const COMMENT: &[u8] = b": keep-alive\n\n";
 pub(super) struct Opening {
     held: Vec<u8>,
     has_start: bool,
-    /// How much of `held` is of rounds that ended, and whether the start is.
+    /// How many bytes of `held` are of rounds that ended, and whether the start is among them.
     kept: usize,
     keeps_start: bool,
     is_out: bool,
@@ -41,7 +41,7 @@ impl Opening {
         self.ticks = 0;
     }
 
-    /// Keeps what is held: the round that it began is over, and was a hidden one.
+    /// Keeps the held bytes: the round that sent them has ended, and was hidden.
     pub(super) fn end_round(&mut self) {
         self.kept = self.held.len();
         self.keeps_start = self.has_start;
@@ -51,12 +51,12 @@ impl Opening {
         self.is_out
     }
 
-    /// Whether the caller's `message_start` is held or out, so that no further one can be.
+    /// Whether the caller's `message_start` is held or sent, so that no other one may follow.
     pub(super) fn has_start(&self) -> bool {
         self.has_start
     }
 
-    /// Takes the caller's `message_start`, to hold it unless something of the answer is out already.
+    /// Takes the caller's `message_start`, to hold it unless a part of the answer was sent already.
     pub(super) fn take_start(&mut self, raw: &[u8]) {
         self.has_start = true;
         self.is_last_held = !self.is_out;
@@ -67,7 +67,7 @@ impl Opening {
         }
     }
 
-    /// Holds a ping or a comment; a provider that sends nothing else loses some.
+    /// Holds a ping or a comment; beyond the limit they are dropped.
     pub(super) fn hold_aside(&mut self, raw: &[u8]) {
         self.is_last_held = self.held.len() + raw.len() <= MAX_ASIDES;
         if self.is_last_held {
@@ -96,7 +96,7 @@ impl Opening {
         self.is_last_held = false;
     }
 
-    /// Lets out what is held, before the first part of the answer that is shown.
+    /// Writes the held bytes, before the first part of the answer that is shown.
     pub(super) fn release(&mut self, out: &mut BytesMut) {
         if self.is_out {
             return;
@@ -110,11 +110,12 @@ impl Opening {
         self.is_out = true;
         self.begun |= !held.is_empty();
         self.is_last_held = false;
-        // From now on no other attempt's start can go out.
+        // From now on no other attempt's start can be sent.
         (self.kept, self.keeps_start) = (0, self.has_start);
     }
 
-    /// Writes a keep-alive: a ping where the answer has begun, else a comment, which commits to nothing.
+    /// Writes a keep-alive: a ping where the answer has begun, else a comment, after which any attempt can still begin
+    /// the answer.
     pub(super) fn keep_alive(&mut self, out: &mut BytesMut) {
         self.ticks += u32::from(self.has_start);
         // No attempt can give another start to an answer whose first round is over.

@@ -1,6 +1,5 @@
-//! A streamed answer: each event is relayed with its own bytes but for a block's `index`, and folded as far as a next
-//! round and the records need it. Calls of ours are hidden, and so is whatever would show that there was more than one
-//! round.
+//! A streamed answer: relays each event with its own bytes except for a block's `index`, and collects what the next
+//! round and the records need. Hides calls of ours, and everything that would show that there was more than one round.
 
 use std::ops::Range;
 
@@ -23,7 +22,7 @@ use crate::types::ReportedUsage;
 
 const STOP: &[u8] = b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
 
-/// What a block takes besides its text.
+/// The memory of a block besides its text, in bytes.
 const BLOCK_SIZE: usize = 256;
 
 /// Relays one conversation's rounds to one caller.
@@ -37,7 +36,7 @@ pub(super) struct MessagesRelay {
     fold: Fold,
     /// The usage of the rounds before this one.
     total: Total,
-    /// Whether there were any, all of them hidden but for their visible blocks.
+    /// Whether there were earlier rounds, of which the caller saw only the visible blocks.
     is_later: bool,
     /// The index of the next block that the caller sees.
     next_index: u64,
@@ -48,7 +47,7 @@ pub(super) struct MessagesRelay {
     held: usize,
 }
 
-/// What an event is, by its `type`.
+/// The kinds of events, by their `type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Type {
     Start,
@@ -96,7 +95,7 @@ impl MessagesRelay {
         Progress::Held
     }
 
-    /// A comment or a ping: it goes out unless the answer is still held.
+    /// A comment or a ping: written unless the answer is still held.
     fn aside(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Progress {
         if self.opening.is_out() {
             self.show(event, out);
@@ -159,7 +158,7 @@ impl MessagesRelay {
             if self.offer.is_empty() {
                 return Ok(self.show(event, out));
             }
-            // A part of no block has no index that the caller could know.
+            // A part of an unknown block has no index that the caller could know.
             self.fold.forgo_replay();
             return Ok(self.hide());
         };
@@ -195,7 +194,7 @@ impl MessagesRelay {
     fn index(&self, data: &[u8]) -> u64 {
         let index = self.scanner.get("index").map(|member| &data[member.value()]);
         let index = index.and_then(|index| std::str::from_utf8(index).ok()?.parse().ok());
-        // An index that is none is that of one block at a time.
+        // All events without a valid index belong to the same block.
         index.unwrap_or(u64::MAX)
     }
 
@@ -213,7 +212,7 @@ impl MessagesRelay {
         if may_replay {
             return Err(Fault::Shape("the provider's streamed turn is over the limit"));
         }
-        // The caller's answer does not suffer for records.
+        // Records alone must not break the caller's answer.
         Ok(false)
     }
 
@@ -241,7 +240,7 @@ impl MessagesRelay {
             && !self.fold.calls.is_empty()
             && !self.shows_call
         {
-            // The caller has no call to answer.
+            // The caller saw no call, so it has none to answer.
             self.writer.edit(reason, "\"end_turn\"");
         }
         if !self.total.is_empty() {
@@ -264,7 +263,7 @@ impl MessagesRelay {
         self.show(event, out)
     }
 
-    /// Gives the caller its calls of a turn that began with one of ours and is not replayed after all.
+    /// Shows the caller its own calls of a turn that began with one of ours, but is not replayed.
     fn give_back(&mut self, out: &mut BytesMut) {
         let mut events = Vec::new();
         for block in self.fold.withheld() {
@@ -289,14 +288,14 @@ impl MessagesRelay {
         } else {
             self.show(event, out);
             if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
-                // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
+                // No input is read after this event, so an LF that may come with another frame is written here.
                 out.extend_from_slice(b"\n");
             }
         }
         Ok(Progress::Done)
     }
 
-    /// Where a member of the event at hand is, if it is of this kind.
+    /// The range of a member of the current event, if it is of this kind.
     fn member(&self, name: &str, kind: JsonKind) -> Option<Range<usize>> {
         let member = self.scanner.get(name).filter(|member| member.kind() == kind)?;
         Some(member.value())
@@ -333,7 +332,7 @@ impl Relay for MessagesRelay {
         match kind {
             Type::Error => return Err(Fault::Refused(in_band(Bytes::copy_from_slice(data)))),
             Type::Stop => return self.message_stop(event, out),
-            // The last of a stream that was cut: no client takes it for an event.
+            // The unterminated last event of a stream that was cut: no client reads it.
             _ if !is_whole => return Ok(self.hide()),
             _ => {}
         }

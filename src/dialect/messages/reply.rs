@@ -1,6 +1,6 @@
 //! A whole answer: the parts that the rounds need, and the few edits that the caller sees.
 //!
-//! It is read as leniently as the official SDKs read it: a reply that is only relayed is not judged.
+//! It is read as leniently as the official SDKs read it: a reply that is only relayed is not validated.
 
 use std::ops::Range;
 
@@ -25,10 +25,10 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 pub(super) struct MessagesReply {
     /// The provider's bytes.
     whole: Bytes,
-    /// The same without a byte order mark; all ranges are its.
+    /// The same without a byte order mark; all ranges are in it.
     body: Bytes,
     id: Option<Range<usize>>,
-    /// Where the usage is, whatever it is.
+    /// The range of `usage`, whatever its type.
     usage: Option<Range<usize>>,
     reported: Option<Usage>,
     content: Range<usize>,
@@ -51,7 +51,7 @@ struct Part {
 enum Replayed {
     AsItIs,
     Not,
-    /// With an empty input in the place of this one, or of none.
+    /// With an empty input that replaces this range, or is added.
     Mended(Option<Range<usize>>),
 }
 
@@ -60,9 +60,9 @@ enum Replayed {
 impl MessagesReply {
     /// The reply, and the turn in it.
     pub(super) fn read(body: Rope, offer: &Offer) -> Result<(Self, Turn), Fault> {
-        // In one piece, so that all that is read or kept of it is a slice.
+        // One contiguous buffer, so that all parts that are read or kept are slices of it.
         let whole = body.into_bytes();
-        // A byte order mark is no JSON, but every SDK passes over it.
+        // A byte order mark is not JSON, but every SDK skips it.
         let start = if whole.starts_with(BOM) { BOM.len() } else { 0 };
         let body = whole.slice(start..);
         let mut scanner = Scanner::lenient();
@@ -115,7 +115,7 @@ impl MessagesReply {
         Ok((reply.for_caller_of(&turn), turn))
     }
 
-    /// Lets the caller see its own calls of a turn that began with ours and is its own after all.
+    /// Shows the caller its own calls of a turn that began with ours, but turned out to be the caller's.
     fn for_caller_of(mut self, turn: &Turn) -> Self {
         if turn.is_ours || turn.calls.iter().all(Call::is_callers) {
             return self;
@@ -191,7 +191,7 @@ impl Reply for MessagesReply {
 
 type Content = (Vec<Part>, Vec<Call>, Vec<crate::dialect::turn::Thought>, bool);
 
-/// Reads the blocks; whether the first call is ours.
+/// Reads the blocks, and whether the first call is ours.
 fn read_content(body: &[u8], content: Range<usize>, offer: &Offer) -> Result<Content, Fault> {
     let (mut parts, mut calls, mut thoughts, mut order) = (Vec::new(), Vec::new(), Vec::new(), Calls::default());
     let list = &body[content.clone()];

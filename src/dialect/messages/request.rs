@@ -15,7 +15,7 @@ use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
 use crate::types::Dialect;
 
-/// How many tools a request may have with ours. The API states no limit.
+/// How many tools a request may have, ours included. The API states no limit.
 const MAX_TOOLS: usize = 512;
 
 /// How far from the end the user's message is looked for: system messages may follow it.
@@ -24,7 +24,7 @@ const LAST_MESSAGES: usize = 8;
 /// The longest `user_id` in which a session is looked for, in bytes.
 const MAX_USER_ID: usize = 4 << 10;
 
-/// The beginning of text that Claude Code adds to the words of its user.
+/// The beginning of text that Claude Code adds to its user's text.
 const REMINDER: &str = "<system-reminder>";
 
 /// A request that has been read, with the edits that every round of it shares.
@@ -37,7 +37,7 @@ pub(super) struct MessagesRequest {
     last: Option<LastMessage>,
     tools: Option<Member>,
     tool_choice: Option<Member>,
-    /// Whether the caller leaves the choice of tools, and the conversation is not the provider's to keep.
+    /// Whether the caller leaves the choice of tools to the model, and the provider does not keep the conversation.
     is_open_to_tools: bool,
     /// The offset of the closing brace: where new members go.
     end: usize,
@@ -57,14 +57,15 @@ struct LastMessage {
     prompt: Option<Range<usize>>,
     /// The call of its last tool result.
     call_id: Option<String>,
-    /// Whether the model is to go on with it.
+    /// Whether the model has to continue it.
     is_prefill: bool,
 }
 
 // === impl MessagesRequest ===
 
 impl MessagesRequest {
-    /// Reads what `scanner` has found in `body`. Nothing is refused that the provider can judge: clients know its words.
+    /// Reads what `scanner` has found in `body`. Leaves every error that the provider can find to the provider: clients
+    /// know its messages.
     pub(super) fn read(body: Rope, scanner: &Scanner, purpose: Purpose) -> Result<Self, Invalid> {
         let model = scanner
             .get("model")
@@ -117,11 +118,11 @@ impl MessagesRequest {
         })
     }
 
-    /// Plans all edits anew but the replayed rounds.
+    /// Plans all edits again, except for the replayed rounds.
     fn plan(&mut self) {
         self.edits = Edits::default();
         if let Some(definitions) = self.offer.encoded(Dialect::Messages, define) {
-            // In front of the caller's: what its last tool marks for the cache covers all before it.
+            // Before the caller's tools: a cache breakpoint on its last tool covers all tools before it.
             match &self.tools {
                 Some(member) if member.kind() == Kind::Array => {
                     let comma = if member.is_empty_container() { "" } else { "," };
@@ -208,7 +209,7 @@ impl Request for MessagesRequest {
             for item in walk::items(&text) {
                 count += 1;
                 if count > MAX_TOOLS {
-                    // There is no room for ours, whatever the rest says.
+                    // No room is left for our tools, so the rest need not be read.
                     break;
                 }
                 let tool = &text[item];
@@ -292,8 +293,8 @@ impl Request for MessagesRequest {
     }
 }
 
-/// Whether a `tool_choice` leaves room for tools of ours. With `none` they stay in, and uncalled: the signatures of a
-/// conversation's thinking cover its tools.
+/// Whether a `tool_choice` leaves room for tools of ours. With `none` they are sent as well, but not called: the
+/// signatures of a conversation's thinking cover its tools.
 fn leaves_choice(choice: &[u8]) -> bool {
     says(choice, "type", "auto") || says(choice, "type", "none")
 }
@@ -320,7 +321,7 @@ fn joined<const N: usize>(parts: [Rope; N]) -> Rope {
 /// Claude Code's session: `user_id` is JSON text with a `session_id`, or, in older versions, ends in one.
 fn session(metadata: &[u8]) -> Option<String> {
     let user_id = &metadata[walk::get(metadata, "user_id")?];
-    // Read as a tree, a longer one would take many times its size.
+    // Parsing a longer one would take many times its size.
     if user_id.len() > MAX_USER_ID {
         return None;
     }
@@ -341,7 +342,7 @@ impl LastMessage {
         if !says(&text, "role", "system") {
             return Self::of(&text, last.start);
         }
-        // The scanner remembers the last one only.
+        // The scanner remembers the last message only.
         let start = messages.value().start;
         let text = body.bytes(messages.value());
         let mut lasts = std::collections::VecDeque::with_capacity(LAST_MESSAGES);
@@ -354,7 +355,7 @@ impl LastMessage {
         let mut lasts = lasts.into_iter().rev();
         let found = lasts.find(|item| !says(&text[item.clone()], "role", "system"))?;
         let last = Self::of(&text[found.clone()], start + found.start)?;
-        // Behind it stands a message of the system.
+        // A system message follows it.
         Some(Self {
             is_prefill: false,
             ..last

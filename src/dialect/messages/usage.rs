@@ -86,7 +86,7 @@ pub(super) fn service_tier(text: &[u8]) -> Option<String> {
 }
 
 fn object(text: &[u8]) -> Option<Map<String, Value>> {
-    // Text that has been scanned parses; only a number beyond `f64` does not, and then a sum has no meaning.
+    // Scanned text parses, except for a number beyond `f64`, with which a sum has no meaning.
     serde_json::from_slice(text).ok()
 }
 
@@ -111,8 +111,9 @@ impl Total {
         self.sum.is_null()
     }
 
-    /// What the caller is told of all rounds, `last` being the last one's usage if it reported any. Of a stream's last
-    /// usage, `told` is how the provider wrote it: only its members, and those that clients look for, are written.
+    /// The usage of all rounds for the caller; `last` is that of the last round, if it reported any. For a stream,
+    /// `told` is the usage of the provider's last event: only its members, and those that clients look for, are
+    /// written.
     pub(super) fn report(
         mut self,
         last: Option<&[u8]>,

@@ -10,7 +10,8 @@ use crate::json::{Kind, Scanner};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// How many keep-alives in a row make one a real event: Codex gives up after 300 s without one, and counts no comment.
+/// After this many comments in a row, a keep-alive is also a real event: Codex gives up after 300 s without one, and
+/// ignores comments.
 const COMMENTS_PER_EVENT: u32 = 6;
 
 /// A number in an event, and its place.
@@ -20,7 +21,7 @@ pub(super) struct Number {
     pub(super) value: u64,
 }
 
-/// The parts of an event that may be written anew.
+/// The parts of an event that may be rewritten.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frame {
     sequence: Option<Number>,
@@ -39,9 +40,9 @@ pub(super) struct HeldEvent {
 /// Writes the caller's events.
 #[derive(Debug, Default)]
 pub(super) struct Caller {
-    /// Whether events and items are counted anew, because some may be hidden.
+    /// Whether events and items are renumbered, because some may be hidden.
     pub(super) is_renumbered: bool,
-    /// Whether anything went out, be it a comment.
+    /// Whether anything was sent, even a comment.
     pub(super) has_bytes: bool,
     /// Whether an event went out; the first is the provider's `response.created`.
     pub(super) is_open: bool,
@@ -51,9 +52,9 @@ pub(super) struct Caller {
     pub(super) object: Option<Bytes>,
     next_sequence: u64,
     next_index: u64,
-    /// How many events of our own went out.
+    /// How many events of our own were written.
     inserted: u64,
-    /// How many keep-alives in a row went out.
+    /// How many keep-alives in a row were written.
     quiet: u32,
 }
 
@@ -93,9 +94,9 @@ impl Frame {
         self.object = Some((place, text));
     }
 
-    /// The same with its places in the event's bytes instead of its payload.
+    /// The same with its places in the event's bytes instead of in its payload.
     fn of_raw(mut self, event: &Event<'_>) -> Self {
-        // An end is found by the byte before it: the byte behind it may be on another line.
+        // An end is mapped by the byte before it: the byte after it may be on another line.
         let raw = |place: &mut Range<usize>| {
             *place = event.raw_offset(place.start)..event.raw_offset(place.end.saturating_sub(1)) + 1;
         };
@@ -141,7 +142,7 @@ impl HeldEvent {
         Self { raw, frame }
     }
 
-    /// Adds as much of its blank line as has not come: nothing is read after it.
+    /// Adds the missing part of its blank line: no input is read after it.
     pub(super) fn complete(&mut self) {
         self.raw.extend_from_slice(missing_end(&self.raw));
         if self.raw.ends_with(b"\r") && self.raw.contains(&b'\n') {
@@ -164,7 +165,7 @@ impl HeldEvent {
 // === impl Caller ===
 
 impl Caller {
-    /// Events and items are counted anew if some may be hidden.
+    /// `is_renumbered`: events and items get new numbers, because some may be hidden.
     pub(super) fn new(is_renumbered: bool) -> Self {
         Self {
             is_renumbered,
@@ -178,7 +179,7 @@ impl Caller {
         self.next_index - 1
     }
 
-    /// Writes an event; that of an item has the item's number in the place of the provider's.
+    /// Writes an event; `index` replaces the provider's number of its item.
     pub(super) fn show(&mut self, event: &Event<'_>, frame: Frame, index: Option<u64>, out: &mut BytesMut) {
         self.write(event.raw(), &frame.of_raw(event), index, out);
     }
@@ -200,7 +201,7 @@ impl Caller {
         self.has_bytes = true;
     }
 
-    /// Writes a comment; whether it is time for an event as well.
+    /// Writes a comment. Returns whether an event is due as well.
     pub(super) fn comment(&mut self, out: &mut BytesMut) -> bool {
         out.extend_from_slice(b": keep-alive\n\n");
         self.has_bytes = true;
@@ -248,7 +249,7 @@ impl Caller {
         out.extend_from_slice(&raw[written..]);
     }
 
-    /// The number of the next event, of which the provider's is `given`.
+    /// The caller's number of the next event; `given` is the provider's.
     fn sequence(&mut self, given: Option<&Number>) -> u64 {
         let sequence = match given {
             Some(number) if !self.is_renumbered => number.value.saturating_add(self.inserted),

@@ -1,4 +1,4 @@
-//! Errors in the API's shape: ours, written; the provider's, read, and found inside a success.
+//! Writes our errors in the API's shape, and reads the provider's, also inside a success.
 //!
 //! Source: <https://platform.openai.com/docs/guides/error-codes>.
 
@@ -20,7 +20,7 @@ pub(super) struct Words {
     pub(super) param: Option<String>,
 }
 
-/// The body of an answer of our own.
+/// The body of the bridge's own error answer.
 pub(super) fn error_body(error: &BridgeError) -> Bytes {
     let (kind, code) = names(error.kind());
     body(error.message(), kind, error.faulty_param(), code)
@@ -52,11 +52,11 @@ pub(super) fn error_type(kind: BridgeErrorKind) -> &'static str {
     names(kind).0
 }
 
-/// An error that came inside a success, as an `error` event or as the `error` of a response: the status that it stands
-/// for, and the body of an HTTP answer in its words.
+/// An error that came inside a success, as an `error` event or as the `error` of a response: its status, and its text
+/// as the body of an HTTP answer.
 pub(super) fn in_band(error: &[u8]) -> InBandError {
     let mut names = read_error(error).unwrap_or_default();
-    // The type of a flat event is the event's.
+    // In a flat event, `type` is that of the event and not of the error.
     names.kind = names.kind.filter(|kind| kind != "error");
     let status = status(&names);
     let kind = names.kind.as_deref().unwrap_or_else(|| type_of(status));
@@ -78,7 +78,7 @@ pub(super) fn is_about_the_key(error: &[u8]) -> bool {
     .contains(&status)
 }
 
-/// The status that the provider would have sent, had it not begun with a 200.
+/// The status that the provider would have sent if it had not begun with a 200.
 fn status(names: &ErrorNames) -> StatusCode {
     const LIMITS: [&str; 4] = [
         "rate_limit_exceeded",
@@ -120,8 +120,8 @@ fn type_of(status: StatusCode) -> &'static str {
     }
 }
 
-/// The code by which clients of a stream tell an error that has none. They ask again after `server_error`, and give up
-/// after `invalid_prompt`.
+/// The code for an error that has none. Clients of a stream ask again after `server_error`, and give up after
+/// `invalid_prompt`.
 fn code_of(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => "invalid_api_key",
@@ -158,7 +158,7 @@ impl From<ErrorWords<'_>> for Words {
             ErrorWords::Bridge(error) => {
                 let (kind, code) = names(error.kind());
                 let mut message = error.message().to_owned();
-                // The words that Codex waits by: a stream has no `Retry-After`.
+                // Codex reads from this text how long to wait: a stream has no `Retry-After`.
                 if let Some(seconds) = error.retry_after_seconds() {
                     message.push_str(&format!(". Please try again in {seconds}s."));
                 }

@@ -1,4 +1,4 @@
-//! The events of a stream by their type, as far as the relay tells them apart.
+//! The kinds of a stream's events that the relay tells apart.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub(super) enum EventKind {
     Incomplete,
     Failed,
     Error,
-    /// A sign of life without a meaning.
+    /// A keep-alive of the provider.
     KeepAlive,
     Other,
 }

@@ -14,13 +14,13 @@ use crate::rope::{Edits, Rope};
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) event: HeldEvent,
-    /// The error as a body, by which it is known again.
+    /// The error as a body, by which it is recognised later.
     pub(super) body: Bytes,
     /// Whether the event ends the stream by itself.
     pub(super) is_terminal: bool,
 }
 
-/// The members of an `error` event. Some clients read the words at the top, others those inside.
+/// The members of an `error` event. Some clients read the members at the top, others those inside.
 pub(super) fn error_members(words: &Words) -> String {
     let nested = json!({
         "type": words.kind, "code": words.code, "message": words.message, "param": words.param,

@@ -19,7 +19,7 @@ pub(super) enum Kind {
     Ours,
     /// A call of the caller's that a text can answer.
     Callers,
-    /// A call or a question to the caller whose answer has a form of its own.
+    /// A call or a question to the caller whose answer needs a special type.
     Typed,
     /// A message, a call that the provider runs itself, or an item of an unknown type.
     Other,
@@ -50,8 +50,8 @@ pub(super) struct Item<'a> {
 
 /// Appends the items of a turn to the input of the next request, with commas between them, byte for byte.
 ///
-/// The one exception is the API's: without `store` it takes no `reasoning` that has no `encrypted_content`, and no `id`
-/// of an item whose `reasoning` is not there.
+/// The one exception is the API's: without `store` it refuses `reasoning` without `encrypted_content`, and the `id` of
+/// an item whose `reasoning` is missing.
 pub(super) fn replay<'a>(items: impl Iterator<Item = &'a Bytes>, stored: bool) -> Rope {
     let (mut turn, mut lost_reasoning) = (Rope::default(), false);
     for text in items {
@@ -80,7 +80,7 @@ pub(super) fn is_absent(value: &[u8]) -> bool {
     value.is_empty() || value == b"null"
 }
 
-/// Whether a JSON string, quotes included, says `what`.
+/// Whether the content of a JSON string literal is `what`.
 pub(super) fn says(literal: &[u8], what: &str) -> bool {
     walk::unescape(literal).is_some_and(|text| text == what)
 }
@@ -93,7 +93,7 @@ fn text(value: &[u8]) -> Cow<'_, str> {
     walk::unescape(value).unwrap_or_else(|| String::from_utf8_lossy(value))
 }
 
-/// The texts of a list of parts, of the parts of one type.
+/// The texts of the parts of one type in a list.
 fn part_texts<'a>(parts: &'a [u8], kind: &'static str) -> impl Iterator<Item = Cow<'a, str>> {
     walk::items(parts)
         .map(|part| &parts[part])
@@ -150,8 +150,8 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The owner of a function call that is not the caller's. A name inside a namespace lives there, and a call that is
-    /// asynchronous or made by a program is answered in another way.
+    /// The owner of a function call that is not the caller's. A name in a namespace is not one of ours, and a call that
+    /// is asynchronous or made by a program is answered in another way.
     fn owner(&self, offer: &Offer) -> Option<Owner> {
         let is_direct = || walk::get(self.caller, "type").is_some_and(|kind| says(&self.caller[kind], "direct"));
         if !is_absent(self.namespace) || self.is_async == b"true" || !(is_absent(self.caller) || is_direct()) {
@@ -177,7 +177,7 @@ impl<'a> Item<'a> {
         says(self.status, "incomplete")
     }
 
-    /// The call that the item is, if it is one that somebody else than the provider runs.
+    /// The call in the item, if it has one that the provider does not run itself.
     pub(super) fn call(&self, offer: &Offer) -> Option<Call> {
         let kind = self.kind(offer);
         let (name, arguments, form) = match kind {
@@ -238,7 +238,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The user's words, if the item is a message of the user's: its string, or its texts.
+    /// The user's text, if the item is a message of the user's: its string, or its texts.
     pub(super) fn prompt(&self) -> Option<String> {
         let is_message = self.kind.is_empty() || self.is("message");
         if !is_message || !says(self.role, "user") {

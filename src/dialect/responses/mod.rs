@@ -77,7 +77,7 @@ impl Api for Responses {
     fn stored_id(&self, below: &str) -> Option<Range<usize>> {
         const PREFIX: &str = "/responses/";
         let rest = below.strip_prefix(PREFIX)?;
-        // These two are no ids: they take a whole request.
+        // These two are endpoints and not ids: they take a whole request.
         if matches!(rest, "compact" | "input_tokens") {
             return None;
         }

@@ -15,7 +15,7 @@ use crate::json::walk;
 use crate::rope::{Edits, Rope};
 use crate::types::ReportedUsage;
 
-/// The members that say something of the caller's own request: the caller gets those of the first round.
+/// The members that describe the caller's own request: the caller gets those of the first round.
 const OF_THE_FIRST_ROUND: [&str; 2] = ["input_transformations", "prompt_cache_diagnostics"];
 const TOOL_USAGE: &str = "tool_usage";
 
@@ -41,7 +41,7 @@ pub(super) struct Object {
     is_empty: bool,
 }
 
-/// What the response object echoes of a request that was edited, and the words of the caller for it.
+/// The caller's values of the request members that were edited: the response object echoes them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Echo {
     pub(super) offer: Offer,
@@ -98,7 +98,7 @@ impl Object {
         object
     }
 
-    /// Notes in `completion` as much as the object says of itself; whether any of it is new.
+    /// Copies the object's description into `completion`. Returns whether any of it is new.
     pub(super) fn describe(&self, text: &[u8], completion: &mut Completion) -> bool {
         let string = |range: &Option<Range<usize>>| {
             let literal = &text[range.clone()?];
@@ -131,7 +131,7 @@ impl Object {
         self.status.clone().is_none_or(|range| says(&text[range], "completed"))
     }
 
-    /// Puts the caller's words back in the place of those that its request was edited to have.
+    /// Restores the caller's values where the object echoes our edits.
     pub(super) fn restore(&self, text: &[u8], echo: &Echo, edits: &mut Edits) {
         let array = |range: &Option<Range<usize>>| range.clone().filter(|range| text[range.start] == b'[');
         if !echo.offer.is_empty() {
@@ -195,7 +195,7 @@ impl Object {
         }
     }
 
-    /// Keeps of a round that is followed by another what [`finish`](Self::finish) will ask for.
+    /// Keeps the parts of a round before the last that [`finish`](Self::finish) needs.
     pub(super) fn keep(&self, text: &Bytes, completion: &Completion, shown: &[Bytes], earlier: &mut Earlier) {
         if earlier.id.is_none() {
             for (name, place) in OF_THE_FIRST_ROUND.into_iter().zip(&self.of_the_first_round) {

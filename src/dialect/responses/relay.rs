@@ -1,5 +1,5 @@
-//! A streamed response over all of its rounds: each event is relayed with its own bytes but for its numbers and the
-//! response object in it. Items of ours leave no trace, and the caller sees one life cycle.
+//! A streamed response over all of its rounds: relays each event with its own bytes except for its numbers and its
+//! response object. Items of ours leave no trace, and the caller sees one life cycle.
 
 mod ending;
 
@@ -43,13 +43,13 @@ pub(super) struct ResponsesRelay {
     /// Bytes that are kept of the rounds before this one.
     held_before: usize,
     last: Fate,
-    /// The provider's id that the bridge was told last.
+    /// The provider's id that the bridge was last told.
     told_id: String,
     decided: Vec<Decided>,
     round: Round,
 }
 
-/// Where the last event went: a late LF of it goes there, too.
+/// The destination of the last event: a late LF of it goes there, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Shown,
@@ -93,7 +93,7 @@ impl ResponsesRelay {
         object(&self.scanner, name)
     }
 
-    /// Counts bytes that are about to be kept: no slow reader holds back the events that the caller does not see.
+    /// Counts bytes that are about to be kept: backpressure does not bound events that the caller does not see.
     fn hold(&mut self, bytes: usize) -> Result<(), Fault> {
         self.round.held = self.round.held.saturating_add(bytes);
         if self.held_before.saturating_add(self.round.held) > self.setup.max_held {
@@ -177,7 +177,7 @@ impl ResponsesRelay {
         self.item_event(place, event, frame, out)
     }
 
-    /// An event without the object that it should have: relayed where nothing of it has to be known.
+    /// An event without the object that it should have: relayed only if events are not renumbered.
     fn bare(&mut self, event: &Event<'_>, frame: Frame, out: &mut BytesMut) -> Result<Progress, Fault> {
         if self.caller.is_renumbered {
             return Err(LACKS_OBJECT);
@@ -234,7 +234,7 @@ impl ResponsesRelay {
         self.item_event(place, event, frame, out)
     }
 
-    /// Whether an item's text will be asked for.
+    /// Whether an item's text is needed later.
     fn is_kept(&self, item: &[u8]) -> bool {
         let is_told = || {
             let item = Item::read(item);
@@ -311,7 +311,7 @@ impl Relay for ResponsesRelay {
             return Ok(Progress::Aside);
         }
         self.last = Fate::Hidden;
-        // Some hosts end this stream as they end chat completions.
+        // Some hosts end this stream with `[DONE]`, as chat completions.
         if data.trim_ascii() == b"[DONE]" {
             return Ok(Progress::Aside);
         }

@@ -21,7 +21,7 @@ pub(super) struct ResponsesReply {
     echo: Echo,
     is_stored: bool,
     items: Vec<Bytes>,
-    /// Those that the caller sees.
+    /// The items that the caller sees.
     shown: Vec<Bytes>,
     hides_any: bool,
 }
@@ -31,7 +31,7 @@ pub(super) struct ResponsesReply {
 impl ResponsesReply {
     /// The response, and its turn.
     pub(super) fn read(body: Rope, echo: Echo, is_stored: bool) -> Result<(Self, Turn), Fault> {
-        // In one piece, so that all that is read or kept of it is a slice.
+        // One contiguous buffer, so that all parts that are read or kept are slices of it.
         let mut body = body.into_bytes();
         if body.starts_with(b"\xEF\xBB\xBF") {
             body = body.slice(3..);
@@ -104,7 +104,7 @@ impl Reply for ResponsesReply {
         })
     }
 
-    /// The provider's own bytes and id, but for the items of earlier rounds and the echo of our edits.
+    /// The provider's own bytes and id, except for the items of earlier rounds and the echo of our edits.
     fn seal(self: Box<Self>, _: Uuid, earlier: &Earlier) -> Rope {
         let mut edits = Edits::default();
         self.object.restore(&self.body, &self.echo, &mut edits);

@@ -132,7 +132,7 @@ impl ResponsesRequest {
         for tool in walk::items(&text) {
             count += 1;
             if count > MAX_TOOLS {
-                // There is no room for ours, whatever the rest says.
+                // No room is left for our tools, so the rest need not be read.
                 break;
             }
             let tool = &text[tool];
@@ -184,7 +184,7 @@ impl ResponsesRequest {
         }
     }
 
-    /// The edits in the request of which the provider's answers may speak.
+    /// The edits of the request that the provider's answers echo.
     fn echo(&self) -> Echo {
         let include = || match self.include {
             Some(member) => self.body.bytes(member.value()),
@@ -258,7 +258,7 @@ impl Request for ResponsesRequest {
                 _ => {}
             }
         }
-        // The others serve the tools alone.
+        // The other two edits are needed only with tools.
         if self.offer.is_empty() {
             (self.forbids_parallel, self.asks_for_reasoning) = (false, false);
         }

@@ -70,7 +70,7 @@ impl Round {
         }
     }
 
-    /// Takes an item in that was announced, or came whole; its place and its fate so far.
+    /// Adds an item that was announced, or came whole. Returns its place and its fate so far.
     pub(super) fn add(
         &mut self,
         index: Option<u64>,
@@ -118,8 +118,8 @@ impl Round {
         slot.is_done = true;
     }
 
-    /// For each item of the final `output`, the place of the announced one that it is: by its id, else by its number, since
-    /// some hosts give an item several ids. None if every item has been told of.
+    /// For each item of the final `output`, the place of the announced one that it is: by its id, else by its number,
+    /// since some hosts give an item several ids. `None` if every item was announced and finished.
     pub(super) fn announced(&self, output: &Bytes) -> Option<Vec<(Bytes, Option<usize>)>> {
         let count = walk::items(output).take(self.slots.len() + 1).count();
         if count <= self.slots.len() && self.slots.iter().all(|slot| slot.is_done) {

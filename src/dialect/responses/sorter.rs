@@ -1,4 +1,4 @@
-//! Which items of a turn the caller sees, decided item by item as they come, so that whole replies and streams agree.
+//! Decides which items of a turn the caller sees, item by item as they come, so that whole replies and streams agree.
 
 use super::items::Kind;
 
@@ -21,15 +21,15 @@ pub(super) struct Decided {
 
 /// Sorts the items of one turn.
 ///
-/// The first call decides whose the turn is. `reasoning` shares the fate of the item after it. In a turn of ours the
-/// caller's calls stay open: it is the caller's after all if a call comes that a text cannot answer, or if the model was
-/// stopped half-way.
+/// The first call decides whether the turn is ours. `reasoning` shares the fate of the item after it. In a turn of ours
+/// the caller's calls stay open: the turn becomes the caller's if a call comes that a text cannot answer, or if the
+/// model was stopped half-way.
 #[derive(Debug, Default)]
 pub(super) struct Sorter {
     places: usize,
     /// Whether the first call was ours; none before it.
     is_ours: Option<bool>,
-    /// Whether the turn is the caller's whatever the first call was.
+    /// Whether the turn is the caller's even if the first call was ours.
     is_callers_anyway: bool,
     /// The `reasoning` that came last.
     reasoning: Vec<usize>,
@@ -43,7 +43,7 @@ pub(super) struct Sorter {
 // === impl Sorter ===
 
 impl Sorter {
-    /// Takes the next item in, and appends to `decided` the fates that it decides, in their order.
+    /// Adds the next item, and appends to `decided` the fates that it decides, in their order.
     pub(super) fn add(&mut self, kind: Kind, decided: &mut Vec<Decided>) -> Sight {
         let place = self.places;
         self.places += 1;
@@ -78,8 +78,8 @@ impl Sorter {
         self.is_callers_anyway = true;
     }
 
-    /// Ends the turn, and appends to `decided` the fates that are still open; whether the turn is ours. One that is not
-    /// `whole` never is.
+    /// Ends the turn, and appends to `decided` the fates that are still open. Returns whether the turn is ours; one
+    /// that is not `whole` never is.
     pub(super) fn close(&mut self, whole: bool, decided: &mut Vec<Decided>) -> bool {
         if self.is_ours == Some(true) && whole && !self.is_callers_anyway {
             self.hides_any |= !self.deferred.is_empty() || !self.reasoning.is_empty();

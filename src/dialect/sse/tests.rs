@@ -1,4 +1,4 @@
-//! The decoder on whole streams and on every way to cut them, against a decoder that knows nothing of frames.
+//! The decoder on whole streams and on every way to cut them, against a decoder without frames.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn see(event: Event<'_>) -> Seen {
     }
 }
 
-/// Decodes frames; a late LF goes to the event whose it is.
+/// Decodes frames; a late LF goes to the event that it belongs to.
 fn decode(frames: &[&[u8]], max: usize) -> Result<Stream, TooLong> {
     let mut decoder = Decoder::new(max);
     let mut events: Vec<Seen> = Vec::new();

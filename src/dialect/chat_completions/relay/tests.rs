@@ -240,7 +240,7 @@ fn a_call_whose_name_never_comes_is_the_callers() {
     assert_eq!(out, format!("{}{end}", calls(nameless, "null")));
     assert!(!relay.turn().is_ours);
 
-    // No long wait.
+    // The wait for a name is bounded.
     let mut relay = self::relay(true);
     let long = calls(
         &format!(r#"{{"index":0,"function":{{"arguments":"{}"}}}}"#, "x".repeat(70_000)),

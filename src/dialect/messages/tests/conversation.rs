@@ -1,4 +1,5 @@
-//! Scripted conversations, driven as the bridge drives them, whole and streamed; and a client as strict as the strictest.
+//! Scripted conversations, driven as the bridge drives them, whole and streamed; and a client as strict as the
+//! strictest official one.
 
 use std::sync::LazyLock;
 
@@ -25,7 +26,7 @@ pub(super) const SETUP: RelaySetup = RelaySetup {
     max_held: 1 << 20,
 };
 
-/// What a conversation came to.
+/// The result of a conversation.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) caller: String,
@@ -133,7 +134,7 @@ pub(super) fn streamed(mut request: Box<dyn Request>, streams: &[String], cut: C
     told
 }
 
-/// Feeds one stream up to its end, and says how its last event went.
+/// Feeds one stream up to its end. Returns the result of its last event.
 pub(super) fn feed(relay: &mut dyn Relay, stream: &str, cut: Cut, out: &mut BytesMut) -> Result<Progress, Fault> {
     let bytes = Bytes::copy_from_slice(stream.as_bytes());
     let frames: Vec<Bytes> = match cut {
@@ -269,7 +270,7 @@ fn block_events(index: usize, block: &Value) -> String {
     events + &event(&json!({"type": "content_block_stop", "index": index}))
 }
 
-/// What a client makes of a stream. It panics at whatever makes any official client fail.
+/// A client's reading of a stream. It panics where any official client fails.
 #[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) message: Option<Value>,

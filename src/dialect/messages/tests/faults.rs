@@ -328,7 +328,7 @@ fn m26_a_count_has_the_same_tools() {
         assert_eq!(sent(whole, Purpose::Count), sent(whole, Purpose::Answer));
         assert_ne!(sent(whole, Purpose::Count), *whole);
     }
-    // Claude Code counts each part of its prompt and each of its tools apart, and shows their sizes.
+    // Claude Code counts each part of its prompt and each of its tools separately, and shows their sizes.
     for piece in [
         piece,
         r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[]}"#,

@@ -151,7 +151,7 @@ fn whole_and_streamed_answers_come_to_the_same() {
             for member in ["id", "model", "role", "content", "stop_reason", "stop_sequence"] {
                 assert_eq!(whole[member], told[member], "{member} of {name}");
             }
-            // Of `LastRound`, the first round's start keeps what the last round's delta does not say.
+            // With `LastRound`, the start event still has the first round's values where the last delta has none.
             for member in [
                 "input_tokens",
                 "cache_read_input_tokens",

@@ -1,4 +1,4 @@
-//! What is read of a request, and what is written into it.
+//! Reading a request, and editing it.
 
 use serde_json::json;
 

@@ -14,8 +14,8 @@ use crate::dialect::turn::{Fault, Progress};
 use crate::rope::Edits;
 
 impl ResponsesRelay {
-    /// Takes from the final `output` the items of which no event told, or not the end. The caller is told of those that it
-    /// sees, since clients compare the `output` with the events.
+    /// Adds the items of the final `output` that no event announced or finished. Those that the caller sees are
+    /// announced to it, since clients compare the `output` with the events.
     fn fill(&mut self, output: &Bytes, out: &mut BytesMut) -> Result<(), Fault> {
         for (item, place) in self.round.announced(output).unwrap_or_default() {
             if !self.is_kept(&item) {
@@ -35,7 +35,7 @@ impl ResponsesRelay {
         Ok(())
     }
 
-    /// Tells the caller of an item of which the provider sent no event, if its stream has begun as it should.
+    /// Writes the events of an item for which the provider sent none, if the caller's stream has begun properly.
     fn announce(&mut self, place: usize, item: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
         if !self.caller.is_renumbered || (!self.caller.is_open && self.round.preamble.is_empty()) {
             return Ok(());
@@ -95,7 +95,7 @@ impl ResponsesRelay {
         self.open(out);
         self.caller.show(event, frame, None, out);
         if event.raw().ends_with(b"\r") && event.raw().contains(&b'\n') {
-            // Nothing is read after it, so its LF, which may come with another frame, is not waited for.
+            // No input is read after this event, so an LF that may come with another frame is written here.
             out.extend_from_slice(b"\n");
         }
         Ok(Progress::Done)

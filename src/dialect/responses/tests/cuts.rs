@@ -1,4 +1,4 @@
-//! Where frames are cut, and how lines end, changes nothing; random turns keep every promise.
+//! Neither the cuts of frames nor the line ends change anything; random turns keep all rules.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn a_stream_may_be_cut_at_every_byte() {
         ),
         streamed("resp_2", &[reasoning("rs_3"), message("msg_2", "b")], 4),
     ];
-    // The echo is long, and cut nowhere else than the rest.
+    // Without the long echo of our tools: cuts inside it test nothing new.
     let rounds = rounds.map(|stream| stream.replace(&echo(), r#"[{"type":"web_search"}]"#));
     let expected = stream_talk(&mut *offered(HELLO), &rounds, usize::MAX);
     check(&expected.shown);

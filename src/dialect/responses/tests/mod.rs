@@ -28,7 +28,7 @@ const SETTINGS: OfferSettings = OfferSettings {
     reported_usage: None,
 };
 
-/// All that one conversation left behind.
+/// The record of one conversation.
 #[derive(Debug, Default)]
 struct Talk {
     /// The caller's bytes.
@@ -240,7 +240,7 @@ fn whole_talk(request: &mut dyn Request, rounds: &[String]) -> Talk {
 
 // The caller's part.
 
-/// The events of a stream, by an own reading of it.
+/// The events of a stream, read without the decoder.
 fn events(stream: &str) -> Vec<Value> {
     let blocks = stream.split("\n\n").filter(|block| !block.trim().is_empty());
     let datas = blocks.filter_map(|block| {

@@ -239,7 +239,7 @@ fn an_incomplete_answer_runs_nothing() {
     assert_eq!(answer["output"], json!([]));
     assert!(!talk.turns[0].is_ours);
     assert_eq!(talk.turns[0].calls.len(), 1);
-    // An orphan of the caller's turn is the caller's.
+    // Reasoning without an item after it goes to the caller in the caller's turn.
     let (answer, _) = both(HELLO, &[("incomplete", vec![message("msg_1", "x"), reasoning("rs_1")])]);
     assert_eq!(ids(&answer), ["msg_1", "rs_1"]);
     // A call that was cut off in an answer that calls itself whole.
@@ -325,7 +325,7 @@ fn half_told(id: &str, told: &[String], output: &[String]) -> String {
 #[test]
 fn items_beside_the_announced_ones_are_read_from_the_final_output() {
     let first = message("msg_1", "a");
-    // A call of ours is no secret told at the end.
+    // A call of ours that only the final output has is run, and stays hidden.
     let items = [first.clone(), call("call_1", CLOCK)];
     let rounds = [
         half_told("resp_1", &items[..1], &items),
@@ -337,7 +337,7 @@ fn items_beside_the_announced_ones_are_read_from_the_final_output() {
     assert_eq!(ids(&check(&talk.shown)), ["msg_1", "msg_2"]);
     assert!(talk.asked[1].contains(&items[1]));
 
-    // The caller is told of the others, each under a number of its own.
+    // The caller's stream announces the others, each under its own number.
     let items = [
         reasoning("rs_1"),
         first.clone(),
