@@ -1,7 +1,7 @@
 //! Tools from closures: the model calls them, and the caller never knows.
 //!
-//! A tool is a definition and a tower service. [`tool_fn`] makes the service of a closure; where a tool needs a time-out of
-//! its own, or must not be called too often at once, it is a service like any other and takes tower's layers.
+//! A tool is a definition and a tower service. [`tool_fn`] makes the service from a closure. A tool that needs its own
+//! time-out or a limit of concurrent calls is a service with tower's layers around it.
 //!
 //! Run it with `cargo run --example closure_tools`, its test with `cargo test --example closure_tools`.
 
@@ -22,7 +22,7 @@ struct Sum {
     numbers: Vec<f64>,
 }
 
-/// A closure, and nothing else.
+/// A tool that is only a closure.
 fn add() -> Tool {
     let definition = ToolDefinition::new("add")
         .description("Adds numbers")
@@ -50,7 +50,7 @@ fn search() -> Tool {
     Tool::new(definition, service)
 }
 
-/// A model that adds first, and answers with what it was told.
+/// Plays a model that adds first, and answers with the tool's result.
 async fn provider(request: Request<RequestBody<Full<Bytes>>>) -> Result<Response<Full<Bytes>>, BoxError> {
     let request: Value = serde_json::from_slice(&request.into_body().collect().await?.to_bytes())?;
     let last = request["messages"].as_array().and_then(|messages| messages.last());

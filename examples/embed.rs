@@ -1,4 +1,4 @@
-//! The layer in an axum service of one's own: a real client below it, and a provider behind that.
+//! The layer in your own axum service: a real client below it, and a provider behind that.
 //!
 //! `cargo run --example embed` starts all three, asks once and prints the answer.
 #![allow(clippy::print_stdout, reason = "an example's output is its purpose")]
@@ -20,8 +20,8 @@ fn app(provider: BaseUri, keys: [&str; 2]) -> Result<Router, Failure> {
     // For `https://`, give `build` a `hyper_rustls::HttpsConnector`, as `examples/gateway/src/upstream.rs` does.
     let client: Client<_, RequestBody<Body>> = Client::builder(TokioExecutor::new()).build_http();
     let models = ServiceBuilder::new()
-        // An intercepted request is always answered by the bridge. A keyed one, such as `/v1/models`, is not read, so the
-        // client's error comes up here.
+        // An intercepted request is always answered by the bridge. A keyed one, such as `/v1/models`, is not read, so
+        // the client's error arrives here.
         .layer(HandleErrorLayer::new(|error: legacy::Error| async move {
             (StatusCode::BAD_GATEWAY, error.to_string())
         }))
@@ -30,12 +30,12 @@ fn app(provider: BaseUri, keys: [&str; 2]) -> Result<Router, Failure> {
         .service(client);
     Ok(Router::new()
         .route("/health", get(|| async { "fine" }))
-        // Only the model API's routes: what goes through the bridge unread keeps the caller's token.
+        // Only the model API's routes: a request that the bridge leaves alone keeps the caller's token.
         .route_service("/v1/chat/completions", models.clone())
         .route_service("/v1/models", models))
 }
 
-/// Plays the provider: the first key has had enough for now.
+/// Plays the provider: the first key is over its rate limit.
 async fn complete(headers: HeaderMap, Json(request): Json<Value>) -> (StatusCode, Json<Value>) {
     if headers
         .get(header::AUTHORIZATION)

@@ -2,14 +2,15 @@
 //!
 //! | from the outside in | why there |
 //! |---|---|
-//! | auth | it knows the caller: it sets [`Actor`], and [`Credential`] for one who brings a key of its own |
+//! | auth | it knows the caller: it sets [`Actor`], and [`Credential`] for a caller with its own key |
 //! | rate limit, concurrency limit | it counts what callers ask; a limit below would count each attempt and each round |
 //! | bridge | one request above it, one or many calls below |
 //! | time-out, trace, retry *per call* | below the bridge they see each call of the provider by itself |
 //! | client | it sees a clean request with the right key |
 //!
-//! A concurrency limit *below* the bridge is a trap: whoever readies a place there and does not use it starves the rounds
-//! of a request that runs. Run it with `cargo run --example stack_order`, its tests with `cargo test --example stack_order`.
+//! A concurrency limit *below* the bridge is a trap: a handle that reserves a slot there and does not use it starves
+//! the rounds of running requests. Run it with `cargo run --example stack_order`, its tests with `cargo test --example
+//! stack_order`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -34,12 +35,12 @@ fn authenticate(mut request: Request<Body>) -> Request<Body> {
         }
         Some(b"Bearer of-bob") => {
             request.extensions_mut().insert(Actor::new("bob"));
-            // Bob pays for himself: one attempt with his key, and the pool is left alone.
+            // Bob pays for himself: one attempt with his key, and none with a key of the pool.
             if let Ok(own) = Credential::bearer("sk-of-bob-0123456789") {
                 request.extensions_mut().insert(own);
             }
         }
-        // Nobody: `require_actor` answers.
+        // An unknown caller: `require_actor` answers.
         _ => {}
     }
     request

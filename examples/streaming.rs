@@ -1,4 +1,5 @@
-//! Streaming through axum: the answer goes out event by event, and a tool runs in the middle of it without a trace.
+//! Streaming through axum: the answer goes out event by event, and a tool runs in the middle of it, hidden from the
+//! caller.
 //!
 //! ```text
 //! cargo run --example streaming

@@ -15,7 +15,7 @@ use tower::{BoxError, ServiceExt};
 use tower_llm_bridge::BridgeLayer;
 use tower_llm_bridge::pool::KeyPool;
 
-/// Stands for the provider; in earnest, a client of it as `Router::fallback_service`.
+/// Plays the provider; in production this is an HTTP client, as `Router::fallback_service`.
 async fn complete() -> ([(header::HeaderName, &'static str); 1], &'static str) {
     let reply = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hello"}}]}"#;
     ([(header::CONTENT_TYPE, "application/json")], reply)
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(chat, StatusCode::OK);
     }
 
-    /// A status that is sent in trailers, or in their place, arrives.
+    /// A status that is sent in trailers, or instead of them, arrives.
     #[tokio::test]
     async fn grpc_errors_are_grpc_errors() {
         let mut client = HealthClient::new(app().await.unwrap());

@@ -1,4 +1,4 @@
-//! A unit test of your own around the bridge: no socket, no key that costs, no provider.
+//! A unit test of your own around the bridge: no socket, no paid key, no provider.
 //!
 //! What is below the bridge is any tower service, so a test puts a closure there and looks at what comes out on both
 //! sides. Run it with `cargo test --example unit_test`.
@@ -15,7 +15,7 @@ use tower_llm_bridge::{Bridge, BridgeLayer, RequestBody};
 
 type Body = Full<Bytes>;
 
-/// The stack of your application, with a place left for what is at its bottom.
+/// The stack of your application around any `provider`.
 fn stack<S>(provider: S) -> Result<(Bridge<S>, Events), KeyPoolError>
 where
     S: Service<Request<RequestBody<Body>>>,
@@ -25,7 +25,7 @@ where
     Ok((BridgeLayer::new().pool(pool).recorder(recorder).layer(provider), events))
 }
 
-/// A provider that has had enough of the first key.
+/// A provider whose first key is over its rate limit.
 async fn provider(request: Request<RequestBody<Body>>) -> Result<Response<Body>, Infallible> {
     if request.headers()[header::AUTHORIZATION] == "Bearer sk-preferred-0123456789" {
         let mut refusal = Response::new(Body::from("{}"));

@@ -1,4 +1,4 @@
-//! The command line: what it may say, and what is wrong with what it says.
+//! The command line: its options, and messages for wrong ones.
 //!
 //! A message never repeats a value that may hold a secret, and [`Args`] has no `Debug` for the same reason.
 
@@ -117,7 +117,7 @@ pub fn parse(
                 once(&mut record, &name, Target::parse(target)?)?;
             }
             "drain" => once(&mut drain, &name, seconds(&name, &value()?)?)?,
-            // Of the contract, and to come: an option that is taken and does nothing would be worse.
+            // Planned options: to accept one without an effect would be worse.
             "redis" => return Err(not_yet(&name, "key state shared over Redis")),
             _ => return Err(format!("unknown option --{name}, see --help")),
         }
@@ -205,7 +205,7 @@ fn base(name: &str, value: &str) -> Result<BaseUri, String> {
 }
 
 fn seconds(name: &str, value: &str) -> Result<Duration, String> {
-    // A fraction is nobody's need, and an hour is a mistake that a restart would wait for.
+    // Nobody needs a fraction of a second, and more than an hour is a mistake for which a restart would wait.
     match value.parse() {
         Ok(seconds @ 0..=3600) => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("--{name} needs whole seconds, at most 3600")),
@@ -218,7 +218,7 @@ fn env_text(name: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Option
     value.map_err(|_| format!("{name} is not valid UTF-8"))
 }
 
-/// What a variable of the environment lists, separated by commas.
+/// The list in a variable of the environment, separated by commas.
 fn env_list(name: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Vec<String>, String> {
     let value = env_text(name, env)?.unwrap_or_default();
     let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -344,7 +344,7 @@ mod tests {
             assert!(problem.contains(message), "{arguments:?}: {problem}");
             assert!(!problem.contains(SECRET), "{problem}");
         }
-        // Asked for in any way, it is help; and the value is not shown.
+        // Any form of `--help` prints the help, and never shows a value.
         assert!(matches!(parsed(&[&help_value], None), Ok(Command::Print(_))));
     }
 }

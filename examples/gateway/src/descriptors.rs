@@ -1,11 +1,12 @@
-//! How many connections there may be: file descriptors run out first, and then for those who were there before as well.
+//! Bounds the connections by the limit of open files: without a bound file descriptors run out, for existing
+//! connections as well.
 
-/// More than any machine serves, and what some systems call unlimited is a number that nobody can allocate.
+/// More than any machine serves. On some systems "unlimited" is a number so large that nobody can allocate as much.
 #[cfg(unix)]
 const MOST: u64 = 1 << 20;
 
-/// Raises the soft limit of open files to the hard one, and tells how many connections leave a third of them free: for
-/// connections to providers, records and tool servers.
+/// Raises the soft limit of open files to the hard one, and returns how many connections leave a third of them free,
+/// for connections to providers, records and tool servers.
 #[cfg(unix)]
 pub fn connections() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

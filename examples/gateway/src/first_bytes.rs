@@ -13,15 +13,15 @@ use std::{
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use tokio::time::{Sleep, sleep};
 
-/// What an HTTP/2 connection begins with (RFC 9113 §3.4). A request of HTTP/1 differs from it within these bytes.
+/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4). A request of HTTP/1 differs from them within these bytes.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its protocol is not known after a time.
 pub struct FirstBytes<T> {
     io: T,
-    /// Gone once the protocol is known.
+    /// `None` once the protocol is known.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// How much of [`PREFACE`] came.
+    /// How many bytes of [`PREFACE`] have come.
     matched: usize,
 }
 
@@ -48,7 +48,7 @@ impl<T: Read + Unpin> Read for FirstBytes<T> {
             return Pin::new(&mut this.io).poll_read(cx, buffer);
         };
         let expected = &PREFACE[this.matched..];
-        // The bytes in hyper's buffer cannot be looked at, so the few that tell the protocol are read apart.
+        // The bytes in hyper's buffer cannot be looked at, so the few bytes that show the protocol are read separately.
         let mut space = [0; PREFACE.len()];
         let room = expected.len().min(buffer.remaining());
         let mut own = ReadBuf::new(&mut space[..room]);

@@ -1,5 +1,5 @@
-//! A gateway for AI clients, to run as it is or to lift into production. This library has its parts, `main.rs` wires them
-//! together.
+//! A gateway for AI clients, to run as it is or as a start for your own. This library has its parts; `main.rs` connects
+//! them.
 //!
 //! ```text
 //! caller ─► workers ─► server ─► routes ─► Bridge ─► upstream ─► provider

@@ -1,4 +1,4 @@
-//! The program: reads the command line, wires the parts of the library together and runs them.
+//! The program: reads the command line, connects the parts of the library and runs them.
 //!
 //! `cargo run --release -p gateway -- --help` says how to use it.
 
@@ -30,8 +30,8 @@ use tower_llm_bridge::{
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-/// A request takes and frees some eighty small pieces; this allocator does it for a tenth less CPU time than glibc's, in as
-/// much memory. Its settings are in `.cargo/config.toml`.
+/// A request takes and frees some eighty small pieces; with this allocator that takes a tenth less CPU time than with
+/// glibc's, and as much memory. Its settings are in `.cargo/config.toml`.
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         .try_from_env()
     {
         Ok(filter) => filter,
-        // The MCP SDK repeats at each attempt to connect what the bridge says once.
+        // The MCP SDK logs at each attempt to connect what the bridge logs once.
         Err(_) if env::var_os("RUST_LOG").is_none() => EnvFilter::new("info,rmcp=off"),
         Err(error) => return fail(2, &format!("RUST_LOG: {error}")),
     };
@@ -118,7 +118,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     };
     let records = recorder::start(sink, events).map_err(|error| format!("cannot start the record writer: {error}"))?;
     signals::on_hangup(records.reopener()).map_err(|error| format!("cannot listen for SIGHUP: {error}"))?;
-    // An SDK whose base URL lacks the `/v1` is served all the same.
+    // An SDK whose base URL lacks the `/v1` is served as well.
     let layer = BridgeLayer::new().base("/v1").and_then(|layer| layer.base("/"));
     let layer = layer
         .map_err(|error| error.to_string())?
@@ -148,9 +148,9 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
         let connect = |mount: &Option<Mount>| mount.as_ref().map(Mount::connect).transpose();
         Ok(routes::app(connect(&openai)?, connect(&anthropic)?))
     })?;
-    // The last recorder must go with the last request.
+    // No recorder may outlive the last request.
     drop((openai, anthropic));
-    // Whoever reads only this line and then closes the pipe must not end us.
+    // A reader that closes the pipe after this line must not end the gateway.
     say(&format!("listening on http://{address}"));
     if let Some(admin) = &admin {
         say(&format!("operator's page on http://{}", admin.address()));
@@ -163,7 +163,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     let (mut signals, served) = workers
         .serve(listener, descriptors::connections(), signals, drains)
         .await;
-    // Where nothing was ever accepted, nothing called it.
+    // If no connection was ever accepted, nothing has called this yet.
     readiness.begin_drain();
     if let Some(speaker) = speaker {
         speaker.end();
@@ -205,13 +205,13 @@ fn mount(
     }))
 }
 
-/// To stdout, flushed. A closed stdout is nobody's problem.
+/// Prints to stdout and flushes. A closed stdout is ignored.
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// To stderr even when the log is off.
+/// Prints to stderr, even when the log is off.
 fn fail(code: u8, problem: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "gateway: {problem}");
     ExitCode::from(code)

@@ -54,7 +54,7 @@ pub fn parse(value: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<McpS
         .map_err(|problem| format!("{}: {problem}", variable(name)))
 }
 
-/// `MCP_<NAME>_AUTHORIZATION`, in capitals, with `_` for what no variable's name may have.
+/// `MCP_<NAME>_AUTHORIZATION`, in capitals, with `_` for characters that a variable's name cannot have.
 fn variable(name: &str) -> String {
     let name: String = name
         .chars()
@@ -76,8 +76,8 @@ pub struct Speaker {
     thread: JoinHandle<()>,
 }
 
-/// Connects to all of them; `local` are our own tools. The connections live on a thread of their own: a server that sends
-/// without end, or a message of many mebibytes, holds up no worker.
+/// Connects to all of them; `local` are our own tools. The connections are on a separate thread, so that a server that
+/// sends without end, or a message of many mebibytes, delays no worker.
 ///
 /// # Errors
 ///
@@ -92,7 +92,7 @@ pub async fn start(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<(McpServ
     let (stop, stopped) = oneshot::channel();
     let thread = thread::Builder::new().name("mcp".into()).spawn(move || {
         runtime.block_on(async {
-            // Nobody waits any more if the start was given up.
+            // Fails if the start was given up.
             let _ = connected.send(connect(servers, local).await);
             let _ = stopped.await;
         });

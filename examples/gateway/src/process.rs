@@ -1,11 +1,11 @@
-//! What a process that holds keys asks of the system: no core dumps, and children that end with it.
+//! System settings for a process that holds keys: no core dumps, and children that end with it.
 
 use std::{ffi::OsString, process::ExitCode};
 
 /// The first argument of a gateway that is to become a child of the gateway whose process id follows.
 const RUN_CHILD: &str = "--run-child";
 
-/// Forbids core dumps and the look of other processes into this one's memory, where keys are. Linux only.
+/// Forbids core dumps, and reads of this process's memory, where keys are, by other processes. Linux only.
 pub fn forbid_dumps() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {

@@ -1,11 +1,11 @@
 //! Where records go: a file of JSON lines, a database, or the log.
 //!
-//! Records are for billing, so none is dropped. While the file cannot be written the writer keeps what it has, tries
-//! again every second and receives nothing more: the bridge runs out of places and answers new requests with 503
+//! Records are for billing, so none is dropped. While the file cannot be written, the writer keeps the records that it
+//! has, tries again every second and receives no more: the bridge runs out of places and answers new requests with 503
 //! instead of serving them unrecorded. When the disk has room again everything goes on, without a restart.
 //!
-//! Killed in the middle, a gateway that records to a file of JSON lines loses the last milliseconds of records. With a
-//! database and a spool it loses none of an answer that reached its caller.
+//! A kill loses the last milliseconds of records in a file of JSON lines. With a database and a spool it loses no
+//! record of an answer that reached its caller.
 
 use std::{
     ffi::OsString,
@@ -31,7 +31,7 @@ use crate::page::History;
 
 /// Bytes after which a batch is written even when more records wait.
 const BATCH: usize = 256 * 1024;
-/// How long a woken writer waits for company: under load many records share one wake-up and one write.
+/// How long a woken writer waits for more: under load many records share one wake-up and one write.
 const GATHER: Duration = Duration::from_millis(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Failed writes per line in the log.
@@ -64,12 +64,12 @@ pub struct RecordFile {
     file: File,
 }
 
-/// What the writer is told from outside.
+/// Requests to the writer from other threads.
 #[derive(Default)]
 struct Orders {
     /// No new request will come.
     ending: AtomicBool,
-    /// The file is to be opened anew, for log rotation.
+    /// The file has to be opened again, for log rotation.
     reopen: AtomicBool,
 }
 
@@ -80,7 +80,7 @@ pub struct Records {
     done: oneshot::Receiver<Result<(), String>>,
 }
 
-/// Starts the writer on a thread of its own: a file may block for as long as it likes.
+/// Starts the writer on its own thread: a file may block for any time.
 pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
     let orders = Arc::new(Orders::default());
     let has_file = matches!(sink, Sink::File(_));
@@ -99,7 +99,7 @@ pub fn start(sink: Sink, events: Events) -> io::Result<Records> {
         {
             error!(problem, "the record writer ended; new requests get 503 until a restart");
         }
-        // Nobody listens any more only if a further signal has cut even this.
+        // Fails only if a further signal has ended even this wait.
         let _ = sender.send(result);
     })?;
     Ok(Records { has_file, orders, done })
@@ -126,7 +126,7 @@ impl Target {
         }
     }
 
-    /// What the operator's page reads the past from; `None` for a file.
+    /// The source of the operator's page for the past; `None` for a file.
     ///
     /// # Errors
     ///
@@ -226,7 +226,7 @@ fn is_deleted(file: &File) -> bool {
     false
 }
 
-/// Whether an earlier run died in the middle of a line, which must not swallow the next record.
+/// Whether an earlier run ended in the middle of a line, which must not be joined with the next record.
 fn cut_short(path: &Path, file: &File) -> io::Result<bool> {
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() == 0 {
@@ -242,7 +242,7 @@ fn cut_short(path: &Path, file: &File) -> io::Result<bool> {
 // === impl Records ===
 
 impl Records {
-    /// Something that asks the writer to open its file anew, before the next record.
+    /// A function that asks the writer to open its file again, before the next record.
     pub fn reopener(&self) -> impl Fn() + Send + 'static {
         let (has_file, orders) = (self.has_file, Arc::clone(&self.orders));
         move || {
@@ -254,7 +254,7 @@ impl Records {
         }
     }
 
-    /// Waits until the last record is written; to be called when every recorder is on its way out.
+    /// Waits until the last record is written; to be called when every recorder is gone or about to be dropped.
     ///
     /// # Errors
     ///
@@ -282,7 +282,7 @@ fn to_file(mut file: RecordFile, mut events: Events, orders: &Orders) -> Result<
             return Err(format!("{lost} records are lost: {problem}"));
         }
         batch.clear();
-        // One huge prompt is no reason to keep its memory.
+        // Frees the memory of one huge prompt.
         batch.shrink_to(2 * BATCH);
     }
     Ok(())
@@ -310,7 +310,7 @@ fn report_unwritable(event: &Event, error: &serde_json::Error) {
     );
 }
 
-/// Writes all of `batch`, however often it has to try; gives up only when the gateway is `ending`, and then tells how
+/// Writes all of `batch`, however often it has to try; gives up only when the gateway is `ending`, and then returns how
 /// many lines are not in the file.
 fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io::Error, usize)> {
     let mut rest = batch;
@@ -326,7 +326,7 @@ fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io
         let error = match renewed.and_then(|()| file.file.write(rest)) {
             Ok(0) => io::ErrorKind::WriteZero.into(),
             Ok(written) => {
-                // A half-written line goes on where it stopped.
+                // A half-written line is continued where it stopped.
                 rest = &rest[written..];
                 continue;
             }
@@ -351,7 +351,7 @@ fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io
     Ok(())
 }
 
-/// Says what a database's sink did with the records.
+/// The result of a database's sink, as a line of the log or as an error.
 fn summarize(ended: Result<Summary, SqlError>) -> Result<(), String> {
     let summary = ended.map_err(|error| format!("records: {error}"))?;
     info!(?summary, "all records are written");

@@ -1,9 +1,9 @@
-//! The connections of one worker: served, and ended in order, so that requests under way are answered and nobody waits
-//! for ever.
+//! Serves the connections of one worker and ends them in order, so that requests under way are answered and nobody
+//! waits for ever.
 //!
 //! No connection stays silent for longer than 75 s, or twice that where its protocol came late: until the protocol is
-//! known [`FirstBytes`] waits, then hyper for a request's head, also between two requests of HTTP/1; on HTTP/2 pings
-//! find a caller that is gone.
+//! known [`FirstBytes`] waits, then hyper for a request's head, also between two requests of HTTP/1; on HTTP/2, pings
+//! detect a caller that is gone.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -26,12 +26,13 @@ use tracing::{debug, error, warn};
 
 use crate::{deferred_writes::DeferredWrites, first_bytes::FirstBytes};
 
-/// How long a connection may say nothing: before its protocol is known, before a request's head is whole, between requests.
+/// How long a connection may be silent: before its protocol is known, before a request's head is whole, between
+/// requests.
 const SILENCE: Duration = Duration::from_secs(75);
-/// What one connection of HTTP/1 reads or writes ahead, and one stream of HTTP/2 writes: thousands of callers that do not
-/// read have it all. It also bounds the head of a request.
+/// The buffer of one HTTP/1 connection for reads and for writes, and of one HTTP/2 stream for writes: thousands of
+/// callers that do not read fill theirs. It also bounds the head of a request.
 const BUFFER: usize = 64 * 1024;
-/// Finds a caller that vanished without a word.
+/// Detects a caller that vanished without closing its connection.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// An accepted connection.
@@ -81,7 +82,7 @@ pub async fn serve<S, B>(
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             if let Err(error) = connection.await {
-                // A caller that leaves in the middle is daily business.
+                // Callers often leave in the middle.
                 debug!(error, "connection ended early");
             }
             drop(place);
@@ -101,7 +102,7 @@ pub async fn serve<S, B>(
     }
 }
 
-/// How both versions of HTTP are spoken.
+/// The settings of both versions of HTTP.
 fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
@@ -115,7 +116,7 @@ fn http() -> auto::Builder<TokioExecutor> {
     http
 }
 
-/// What stands between hyper and a connection.
+/// The wrappers between hyper and a connection.
 fn stage<T>(io: T) -> FirstBytes<DeferredWrites<T>> {
     FirstBytes::new(DeferredWrites::new(io), SILENCE)
 }
@@ -154,7 +155,7 @@ mod tests {
         );
         caller.write_all(sent).await.unwrap();
         let mut answer = Vec::new();
-        // How it is closed is the server's affair.
+        // It does not matter how the server closes it.
         let _ = caller.read_to_end(&mut answer).await;
         assert_eq!(
             answer.windows(8).filter(|window| window == b"answered").count(),

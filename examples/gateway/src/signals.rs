@@ -1,11 +1,11 @@
-//! Ctrl-C and SIGTERM as one stream: the first asks for a drain, the second for an end. SIGHUP apart.
+//! Ctrl-C and SIGTERM as one stream: the first asks for a drain, the second for an end. SIGHUP separately.
 
 use std::io;
 
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Installed before anything is served, so that no signal falls between.
+/// Installed before anything is served, so that no signal is missed.
 #[cfg(unix)]
 pub struct Signals {
     interrupt: Signal,
@@ -44,7 +44,7 @@ impl Signals {
     pub async fn next(&mut self) -> &'static str {
         match tokio::signal::ctrl_c().await {
             Ok(()) => "Ctrl-C",
-            // Without a handler the system ends us by itself.
+            // Without a handler the system ends the process by itself.
             Err(_) => std::future::pending().await,
         }
     }

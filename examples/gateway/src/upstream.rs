@@ -1,4 +1,4 @@
-//! The innermost service: sends what the bridge made of a request to the provider.
+//! The innermost service: sends requests, as the bridge made them, to the provider.
 
 use std::{
     error::Error,
@@ -22,30 +22,30 @@ use tower_llm_bridge::{BaseUri, SetBaseUri};
 use crate::deferred_writes::DeferredWrites;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Below the idle limit of the usual load balancers (60 s), so that a pooled connection is rarely a dead one.
+/// Below the usual idle limit of load balancers (60 s), so that a pooled connection is rarely dead.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
-/// What the provider may send ahead on one HTTP/2 stream before somebody reads it; the memory of an unread answer. Two
-/// round trips of 50 ms still carry 2.5 MB a second.
+/// How much the provider may send on one HTTP/2 stream before it is read: the memory of an unread answer. At a round
+/// trip of 50 ms this still carries 2.5 MB a second.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// The same for a connection of HTTP/1. It also bounds the head of an answer.
 const BUFFER: usize = 64 * 1024;
-/// The same for a whole connection: as much as HTTP/2 allows, so that only the streams' own windows count. With hyper's
-/// 5 MiB three unread answers stop every other request on the connection.
+/// The same for a whole connection: as much as HTTP/2 allows, so that only the streams' windows limit it. With hyper's
+/// 5 MiB, three unread answers stop every other request on the connection.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// Finds a dead HTTP/2 connection while a model is thinking and nothing else is on the wire.
+/// Detects a dead HTTP/2 connection while a model is thinking and nothing else is sent.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// What sends requests to a provider.
+/// The service that sends requests to a provider.
 pub type Upstream<B> = SetBaseUri<HttpClient<B>>;
 
-/// A pooled HTTP client. Shared: each layer above takes clones, and the client by value has hundreds of bytes to copy.
+/// A pooled HTTP client. Shared: each layer above clones it, and copying the client itself takes hundreds of bytes.
 pub struct HttpClient<B>(Arc<Client<HttpsConnector<Connector>, B>>);
 
 type Tcp = TokioIo<TcpStream>;
-/// Requests are deferred as answers are.
+/// Writes of requests are deferred like those of answers.
 type Connector = MapResponse<HttpConnector, fn(Tcp) -> DeferredWrites<Tcp>>;
 
-/// An error that shows its causes as well: a log that says only "client error (Connect)" helps nobody.
+/// An error that shows its causes as well, since "client error (Connect)" alone does not help.
 #[derive(Debug)]
 pub struct WithCauses(pub legacy::Error);
 
@@ -69,7 +69,7 @@ where
     B: Body + Send + 'static,
     B::Data: Send,
 {
-    /// A client that trusts Mozilla's root certificates; one's own authority is a matter of another `with_…_roots`.
+    /// A client that trusts Mozilla's root certificates; for your own authority use another `with_…_roots`.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ where
     }
 }
 
-// Derived, it would ask for `B: Clone`.
+// A derived impl would require `B: Clone`.
 impl<B> Clone for HttpClient<B> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))

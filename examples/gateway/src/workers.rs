@@ -1,9 +1,9 @@
-//! One thread per core, each with a runtime and a client of its own: a quarter less CPU time per small request than on
-//! tokio's multi-threaded runtime.
+//! One thread per core, each with its own runtime and client: a quarter less CPU time per small request than on tokio's
+//! multi-threaded runtime.
 //!
-//! Connections are handed out in turn, and all that a request does stays on one thread: no task is stolen, no lock is waited
-//! for, and the code that many connections run next is still in the cache (see also [`crate::deferred_writes`]). The price:
-//! one connection never has more than one core.
+//! Connections are handed out in turn, and all work of a request stays on one thread: no task is stolen, no lock is
+//! waited for, and the code that many connections run next is still in the cache (see also [`crate::deferred_writes`]).
+//! The price: one connection never uses more than one core.
 
 use std::{
     convert::Infallible,
@@ -34,8 +34,8 @@ use crate::{
 
 /// More threads than any machine has cores are a mistake.
 const MOST: usize = 256;
-/// Tasks that a worker polls before it asks the system for events, unless none is left. With tokio's 61 a busy worker asks
-/// in the middle of its queue.
+/// Tasks that a worker polls before it asks the system for events, unless it runs out of tasks. With tokio's 61 a busy
+/// worker asks in the middle of its queue.
 const EVENT_INTERVAL: u32 = 512;
 
 /// Lines of the log about refused connections: at most one in this time.
@@ -45,7 +45,7 @@ const REFUSAL_LINES: Duration = Duration::from_secs(10);
 pub struct Workers {
     /// Each worker's connections. Closed, they tell it to drain.
     connections: Vec<mpsc::UnboundedSender<Incoming>>,
-    /// Tells a worker that drains to leave it at that.
+    /// Tells a draining worker to stop at once.
     cut: watch::Sender<bool>,
     running: JoinSet<Result<(), String>>,
 }
@@ -81,11 +81,12 @@ pub fn runtime() -> io::Result<Runtime> {
 // === impl Workers ===
 
 impl Workers {
-    /// Starts `count` of them, each with what `app` makes. `drain` is how long requests may go on after the first signal.
+    /// Starts `count` workers, each with an application that `app` makes. `drain` is how long requests may go on after
+    /// the first signal.
     ///
     /// # Errors
     ///
-    /// Says what `app` said, or that there is no runtime or thread to be had.
+    /// The error of `app`, or that there is no runtime or thread to be had.
     pub fn start<S, B>(count: usize, drain: Duration, app: impl Fn() -> Result<S, String>) -> Result<Self, String>
     where
         S: Service<Request<body::Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -110,13 +111,13 @@ impl Workers {
             }
             let cannot = |error| format!("cannot start worker {number}: {error}");
             let runtime = runtime().map_err(cannot)?;
-            // Not one of tokio's blocking threads: where the system has no thread left those wait for one in silence.
+            // Not one of tokio's blocking threads: if the system has no thread left, those wait silently for one.
             let (ended, end) = oneshot::channel();
             thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     runtime.block_on(serving);
-                    // Nobody waits any more if another worker broke.
+                    // Fails if another worker broke.
                     let _ = ended.send(());
                 })
                 .map_err(cannot)?;
@@ -127,12 +128,13 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Serves at most `most` connections at once until a signal; then calls `drains`, stops accepting and drains. When it
-    /// returns every connection and with it every `app` is gone; the signals are for what is left to end.
+    /// Serves at most `most` connections at once until a signal; then calls `drains`, stops accepting and drains. When
+    /// it returns every connection and with it every `app` is gone; the signals are returned for the rest of the
+    /// shutdown.
     ///
     /// # Errors
     ///
-    /// Says what broke. Then too everything was drained.
+    /// The first failure of a worker. Connections were drained then as well.
     pub async fn serve(
         mut self,
         listener: std::net::TcpListener,
@@ -147,7 +149,7 @@ impl Workers {
         let (reason, served) = tokio::select! {
             _ = &mut acceptor.ended => ("the end of accepting", Err("accepting ended by itself".into())),
             signal = signals.next() => (signal, Ok(())),
-            // The others may break for the same reason: end, so that the supervisor starts us anew.
+            // The others may break for the same reason: end, so that the supervisor restarts the gateway.
             Some(ended) = self.running.join_next() => ("a worker's end", Err(match flatten(ended) {
                 Ok(()) => "a worker ended by itself".into(),
                 Err(problem) => problem,
@@ -183,7 +185,7 @@ fn flatten(ended: Result<Result<(), String>, JoinError>) -> Result<(), String> {
 struct Acceptor {
     /// Dropped to make it stop.
     stop: oneshot::Sender<Infallible>,
-    /// Comes when the listener is closed.
+    /// Completes when the listener is closed.
     ended: oneshot::Receiver<()>,
 }
 
@@ -239,7 +241,7 @@ async fn hand_out(listener: &TcpListener, most: usize, workers: &[mpsc::Unbounde
             if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
                 break (stream, place);
             }
-            // Closed at once: a caller that waits in vain is worse off.
+            // Closed at once: waiting in vain would be worse for the caller.
             drop(stream);
             refused += 1;
             metrics::counter!("llm_bridge.refusals", "limit" => "connections").increment(1);
@@ -249,7 +251,7 @@ async fn hand_out(listener: &TcpListener, most: usize, workers: &[mpsc::Unbounde
                 last_line = Some(now);
             }
         };
-        // This runtime lets go of it, so that the worker's may have it.
+        // Removed from this runtime, so that the worker's runtime can have it.
         match stream.into_std() {
             // `serve` notices a worker that is gone.
             Ok(stream) => drop(worker.send(Incoming { stream, place })),
@@ -260,7 +262,8 @@ async fn hand_out(listener: &TcpListener, most: usize, workers: &[mpsc::Unbounde
     std::future::pending().await
 }
 
-/// The next connection. Failures are this machine's (out of descriptors, say) or the peer's, never a reason to stop.
+/// The next connection. Failures are this machine's (for example no descriptors left) or the peer's, and never a reason
+/// to stop.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {

@@ -21,7 +21,7 @@ const SCHEME: usize = "Bearer ".len();
 
 /// Sessions at once; one more ends the oldest.
 const MAX_SESSIONS: usize = 64;
-/// After that an operator logs in anew.
+/// After this time an operator has to log in again.
 pub(super) const SESSION: Duration = Duration::from_secs(12 * 3600);
 /// The name of the cookie.
 pub(super) const COOKIE: &str = "gateway_session";
@@ -49,20 +49,20 @@ impl Access {
         self.token.is_some()
     }
 
-    /// Whether `presented` is the token. The time that this takes tells nothing of it but its length.
+    /// Whether `presented` is the token. The time that this takes reveals nothing but the token's length.
     pub fn is_token(&self, presented: &[u8]) -> bool {
         let token = self.token.as_deref().map(str::as_bytes);
         token.is_some_and(|token| token.ct_eq(presented).into())
     }
 
-    /// Whether a request with these headers is let in: with the token, or with the session of somebody who had it.
+    /// Whether a request with these headers is let in: with the token, or with a session that was begun with it.
     pub fn admits(&self, headers: &HeaderMap) -> bool {
         !self.has_token()
             || bearer(headers).is_some_and(|token| self.is_token(token))
             || session(headers).is_some_and(|id| self.is_session(id))
     }
 
-    /// Begins a session, for somebody who presented the token.
+    /// Begins a session, after the token was presented.
     pub(super) fn begin_session(&self) -> Uuid {
         let now = Instant::now();
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +72,7 @@ impl Access {
         {
             sessions.remove(&oldest);
         }
-        // 122 random bits of a generator for cryptography.
+        // 122 random bits from a cryptographic generator.
         let id = Uuid::new_v4();
         sessions.insert(id, now + SESSION);
         id
@@ -80,12 +80,13 @@ impl Access {
 
     fn is_session(&self, id: Uuid) -> bool {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its hash is keyed by the process, so the time of a look-up tells nothing of the ids.
+        // Its hash is keyed by the process, so the time of a look-up reveals nothing about the ids.
         sessions.get(&id).is_some_and(|end| *end > Instant::now())
     }
 }
 
-/// The token of a request that brings one (RFC 6750 §2.1). No browser sends this header for another site's page.
+/// The token of a request that brings one (RFC 6750 §2.1). No browser sends this header on behalf of another site's
+/// page.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers
         .get(header::AUTHORIZATION)?
@@ -172,7 +173,7 @@ mod tests {
         assert!(!Access::new(Some("correct-horse".into())).admits(&cookie(format!("{COOKIE}={id}"))));
         tokio::time::advance(SESSION).await;
         assert!(!access.admits(&cookie(format!("{COOKIE}={id}"))));
-        // The oldest of too many goes.
+        // Beyond the limit the oldest session ends.
         let first = access.begin_session();
         for _ in 0..MAX_SESSIONS {
             tokio::time::advance(Duration::from_secs(1)).await;

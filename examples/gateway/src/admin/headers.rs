@@ -1,10 +1,10 @@
-//! What every answer of the operator's listener and of the page tells the browser: run, load and frame nothing that is not
-//! ours.
+//! Response headers of the operator's listener and page: they forbid browsers to run, load or frame anything that is
+//! not ours.
 
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, header};
 
-/// Scripts and styles are files of ours, never inline: what a caller wrote runs nowhere, escaped or not.
+/// Scripts and styles are files of ours, never inline: text that a caller wrote cannot run, escaped or not.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -18,7 +18,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Adds them. `Cache-Control` is `no-store` unless the route says otherwise.
+/// Adds the headers. `Cache-Control` is `no-store` unless the route has set another.
 pub(crate) async fn secure(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in HEADERS {

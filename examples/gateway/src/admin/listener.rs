@@ -19,14 +19,14 @@ use crate::{server, workers};
 
 /// Connections at once: operators with open pages, probes, a collector of metrics.
 const CONNECTIONS: usize = 128;
-/// A token that is shorter can be guessed.
+/// A shorter token can be guessed.
 const LONG_TOKEN: usize = 16;
 
 /// Where to listen, and for whom.
 pub struct Settings {
     pub listen: String,
     pub token: Option<String>,
-    /// Names that lead here beside the address itself and `localhost`.
+    /// Names that lead here, besides the address itself and `localhost`.
     pub names: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The login form: whoever knows the token gets a cookie that stands for it, so that no URL and no page holds a secret.
+//! The login form: exchanges the token for a cookie that stands for it, so that no URL and no page holds a secret.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ const FORM: &str = include_str!("login.html");
 const MAX_FORM: usize = 4096;
 /// A form that comes more slowly would keep a connection from operators and probes.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Stands in the form where a failure is told.
+/// The place in the form for a failure message.
 const FAILURE: &str = "<!-- failure -->";
 
-/// The form, its style, and its answer. To be served without the token.
+/// The form, its style, and its answer. Served without the token.
 pub(super) fn routes(access: Access) -> Router {
     Router::new()
         .route("/login", get(form).post(log_in))
@@ -49,7 +49,7 @@ async fn log_in(State(access): State<Access>, headers: HeaderMap, body: Bytes) -
         return html(StatusCode::UNAUTHORIZED, FORM.replace(FAILURE, failure));
     }
     let (id, seconds) = (access.begin_session(), SESSION.as_secs());
-    // The browser's side of a proxy with TLS.
+    // Whether the browser speaks TLS to a proxy before us.
     let is_secure = headers
         .get(header::ORIGIN)
         .is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
@@ -127,7 +127,7 @@ mod tests {
         assert!(headers["set-cookie"].to_str().expect("text").ends_with("; Secure"));
     }
 
-    /// Whoever reaches the port could otherwise keep all of its connections.
+    /// Otherwise anybody who reaches the port could take all of its connections.
     #[tokio::test(start_paused = true)]
     async fn a_form_that_never_comes_or_is_long_is_refused() {
         let access = Access::new(Some(TOKEN.into()));
@@ -152,7 +152,7 @@ mod tests {
             let request = Request::post("/login").body(Body::from(body)).expect("a request");
             assert_eq!(ask(&access, request).await.0, StatusCode::UNAUTHORIZED);
         }
-        // Where there is no token, nothing is it.
+        // Without a token, no text is the token.
         assert_eq!(ask(&Access::new(None), post("")).await.0, StatusCode::UNAUTHORIZED);
     }
 }

@@ -11,7 +11,7 @@ use super::readiness::Readiness;
 
 /// The text format that every collector understands.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// How often observed values are sorted into buckets. Until then each takes memory of its own.
+/// How often observed values are sorted into buckets. Until then each takes memory.
 const SORTING: Duration = Duration::from_secs(5);
 
 /// The metrics of the process.

@@ -1,12 +1,12 @@
-//! The operator's listener: health, readiness, metrics and the page, apart from the callers' listener and on a thread of
-//! its own, so that neither keeps the other waiting.
+//! The operator's listener: health, readiness, metrics and the page, separate from the callers' listener and on its own
+//! thread, so that neither delays the other.
 //!
-//! What a request goes through, from the outside in:
+//! The checks of a request, from the outside in:
 //!
-//! 1. `headers`: every answer is framed by nobody, cached nowhere, and runs no script but the page's own;
-//! 2. `site`: the request is meant for this listener, and no other site's page makes a browser send it;
-//! 3. `access`: it has the token, unless the listener has none. Health and readiness need none;
-//! 4. `routes`: what is served.
+//! 1. `headers`: no answer can be framed or cached, or run a script that is not the page's;
+//! 2. `site`: the request is meant for this listener, and was not caused by another site's page;
+//! 3. `access`: it has the token, if the listener has one. Health and readiness need none;
+//! 4. `routes`: the answer.
 
 mod access;
 pub(crate) mod headers;

@@ -1,5 +1,5 @@
-//! Whether new requests should come here, for a load balancer: not while the gateway drains, records nothing, or has no key
-//! that works.
+//! Tells a load balancer whether new requests should come here: not while the gateway drains, cannot record, or has no
+//! usable key.
 
 use std::{
     fmt,
@@ -11,9 +11,9 @@ use tower_llm_bridge::{
     record::Recorder,
 };
 
-/// What is looked at for each answer.
+/// The state that is checked for each answer.
 pub struct Readiness {
-    /// `None` from the first signal on: a recorder that is kept would keep the record writer waiting.
+    /// `None` from the first signal on: a recorder kept here would keep the record writer waiting for more.
     recorder: Mutex<Option<Recorder>>,
     providers: Vec<Provider>,
 }
@@ -69,7 +69,7 @@ impl Readiness {
             Some(recorder) if recorder.is_closed() => return Err(NotReady::RecorderClosed),
             Some(_) => {}
         }
-        // One provider that is out of keys must not take the other one's callers away.
+        // A provider without usable keys must not stop the other provider's callers.
         if self.providers.is_empty() || self.providers.iter().any(Provider::has_usable_key) {
             Ok(())
         } else {

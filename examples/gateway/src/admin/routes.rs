@@ -1,4 +1,4 @@
-//! What the operator's listener serves, and behind which of its checks.
+//! The routes of the operator's listener, and the checks before each.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::{
 /// The longest body of a request; a form has a few words.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What the routes show.
+/// The parts that the routes show.
 #[derive(Clone)]
 pub struct Parts {
     pub readiness: Arc<Readiness>,
@@ -37,7 +37,7 @@ pub(super) fn routes(parts: Parts, metrics: Metrics, site: Site, access: Access)
         .with_state(metrics)
         .merge(parts.page)
         .route_layer(from_fn_with_state(access.clone(), access::require));
-    // What needs no token: probes have none, and a login form asks for it.
+    // Routes without a token: probes have none, and the login form asks for it.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

@@ -1,10 +1,10 @@
-//! Whether a request is meant for the operator's listener: what keeps a web page of somebody else, in the operator's
-//! browser, from reading or changing anything here.
+//! Checks that a request is meant for the operator's listener. Otherwise another site's page, in the operator's
+//! browser, could read or change something here.
 //!
-//! - DNS rebinding: that page's own name suddenly leads to our address. The browser still sends the name as `Host`, so
+//! - DNS rebinding: the DNS name of that page changes to our address. The browser still sends the name as `Host`, so
 //!   only the listener's own address, `localhost` and the configured names are answered.
-//! - Cross-site requests: that page sends a form or a `fetch` to our address. The browser says where it comes from, so
-//!   whatever may change something needs our own `Origin`, or the token in a header, which no form can send.
+//! - Cross-site requests: that page sends a form or a `fetch` to our address. The browser sends the page's origin, so
+//!   every request that may change something needs our own `Origin`, or the token in a header, which no form can send.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -38,7 +38,7 @@ enum Fault {
 // === impl Site ===
 
 impl Site {
-    /// `names` are those that lead to the listener beside its address and `localhost`: a proxy's, or of a DNS.
+    /// `names` are those that lead to the listener besides its address and `localhost`: of a proxy, or in DNS.
     pub(super) fn new(address: SocketAddr, names: Vec<String>, access: Access) -> Self {
         Self {
             address: address.ip().to_canonical(),
@@ -74,7 +74,7 @@ impl Site {
         }
     }
 
-    /// The port does not count: a mapped port of a container is another one.
+    /// The port is ignored: a container's mapped port differs.
     fn is_own(&self, authority: &Authority) -> bool {
         if authority.as_str().contains('@') {
             return false;
@@ -85,7 +85,7 @@ impl Site {
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
         match literal.parse::<IpAddr>() {
-            // On all addresses: any of them is ours, and no name that somebody else gives can look like one.
+            // On all addresses: any address is ours, and no DNS name looks like one.
             Ok(address) if self.address.is_unspecified() || address.to_canonical() == self.address => true,
             _ => {
                 host.eq_ignore_ascii_case("localhost") || self.names.iter().any(|name| host.eq_ignore_ascii_case(name))
@@ -98,7 +98,7 @@ impl Site {
     }
 }
 
-/// Whether a browser says that a page of ours sends this. The scheme is that of a proxy before us, so it does not count.
+/// Whether a browser says that our own page sends this. The scheme is ignored: it may be that of a proxy before us.
 pub(crate) fn is_own_origin(headers: &HeaderMap, host: &Authority) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let (Some(origin), None) = (origins.next(), origins.next()) else {

@@ -1,5 +1,5 @@
-//! A provider to play with when there is none: it speaks all three APIs on loopback, refuses the first of its two keys,
-//! and asks for a tool when the prompt is about the time.
+//! A demo provider for a first try: it speaks all three APIs on loopback, refuses the first of its two keys, and asks
+//! for a tool when the prompt is about the time.
 
 mod chat;
 mod messages;
@@ -39,7 +39,7 @@ impl Demo {
     }
 }
 
-/// What the bridge adds to every request: a closure is a tool.
+/// The tool that the bridge adds to every request: a closure.
 pub fn tools() -> Vec<Tool> {
     let definition = ToolDefinition::new("current_time")
         .server("clock")
@@ -51,7 +51,7 @@ pub fn tools() -> Vec<Tool> {
     })]
 }
 
-/// How to try it.
+/// A text that says how to try it.
 pub fn how_to_try(gateway: SocketAddr) -> String {
     let body = r#"{"model":"demo","messages":[{"role":"user","content":"What time is it?"}]}"#;
     let message = r#"{"model":"demo","max_tokens":99,"messages":[{"role":"user","content":"What time is it?"}]}"#;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-/// One request, in no API's words.
+/// One request, independent of the API.
 pub(super) struct Asked {
-    /// The last message's text.
+    /// The text of the last message.
     pub(super) said: String,
     /// Whether that is a tool's result.
     pub(super) is_result: bool,
@@ -36,7 +36,7 @@ pub(super) fn tokens(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// A content is a string or a list of parts, each with a text or a content of its own.
+/// The text of a content: a string, or a list of parts that each have a text or a content.
 pub(super) fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),

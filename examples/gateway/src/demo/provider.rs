@@ -25,9 +25,9 @@ use tokio::time::{Sleep, sleep};
 use super::{LIMITED_KEY, WORKING_KEY, chat, messages, responses};
 
 const MODEL: &str = "demo";
-/// Seconds after which the limited key may be tried again, in vain.
+/// The seconds after which the limited key may be tried again; it is always refused again.
 const RETRY_AFTER: &str = "20";
-/// Makes a stream look like one.
+/// The time between two events, so that a stream is visible as one.
 const PACE: Duration = Duration::from_millis(20);
 
 /// Server-sent events, one every [`PACE`].
@@ -60,7 +60,7 @@ async fn check_key(request: Request, next: Next) -> Response {
         Some(WORKING_KEY) => return next.run(request).await,
         key => key == Some(LIMITED_KEY),
     };
-    // A server closes a connection on which it leaves a body unread, perhaps under the next request.
+    // A server closes a connection with an unread body, perhaps while the next request is being sent on it.
     let _ = to_bytes(request.into_body(), usize::MAX).await;
     if is_limited {
         let refusal = error(
@@ -124,7 +124,7 @@ pub(super) fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
 }
 
-/// An error that Messages' clients read as well: they pass over a missing outer `type`.
+/// An error that Messages' clients read as well, since they tolerate a missing outer `type`.
 fn error(status: StatusCode, kind: &str, code: &str, message: &str) -> Response {
     let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
     (status, Json(body)).into_response()

@@ -1,4 +1,4 @@
-//! The past from the database of the records, in the words of SQLite and of PostgreSQL.
+//! Reads the past from the database of the records, with queries for SQLite and for PostgreSQL.
 
 use std::{
     path::{Path, PathBuf},
@@ -47,7 +47,7 @@ impl History {
             .map_err(|_| "the address of the PostgreSQL database cannot be read")?;
         config.connect_timeout(Duration::from_secs(5));
         config.application_name("tower-llm-bridge page");
-        // Those of the address may name the schema.
+        // The address's own options may name the schema.
         let options = config.get_options().unwrap_or_default();
         let options = format!("{options} -c statement_timeout=10s -c default_transaction_read_only=on");
         config.options(options);
@@ -93,7 +93,7 @@ impl History {
         Ok(pictures)
     }
 
-    /// What users said in one request, as far as it was recorded.
+    /// The recorded prompts of one request.
     pub(super) async fn prompts(&self, id: Uuid) -> Result<Vec<String>, String> {
         let query =
             format!("SELECT prompt FROM prompts WHERE interception_id = '{id}' ORDER BY sequence LIMIT {MAX_PROMPTS}");
@@ -184,7 +184,7 @@ async fn ask_postgres(
 /// A count as a database writes a sum of counts: an integer or, over 63 bits, an approximation.
 fn count(row: &Row, column: usize) -> u64 {
     let text = row.get(column).and_then(Option::as_deref).unwrap_or_default();
-    // A negative or fractional count is none of ours; both casts saturate.
+    // Our counts are neither negative nor fractional; both casts saturate.
     text.parse::<u64>()
         .unwrap_or_else(|_| text.parse::<f64>().unwrap_or_default() as u64)
 }
@@ -214,7 +214,7 @@ fn table(rows: Vec<Row>) -> Table {
     table
 }
 
-/// The queries, in the words of one of the databases.
+/// The queries in one database's dialect of SQL.
 struct Sql {
     is_sqlite: bool,
     from: u64,

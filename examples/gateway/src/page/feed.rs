@@ -26,7 +26,8 @@ const SILENCE: u32 = 10;
 const PING: Bytes = Bytes::from_static(b":\n\n");
 /// Pages open at once.
 pub(super) const MAX_PAGES: usize = 32;
-/// Messages that a page may be behind. One that is further behind is cut off, and comes back for a full one.
+/// The messages by which a page may be behind. One that is further behind is disconnected, and reconnects for a full
+/// message.
 const BEHIND: usize = 8;
 
 /// The open pages.
@@ -56,7 +57,7 @@ impl Feed {
         }
         let mut told = Told::default();
         let all = viewer.changes(&mut told).unwrap_or_default();
-        // There is room: it is the first.
+        // There is room: it is the channel's first message.
         let _ = sender.try_send(event(&all));
         open.pages.push(sender);
         if !open.is_fed {
@@ -66,7 +67,7 @@ impl Feed {
         Some(Messages(receiver))
     }
 
-    /// Feeds the pages until none is open. The first was `told` this.
+    /// Feeds the pages until none is open. `told` is the state that the first one was sent.
     async fn run(self: Arc<Self>, viewer: Arc<Viewer>, mut told: Told) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! The past, as the pictures need it, and what memory has of it.
+//! The data of the page's pictures of the past, and their content from memory.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,12 @@ use super::{
     ledger::{Ledger, OTHER, millis},
 };
 
-/// Names in a picture; the rest is one.
+/// The names in a picture; all others are added up as one more.
 pub(super) const NAMES: usize = 11;
 /// Days of the longest range.
 const DAYS: u64 = 30;
 
-/// How far back.
+/// The time that the pictures show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Range {
     Hours,
@@ -28,7 +28,7 @@ pub(super) enum Range {
 #[derive(Debug, Serialize)]
 pub(super) struct Pictures {
     source: &'static str,
-    /// Seconds for which it is as good as new.
+    /// The seconds for which the data may be reused.
     max_age: u64,
     /// Seconds since 1970; a multiple of `step`.
     pub(super) from: u64,
@@ -38,7 +38,7 @@ pub(super) struct Pictures {
     pub(super) times: Vec<Point<Requests>>,
     pub(super) models: Vec<Series>,
     pub(super) actors: Vec<Series>,
-    /// Upper bounds of the distributions' buckets, in milliseconds; one more is without.
+    /// Upper bounds of the distributions' buckets, in milliseconds; one more bucket has no bound.
     bounds: &'static [u64],
     pub(super) duration: [u64; BOUNDS.len() + 1],
     pub(super) first_token: [u64; BOUNDS.len() + 1],
@@ -46,7 +46,7 @@ pub(super) struct Pictures {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Point<T> {
-    /// Which step.
+    /// The number of the step.
     pub(super) step: u64,
     #[serde(flatten)]
     pub(super) value: T,
@@ -120,12 +120,12 @@ impl Range {
 const MEMORY: &str = "memory";
 pub(super) const DATABASE: &str = "database";
 
-/// How long pictures are not drawn anew.
+/// How long the pictures' data is reused.
 pub(super) fn max_age(is_database: bool) -> Duration {
     Duration::from_secs(if is_database { 20 } else { 4 })
 }
 
-/// What memory has of it; of days, the last two.
+/// The data that memory has; of days, the last two.
 pub(super) fn from_memory(ledger: &Ledger, range: Range) -> Pictures {
     let mut pictures = range.empty(MEMORY);
     let (mut models, mut actors) = (Table::default(), Table::default());
@@ -133,7 +133,7 @@ pub(super) fn from_memory(ledger: &Ledger, range: Range) -> Pictures {
     let mut times: Vec<Point<Requests>> = Vec::new();
     for hour in ledger.hours.since(pictures.from / 3600) {
         let step = (hour.at() - pictures.from) / pictures.step;
-        // A clock that was set back.
+        // The clock was set back.
         if step >= pictures.steps {
             continue;
         }

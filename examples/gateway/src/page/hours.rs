@@ -58,7 +58,7 @@ impl Hours {
         let hour = self.hour(request.hour());
         hour.counts.add(request);
         let is_empty = request.usage == TokenUsage::default();
-        // A model name that no provider answered to takes no place.
+        // Model names without an answer of a provider are not counted.
         if !is_empty {
             named(&mut hour.models, &request.model).add(request);
             named(&mut hour.actors, request.actor.as_deref().unwrap_or("nobody")).add(request);
@@ -194,7 +194,7 @@ impl Sums {
         .fold(usage.input, u64::saturating_add)
     }
 
-    /// A cost that finds no place counts as unpriced: no sum is wrong, and none is hidden.
+    /// A cost that finds no place counts as unpriced, so that no sum is wrong and nothing is left out.
     pub(super) fn pay(&mut self, cost: &Cost) {
         let Some(known) = self.costs.iter_mut().find(|known| known.currency == cost.currency) else {
             if self.costs.len() < MAX_CURRENCIES {

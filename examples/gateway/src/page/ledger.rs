@@ -1,5 +1,5 @@
-//! The page's memory: requests that run, the last that ended, sums by hour, calls of tools. Folded from the recorder's
-//! events, and bounded whatever callers and models send. It has no prompt, no argument and no error text in it.
+//! The page's memory: running requests, the last ended ones, sums by hour, calls of tools. Built from the recorder's
+//! events, and bounded whatever callers and models send. It holds no prompt, no argument and no error text.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -13,13 +13,13 @@ use uuid::Uuid;
 use super::hours::Hours;
 use super::view::ENDED;
 
-/// Requests that run. A recorder has fewer places, as a rule; of more, some are seen only as they end.
+/// The most running requests. A recorder usually has fewer places; of more, some are seen only when they end.
 const MAX_RUNNING: usize = 8192;
-/// Tools that are counted one by one.
+/// The most tools that are counted separately.
 const MAX_TOOLS: usize = 512;
 /// Characters of a name that a caller or a tool server chose.
 const MAX_NAME: usize = 120;
-/// The name of what is over a bound.
+/// The name for everything beyond a bound.
 pub(super) const OTHER: &str = "other";
 
 /// Everything that the page knows of the past.
@@ -134,7 +134,7 @@ impl Ledger {
                 }
                 self.ended.push_back(request);
             }
-            // Content: the page shows none from here.
+            // Content is not kept here.
             _ => {}
         }
     }

@@ -1,15 +1,15 @@
 //! The operator's page: requests as they run and end, keys and their rests, tool servers, and pictures of tokens, costs
-//! and times. A router to serve as it is, or to mount in an application of one's own.
+//! and times. A router to serve as it is, or to mount in your own application.
 //!
 //! - The page is one HTML file, one style sheet and one script, compiled in: no build step, nothing from the internet.
 //! - All open pages share one snapshot a second, written once; each gets only what changed.
 //! - History comes from the database of the records if there is one, else from memory, which is bounded.
 //! - Prompts are never kept here. With a database the page shows one on demand, read from there.
 //! - Whatever callers, models and tool servers write reaches the browser as JSON, and the page as text nodes.
-//! - Nothing changes by `GET`. A change needs the page's own `Origin`, as browsers send it.
+//! - `GET` changes nothing. A change needs the page's own `Origin`, as browsers send it.
 //!
-//! **The router asks nobody who they are.** The gateway's listener does, and checks `Host`; an application that mounts the
-//! router must do both. Under a path of its own, that path ends with a slash:
+//! **The router does not authenticate anybody.** The gateway's listener does, and checks `Host`; an application that
+//! mounts the router must do both. Under a path of its own, that path ends with a slash:
 //!
 //! ```no_run
 //! # async fn example(events: tower_llm_bridge::record::Events) {
@@ -58,7 +58,7 @@ pub struct Page {
 // === impl Page ===
 
 impl Page {
-    /// A page that has seen nothing yet.
+    /// An empty page.
     pub fn new() -> Self {
         Self {
             ledger: Arc::default(),

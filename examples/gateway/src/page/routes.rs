@@ -1,4 +1,4 @@
-//! The page's routes, and what every answer and every change must keep to.
+//! The page's routes, the headers of their answers, and the checks of changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::admin::{headers, site};
 
-/// The longest body: two names.
+/// The longest body of a request; it holds two names.
 const MAX_BODY: usize = 4096;
 /// How long a database may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -45,11 +45,11 @@ struct Shared {
     viewer: Arc<Viewer>,
     feed: Arc<Feed>,
     history: Option<History>,
-    /// The pictures, as they were drawn last. The lock lets one query run at a time.
+    /// The pictures' data as last read. The lock lets one query run at a time.
     drawn: [Mutex<Option<(Instant, Bytes)>>; 2],
 }
 
-/// The page and what it asks for. See the [module docs](super) for what the application must do.
+/// The page and the data that it asks for. See the [module docs](super) for what the application must do.
 pub fn router(page: Page) -> Router {
     let shared = Arc::new(Shared {
         viewer: Arc::new(Viewer {
@@ -101,7 +101,7 @@ async fn guard(request: Request, next: Next) -> Response {
 }
 
 fn is_own_origin(request: &Request) -> bool {
-    // Of HTTP/2 it is the target's.
+    // With HTTP/2 it is in the target.
     let host = match request.headers().get(header::HOST) {
         Some(host) => host.to_str().ok().and_then(|host| host.parse().ok()),
         None => request.uri().authority().cloned(),

@@ -1,4 +1,4 @@
-//! The page's router as browsers and other people's web pages meet it.
+//! The page's router, asked by browsers and by other people's web pages.
 
 mod past;
 
@@ -242,7 +242,7 @@ async fn a_page_gets_everything_once_and_then_what_changes() {
     );
     assert_eq!(change["boot"], all["boot"]);
 
-    // Nothing happens: a sign of life now and then.
+    // Without a change a comment shows now and then that the connection works.
     let silent_since = tokio::time::Instant::now();
     let frame = feed
         .frame()
@@ -319,7 +319,7 @@ async fn what_others_write_is_data_and_prompts_are_not_there_at_all() {
     for json in [all, pictures] {
         assert!(!json.to_string().contains("secret plan"), "{json}");
     }
-    // Where it cannot be read as JSON, no browser takes it for a page.
+    // An error that is not JSON must not be shown by a browser as a page.
     let (_, headers, _) = get(&router, "/api/history/hours").await;
     assert_eq!(
         (
@@ -389,7 +389,7 @@ async fn a_key_is_restored_by_the_page_itself_and_by_nobody_else() {
             .await
             .status()
     };
-    // What a form of another site can send is no JSON.
+    // A form of another site cannot send JSON.
     assert_eq!(
         post(&[("content-type", "text/plain")], wish.clone()).await,
         StatusCode::UNSUPPORTED_MEDIA_TYPE

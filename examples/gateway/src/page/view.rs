@@ -1,4 +1,4 @@
-//! What a page is sent: the parts of the snapshot, as JSON.
+//! The messages to a page: the parts of the snapshot, as JSON.
 
 use std::{
     sync::{Arc, Mutex},
@@ -18,24 +18,24 @@ use super::{
     lock,
 };
 
-/// Requests that run, on a page.
+/// The most running requests on a page.
 const RUNNING: usize = 50;
-/// Requests that ended, on a page and in one message.
+/// The most ended requests on a page, and in one message.
 pub(super) const ENDED: usize = 100;
 /// Resting models of one key.
 const RESTS: usize = 20;
 
-/// Looks at everything that pages show.
+/// Reads everything that pages show.
 pub(super) struct Viewer {
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) pools: Vec<(String, KeyPool)>,
     pub(super) servers: Option<McpServers>,
-    /// Another one after a restart, whose requests and counts begin anew.
+    /// A new one after a restart, when requests and counts begin again.
     pub(super) boot: Uuid,
     pub(super) has_prompts: bool,
 }
 
-/// What pages were told last.
+/// The state that pages were last sent.
 #[derive(Default)]
 pub(super) struct Told {
     ended: u64,
@@ -46,7 +46,7 @@ pub(super) struct Told {
     tools: Option<Box<RawValue>>,
 }
 
-/// One message. A part that is missing is as it was.
+/// One message. A missing part is unchanged.
 #[derive(Serialize)]
 struct Message<'a> {
     boot: Uuid,
@@ -106,8 +106,8 @@ struct ServerView {
 // === impl Viewer ===
 
 impl Viewer {
-    /// A message with what is not `told`, which it then is: with everything, for a page that was told nothing. `None` if
-    /// nothing changed.
+    /// A message with every part that differs from `told`, which is updated. A page that was told nothing gets
+    /// everything. `None` if nothing changed.
     pub(super) fn changes(&self, told: &mut Told) -> Option<String> {
         let now = millis(SystemTime::now());
         // Written under the lock rather than copied: it is about as fast, and the lock is held for some 0.1 ms.
@@ -161,7 +161,7 @@ impl Viewer {
     }
 }
 
-/// The part, if it is not what was told. A part that cannot be written is left out.
+/// The part, if it differs from what was told. A part that cannot be written is left out.
 fn new(told: &mut Option<Box<RawValue>>, part: Option<Box<RawValue>>) -> Option<&RawValue> {
     let part = part?;
     if told.as_ref().is_some_and(|told| told.get() == part.get()) {
@@ -174,7 +174,7 @@ fn raw(part: &impl Serialize) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(part).ok()
 }
 
-/// In whole seconds, so that a part does not change with each look at it.
+/// In whole seconds, so that a part does not change each time it is read.
 fn until(now: u64, left: Duration) -> u64 {
     let at = now + u64::try_from(left.as_millis()).unwrap_or(u64::MAX / 2);
     at.div_ceil(1000) * 1000

@@ -3,10 +3,10 @@
 //! 1. request id: before anything that logs;
 //! 2. trace: sees every answer, the ones of the layers below included;
 //! 3. panics: become an answer that the trace still sees;
-//! 4. edge: one `Host`, uploads that neither stall nor swell, streams that proxies do not buffer;
+//! 4. edge: one `Host`, uploads that neither stall nor unpack to too much, streams that proxies do not buffer;
 //! 5. routing: only what belongs to models is mounted, nothing else can reach a provider;
 //! 6. identity: leaves the `Actor` for the bridge;
-//! 7. decompression: the bridge reads JSON, so it wants plain bytes; the edge bounds what comes of it;
+//! 7. decompression: the bridge reads JSON, so it needs plain bytes; the edge bounds the unpacked size;
 //! 8. the bridge, and below it one plain client.
 //!
 //! A rate limit or `ConcurrencyLimit` per caller belongs between 6 and 7: above the bridge, never below it, because one
@@ -53,7 +53,7 @@ pub struct Mount {
     pub pool: Option<KeyPool>,
 }
 
-/// The same with a client.
+/// A [`Mount`] with a client.
 pub struct Connected {
     layer: BridgeLayer,
     upstream: Upstream<RequestBody<Body>>,
@@ -61,7 +61,7 @@ pub struct Connected {
 
 type Boxed = BoxCloneSyncService<Request<Body>, axum::response::Response, Infallible>;
 
-/// The ways to one provider.
+/// The services of one provider.
 struct Services {
     /// For bodies that the bridge reads.
     read: Boxed,
@@ -93,7 +93,8 @@ pub fn app(
                 .on_failure(on_failure),
         )
         .layer(PropagateRequestIdLayer::x_request_id())
-        // Not tower-http's layers for size and time-out: they wrap answers as well, and a stream pays for each wrapping.
+        // Not tower-http's layers for size and time-out: they wrap answers as well, and each wrapper costs a stream
+        // time.
         .layer(EdgeLayer::new())
         .service(routes(openai, anthropic))
 }
@@ -103,7 +104,7 @@ fn routes(openai: Option<Connected>, anthropic: Option<Connected>) -> Router {
     let anthropic = anthropic.map(|connected| connected.services(Dialect::Messages));
     let models = by_version(openai.as_ref(), anthropic.as_ref());
     let mut router = Router::new();
-    // An SDK whose base URL lacks the `/v1` is served all the same.
+    // An SDK whose base URL lacks the `/v1` is served as well.
     for base in ["/v1", ""] {
         let path = |path: &str| format!("{base}{path}");
         if let Some(Services { read, keyed }) = &openai {
@@ -149,7 +150,7 @@ fn by_version(openai: Option<&Services>, anthropic: Option<&Services>) -> Boxed 
 // === impl Mount ===
 
 impl Mount {
-    /// What its operator may see of it.
+    /// Its name and pool, for the operator.
     pub fn provider(&self) -> Provider {
         Provider {
             name: self.name,
@@ -157,7 +158,7 @@ impl Mount {
         }
     }
 
-    /// With a client of its own.
+    /// Adds a new client.
     ///
     /// # Errors
     ///
@@ -185,7 +186,7 @@ impl Connected {
         let read = ServiceBuilder::new()
             .layer(catch_panic)
             .map_request(identity::identify)
-            // An encoding that is not known here goes on, to the bridge's 415 in the provider's shape.
+            // An encoding that is not known here is passed on, to the bridge's 415 in the provider's shape.
             .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
             .map_request(edge::bound_decoded)
             .service(bridge.clone());
@@ -200,12 +201,12 @@ impl Connected {
     }
 }
 
-/// As much of a caller's text as a line of the log has room for; a header value or a path has ASCII alone.
+/// The part of a caller's text that a line of the log has room for; header values and paths here are ASCII.
 fn shown(text: &str) -> &str {
     text.get(..256).unwrap_or(text)
 }
 
-/// No header and no query: both carry secrets.
+/// Without headers and query: both carry secrets.
 fn span<B>(request: &Request<B>) -> Span {
     let id = request
         .extensions()

@@ -1,10 +1,10 @@
-//! What every request must keep to and every answer gets, whichever route it takes.
+//! Rules for every request, and headers of every answer, whatever the route.
 //!
-//! - one `Host`; an upload that never stalls for long, is not too large, and does not unpack to a multiple of what it was;
+//! - one `Host`; an upload that never stalls for long, is not too large, and does not unpack to many times its size;
 //! - `Content-Encoding` by one name; `X-Accel-Buffering: no` on streams, so that nginx relays events as they come.
 //!
-//! An upload that breaks a rule fails below, wherever it is read, with an answer that cannot know the reason. The reason is
-//! kept aside, and that answer replaced.
+//! An upload that breaks a rule fails in the layer that reads it, with an answer that does not know the reason. So the
+//! reason is kept here, and that answer is replaced.
 
 use std::{
     error::Error,
@@ -34,7 +34,7 @@ use super::refusal::{self, dialect_of};
 
 /// Bytes of a request body as they come over the wire.
 pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
-/// How long an upload may bring nothing.
+/// How long an upload may send nothing.
 const STALL: Duration = Duration::from_secs(30);
 /// How long an upload may take in all, and…
 const UPLOAD: Duration = Duration::from_secs(600);
@@ -42,14 +42,14 @@ const UPLOAD: Duration = Duration::from_secs(600);
 const BYTES_PER_SECOND: u64 = 1024;
 /// How many bytes one byte of an upload may unpack to…
 const RATIO: u64 = 100;
-/// …from this size on. Below it there is nothing to win by a dense upload, and short repetitive texts are dense.
+/// …from this size on. A smaller upload can do no harm, and short repetitive texts are dense.
 const RATIO_FROM: u64 = 64 * 1024;
-/// What a decoder takes from its start, and the most that its window adds as it writes.
+/// The memory of a decoder at its start, and the most that its window adds later.
 const DECODER: usize = 256 * 1024;
 const WINDOW: u64 = 16 * 1024 * 1024;
-/// What all decoders may take together: they live as long as their uploads.
+/// The memory that all decoders may take together: they live as long as their uploads.
 const DECODERS: usize = 256 * 1024 * 1024;
-/// What they take now, in all workers.
+/// The memory that they take now, in all workers.
 static DECODING: AtomicUsize = AtomicUsize::new(0);
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -76,11 +76,11 @@ pub(super) enum Fault {
     Overloaded,
 }
 
-/// What is known of one upload, by both wrappers of its body and by its answer.
+/// The state of one upload, shared by both wrappers of its body and by its answer.
 pub(super) struct Upload {
     received: AtomicU64,
     fault: OnceLock<Fault>,
-    /// What all decoders take now.
+    /// The memory that all decoders take now.
     decoding: &'static AtomicUsize,
 }
 
@@ -105,7 +105,7 @@ struct Decoded<B> {
     decoder: DecoderMemory,
 }
 
-/// What one decoder takes; given back when it is dropped.
+/// The memory of one decoder; given back when it is dropped.
 struct DecoderMemory {
     all: &'static AtomicUsize,
     own: usize,
@@ -187,7 +187,7 @@ where
 
 fn check<B>(request: &Request<B>) -> Result<(), Fault> {
     let headers = request.headers();
-    // RFC 9112 §3.2. What two servers read differently is how one request passes for another.
+    // RFC 9112 §3.2. A request that two servers read differently can pass as another one.
     let hosts = headers.get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(Fault::Host);
@@ -201,8 +201,8 @@ fn check<B>(request: &Request<B>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Gives a content coding its one name (RFC 9110 §8.4.1): letter case does not count, `x-gzip` is `gzip`, and `identity` is
-/// none. Whether there is one.
+/// Gives a content coding its one name (RFC 9110 §8.4.1): letter case does not count, `x-gzip` is `gzip`, and
+/// `identity` is none. Returns whether there is a coding.
 fn name_encoding(headers: &mut HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_ENCODING) else {
         return false;

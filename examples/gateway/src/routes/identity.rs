@@ -1,7 +1,7 @@
-//! Who is asking. This is the place of an auth layer: it stands above the bridge and leaves an `Actor` behind.
+//! Names the caller. This is the place of an auth layer: above the bridge, where it inserts an `Actor`.
 //!
-//! Here the caller is simply believed, which is right only behind something that sets these headers itself. A real one
-//! checks a token, can answer 401 (`tower_http::auth::AsyncRequireAuthorizationLayer`), and inserts the same extension.
+//! Here the caller is believed, which is right only behind a proxy that sets these headers itself. A real layer checks
+//! a token, can answer 401 (`tower_http::auth::AsyncRequireAuthorizationLayer`), and inserts the same extension.
 
 use http::{HeaderName, HeaderValue, Request};
 use tower_llm_bridge::Actor;

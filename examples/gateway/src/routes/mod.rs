@@ -1,4 +1,4 @@
-//! What callers see: the mounted routes, who the caller is, and every refusal in the provider's shape.
+//! The callers' side: the mounted routes, the caller's identity, and refusals in the provider's shape.
 
 mod app;
 mod edge;

@@ -1,4 +1,4 @@
-//! Every error of the gateway's own has the provider's shape, so that an SDK shows its message instead of choking.
+//! Gives every error of the gateway itself the provider's shape, so that an SDK can show its message.
 
 use std::any::Any;
 
@@ -12,7 +12,8 @@ use crate::upstream::WithCauses;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Whose errors a caller reads: told by the path, and where both providers have it, by the header of Anthropic's callers.
+/// The dialect of a caller's errors: decided by the path, and where both providers have it, by the header of
+/// Anthropic's clients.
 pub(super) fn dialect_of(path: &str, headers: &HeaderMap) -> Dialect {
     let below = path.strip_prefix("/v1").unwrap_or(path);
     let is_common = below.starts_with("/models");
@@ -58,7 +59,7 @@ pub(super) fn of_upload(dialect: Dialect, fault: Fault) -> Response {
     refusal(dialect, status, &fault.to_string())
 }
 
-/// For requests that the bridge passed on without reading: their failures come up as errors.
+/// For requests that the bridge passed on unread: their failures arrive as errors.
 pub(super) fn unreachable(dialect: Dialect, error: &WithCauses) -> Response {
     warn!(%error, "the provider could not be asked");
     refusal(dialect, StatusCode::BAD_GATEWAY, "The provider could not be reached")

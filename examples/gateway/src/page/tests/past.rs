@@ -1,4 +1,4 @@
-//! What the page remembers: bounded whatever comes, and the same from memory as from a database.
+//! The page's memory is bounded, and shows the same from memory as from a database.
 
 use tower_llm_bridge::record::{Recorder, price::ListPrices, sql::SqliteSink};
 
@@ -20,7 +20,7 @@ async fn memory_is_bounded_whatever_comes() {
             _ => start + number * 100,
         };
         let request = request(at, &model, Some(&format!("actor-{number}")), Some("0.000001"));
-        // A third never ends.
+        // A third of them never ends.
         let seen = if number % 3 == 0 { 3 } else { 4 };
         unended += u64::from(seen == 3);
         for event in &request[..seen] {

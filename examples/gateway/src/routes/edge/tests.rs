@@ -1,4 +1,4 @@
-//! Uploads as the edge takes them: those that stall or swell are refused, the others pass unchanged.
+//! The edge refuses uploads that stall or unpack to too much, and passes the others unchanged.
 
 use std::{convert::Infallible, io, io::Write};
 
@@ -11,7 +11,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use super::*;
 
-/// What the application below reads, and how it ends: 200 with the body's length, or its own 400.
+/// The answer of an application that reads the body: 200 with its length, or its own 400.
 async fn ask<B>(request: Request<B>) -> Response
 where
     B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
