@@ -15,7 +15,7 @@ fn layer(pool: &KeyPool) -> BridgeLayer {
     BridgeLayer::new().pool(pool.clone())
 }
 
-/// A provider that refuses requests with `member` in these words.
+/// A provider that refuses requests with `member`, with this message.
 fn refusing(member: &'static str, status: u16, words: &'static str, stream: bool) -> Provider {
     Provider::answering(move |seen| match seen.json().get(member) {
         Some(_) => Reply::json(status, words),
@@ -80,7 +80,7 @@ async fn d_an_addition_that_is_refused_is_taken_back_and_remembered() {
         let tools = provider.last().json().get("tools").is_some();
         assert_eq!(tools, member == "parallel_tool_calls", "nothing else is taken back");
 
-        // Others lose nothing by it: another model, and after ten minutes.
+        // Nothing changes for another model, or after ten minutes.
         let other = plain.replace("o3-mini", "gpt-4o");
         send(&stack, chat(other)).await;
         assert_eq!(provider.calls(), 5, "{words}");
@@ -113,7 +113,7 @@ async fn a_refusal_of_the_caller_s_own_members_goes_back_at_once() {
         (answer.status.as_u16(), answer.text(), provider.calls()),
         (400, words, 1)
     );
-    // Refused without our tools as well: the answer to the caller's own request is the caller's.
+    // If the request is refused without our tools as well, the caller gets the answer to its own request.
     let provider = Provider::queue([
         Reply::json(400, r#"{"error":{"message":"bad tools"}}"#),
         Reply::json(400, words),
@@ -127,7 +127,7 @@ async fn a_refusal_of_the_caller_s_own_members_goes_back_at_once() {
     }
 }
 
-/// A model that takes tools unless it must answer in a format.
+/// A model that accepts tools unless it must answer in a format.
 fn no_tools_in_a_format() -> Provider {
     Provider::answering(|seen| {
         let body = seen.json();

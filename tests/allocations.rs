@@ -1,7 +1,7 @@
-//! A regression guard that cannot flake: how often requests allocate, never how long they take.
+//! Guards against regressions without timing noise: counts the allocations of requests, not their time.
 //!
 //! The provider is a closure that answers at once, so a request is one poll on one thread, whose allocations are
-//! counted. Counts repeat exactly; a bound that is not 0 has little room above what was measured when it was set.
+//! counted. Counts repeat exactly; a bound other than 0 is little above the count that was measured when it was set.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails the test that called it")]
 
@@ -240,7 +240,7 @@ async fn definitions_of_tools_are_encoded_once_and_not_per_request() {
 
 #[tokio::test]
 async fn a_relayed_chunk_allocates_nothing() {
-    // What is set up once and for all is not a chunk's.
+    // One-time set-up must not be counted as a chunk's.
     let _ = stream(support::events(1));
     let (short, long) = (stream(support::events(100)), stream(support::events(1100)));
     let thousand = long.count_total.saturating_sub(short.count_total);

@@ -1,4 +1,4 @@
-//! Cases of the wire in which one caller, or one harmless request, took the pool from all, and the headers that could
+//! Real cases in which one caller, or one harmless request, made the pool useless for all, and the headers that could
 //! do so.
 
 mod support;
@@ -161,7 +161,7 @@ async fn keys_of_one_organisation_are_not_tried_one_after_the_other() {
     assert_eq!(provider.keys()[3..], [KEYS[0], KEYS[2]]);
 }
 
-/// A limit that is used up is seen in the answer that used it up, whole or streamed.
+/// The answer that uses up a limit shows it, whole or streamed.
 #[tokio::test(start_paused = true)]
 async fn a_success_that_takes_the_last_of_a_limit_sends_the_next_to_another_key() {
     for streamed in [false, true] {
@@ -187,7 +187,7 @@ async fn a_success_that_takes_the_last_of_a_limit_sends_the_next_to_another_key(
     }
 }
 
-/// Only an answer that a dead key cannot get brings it back.
+/// Only an answer that a dead key cannot get restores the key.
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_fails_restores_no_key() {
     let pool = pool(1);
@@ -209,7 +209,7 @@ async fn a_provider_that_fails_restores_no_key() {
     }
 }
 
-/// The body of such an error may be another one than the success announced.
+/// The error's body may differ in length from the one that the success announced.
 #[tokio::test(start_paused = true)]
 async fn an_error_inside_a_success_keeps_no_length_of_it() {
     let words = r#"{"error":{"message":"m","code":"model_not_found"}}"#;
@@ -219,7 +219,7 @@ async fn an_error_inside_a_success_keeps_no_length_of_it() {
     assert_ne!(answer.header("content-length"), Some("999"));
 }
 
-/// Servers that want no key in earnest get a dummy, which any text may contain.
+/// Servers that need no real key get a dummy, which any text may contain.
 #[tokio::test(start_paused = true)]
 async fn a_dummy_key_is_not_looked_for_in_answers() {
     let pool = KeyPool::new([ApiKey::new("x").unwrap(), ApiKey::new("none").unwrap()]).unwrap();
@@ -340,7 +340,7 @@ fn messages(path: &str) -> Request<MockBody> {
         .expect("a request")
 }
 
-/// An error in Anthropic's words.
+/// An error in Anthropic's shape.
 fn anthropic(status: u16, kind: &str, message: &str, code: Option<&str>) -> Reply {
     let mut error = json!({"type": kind, "message": message});
     if let Some(code) = code {

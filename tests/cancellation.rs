@@ -54,7 +54,7 @@ impl<F: Future> Future for Leaving<F> {
     }
 }
 
-/// A service whose readiness is pending once, each time.
+/// A service whose readiness is pending once before each call.
 #[derive(Debug)]
 struct Reluctant<S> {
     inner: S,
@@ -92,7 +92,7 @@ where
     }
 }
 
-/// One bridge with everything that can be waited for in it.
+/// One bridge with everything that a request can wait for.
 struct Scene {
     pool: KeyPool,
     provider: Provider,
@@ -112,7 +112,7 @@ fn hesitant(text: &str) -> MockBody {
         .sleep(Duration::from_millis(1))
 }
 
-/// Refuses the first attempt of each round without harm to the key; then two rounds of two tools; then an answer.
+/// Refuses the first attempt of each round without an effect on the key; then two rounds of two tools; then an answer.
 fn script(seen: &Seen) -> Reply {
     let wait = "bmcp_local_wait";
     let reply = match seen.attempt() {
@@ -156,14 +156,14 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    /// Sends `request` and leaves after `left` waits. Whether it had come to its end by then, and what was recorded.
+    /// Sends `request` and leaves after `left` waits. Returns whether the request had ended by then, and the records.
     async fn leave_after(&mut self, left: usize, request: Request<MockBody>) -> (bool, Vec<Value>) {
         let inner = Reluctant {
             inner: self.probe.clone(),
             asked: false,
         };
         let response = Leaving::after(left, self.layer.layer(inner).oneshot(request)).await;
-        // The body of a response that did come is not looked at: dropping it is leaving as well.
+        // The response's body is not read: dropping it is leaving as well.
         let done = response.is_some();
         drop(response);
         assert_eq!(
@@ -171,7 +171,7 @@ impl Scene {
             (0, 0),
             "after {left} waits"
         );
-        // An aborted task is dropped by the runtime, when it gets to it.
+        // The runtime drops an aborted task at its next turn.
         tokio::task::yield_now().await;
         assert_eq!(self.tools.count(), 0, "after {left} waits");
         assert!(self.pool.snapshot().iter().all(|key| key.state == KeyState::Usable));
@@ -205,7 +205,7 @@ async fn a_caller_that_leaves_at_any_point_leaves_one_end_and_nothing_else() {
             );
             assert_eq!(events.last().unwrap()["status"], Value::Null);
         }
-        // Whatever was known is recorded: a turn with its calls, and a call whether it came to its end or not.
+        // All known facts are recorded: a turn with its calls, and each call, ended or not.
         let count = |kind: &str| kinds.iter().filter(|name| *name == kind).count();
         assert_eq!(
             count("tool_usage"),
@@ -217,7 +217,7 @@ async fn a_caller_that_leaves_at_any_point_leaves_one_end_and_nothing_else() {
             error.is_some_and(|error| error.starts_with("cancelled"))
         };
         tools_cancelled += events.iter().filter(cancelled).count();
-        // The place is back, and the next request is served as if nothing had been.
+        // The place is free again, and the next request is served as if nothing had happened.
         let start = Instant::now();
         let (done, _) = scene.leave_after(usize::MAX, ask("next")).await;
         assert!(done && Instant::now().saturating_duration_since(start) < Duration::from_secs(1));
@@ -326,7 +326,7 @@ async fn a_panic_below_leaves_one_end_that_says_so_and_its_place() {
     let response = tokio::spawn(answering).await.unwrap().unwrap();
     assert_eq!(response.status(), 200, "the next request works");
     assert_eq!(kinds(&drain(&mut events)).last().unwrap(), "ended completed");
-    // In poll_ready, once the bridge asks for it.
+    // Panics in `poll_ready`, when the bridge asks for readiness.
     inner.in_ready = true;
     let answering = layer.layer(inner).call(ask("hi"));
     assert!(tokio::spawn(answering).await.unwrap_err().is_panic());

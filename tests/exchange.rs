@@ -1,4 +1,5 @@
-//! One call of the provider as both sides see it: credentials, headers, lengths, time-outs, and bodies that are no answer.
+//! One call of the provider as both sides see it: credentials, headers, lengths, time-outs, and bodies that are not
+//! answers.
 
 mod support;
 

@@ -15,7 +15,7 @@ fn layer(pool: &KeyPool) -> BridgeLayer {
     BridgeLayer::new().pool(pool.clone())
 }
 
-/// What the pool says of its keys for the one model of these tests: state, and whole milliseconds left.
+/// The pool's state of its keys for the one model of these tests: state, and whole milliseconds left.
 fn states(pool: &KeyPool) -> Vec<(KeyState, u128)> {
     let left = |left: Option<Duration>| left.map_or(0, |left| left.as_millis());
     let state = |key: KeySnapshot| match (key.state, key.rests.first()) {
@@ -304,7 +304,7 @@ async fn of_two_429s_at_once_one_is_a_transition_and_the_longer_counts() {
 #[tokio::test(start_paused = true)]
 async fn keys_can_be_replaced_while_a_request_uses_one() {
     let key = |index: usize| ApiKey::new(KEYS[index]).unwrap();
-    // The key in use goes: the walk goes on among the new ones. It stays: it is not tried twice.
+    // If the key in use is removed, the walk goes on among the new keys. If it stays, it is not tried twice.
     for (next, keys, last) in [(vec![2], vec![0, 2], USABLE), (vec![2, 0], vec![0, 2], cooling(60_000))] {
         let (pool, gate) = (pool(2), Gate::new());
         let provider = Provider::queue([Reply::rate_limited(None).gate(&gate), completion("hello").into()]);
@@ -320,7 +320,7 @@ async fn keys_can_be_replaced_while_a_request_uses_one() {
         );
         assert_eq!(states(&pool).last(), Some(&last));
     }
-    // The answer of a key that is gone is as good as any.
+    // The answer of a removed key still counts.
     let (pool, gate) = (pool(1), Gate::new());
     let provider = Provider::queue([Reply::from(completion("hello")).gate(&gate)]);
     let stack = bridge(&layer(&pool), &provider);

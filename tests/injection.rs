@@ -23,7 +23,7 @@ const X: &str = r#"{ "type":"function", "function":{"name":"theirs","parameters"
 
 #[tokio::test(start_paused = true)]
 async fn tools_are_injected_where_the_caller_leaves_room_for_them() {
-    // In these, D and X stand for the definitions, M for model and messages.
+    // D and X stand for definitions, M for model and messages.
     let table = [
         ("{M}", "{M,'tools':[D],'parallel_tool_calls':false}"),
         ("{M }", "{M ,'tools':[D],'parallel_tool_calls':false}"),
@@ -106,7 +106,7 @@ async fn what_is_not_named_keeps_its_bytes() {
     assert_eq!(answer.status, 200);
     assert_eq!(seen[0].text(), format!("{head}{tail}{added}}} \n"));
     let result = r#"{"role":"tool","tool_call_id":"c1","content":"{\"a\":1.0}"}"#;
-    // An edit goes right before the bracket that ends the list.
+    // An edit is written right before the bracket that ends the list.
     let space = &tail[..1];
     assert_eq!(
         seen[1].text(),

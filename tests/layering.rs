@@ -1,12 +1,11 @@
-//! Who may import whom, as a test: an architecture that nothing checks decays.
+//! Checks which module may import which: unchecked rules decay.
 //!
 //! Reads the sources, finds every path that leads from one module into another, and compares the edges with the table
-//! below. What a module may use of the outside is checked as well, where its purity is the point of it. Further rules:
-//! no circle of imports between files, no file without a sentence that says why it exists, no production code that
-//! behaves otherwise under test.
+//! below. For the modules that must stay pure, their outer crates are checked as well. Further rules: no circle of
+//! imports between files, no file without a sentence that says why it exists, no production code that behaves otherwise
+//! under test.
 //!
-//! What breaks a rule today stands in a list of its own. Such a list only shrinks: an entry that is no longer needed
-//! fails its test, too.
+//! Known exceptions are in lists. Such a list only shrinks: an entry that is no longer needed fails its test, too.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails the test that called it")]
 
 #[path = "layering/source.rs"]
@@ -16,12 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use source::{Paths, Source, library, modules, path, paths, sources};
 
-/// What a module may use of ours: a whole module, or only the names after the colon.
+/// The parts of the crate that a module may use: a whole module, or only the names after the colon.
 ///
 /// - The folders of [`APIS`] are modules of their own, `dialect::<api>`: `bridge` and the rest see what all dialects share.
-/// - `error` is a leaf that `dialect` may use: it owns kind, status and words; the dialect gives them their JSON shape.
+/// - `error` is a leaf that `dialect` may use: it owns kind, status and message; the dialect gives them their JSON
+///   shape.
 /// - `dialect` sees the tools' definitions and names, never a service that runs one.
-/// - `layer` is where users plug their parts in, so it names the parts; `service` and `future` do not.
+/// - `layer` names the parts, since users configure them there; `service` and `future` do not.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("rope", &[]),
@@ -117,7 +117,7 @@ const CHOOSES_API: &str = "src/dialect/mod.rs";
 /// Imports that the table forbids and that exist: the file, and the module that it may not use.
 const KNOWN_IMPORTS: &[(&str, &str)] = &[];
 
-/// Imports that run against the reading order and so close a circle: the file, and the file that it imports.
+/// Imports against the reading order that close a circle: the file, and the file that it imports.
 const KNOWN_CIRCLES: &[(&str, &str)] = &[];
 
 /// Files with production code that differs under test.
@@ -126,8 +126,8 @@ const KNOWN_TEST_BRANCHES: &[&str] = &[];
 /// Files of more than [`MAX_LINES`].
 const KNOWN_LONG: &[&str] = &[];
 
-/// Crates that a module must do without: the pure core has no runtime and no HTTP body, and tools, keys and records
-/// know no HTTP stack.
+/// Crates that a module must not use: the pure core has no runtime and no HTTP body, and tools, keys and records know
+/// no HTTP stack.
 const BANNED_CRATES: &[(&[&str], &[&str])] = &[
     (
         &["types", "rope", "json", "error"],
@@ -154,7 +154,7 @@ fn node(path: &[String]) -> String {
     }
 }
 
-/// Why `from` may not use `path`: the module that is forbidden, and the words.
+/// Why `from` may not use `path`: the forbidden module, and the message.
 fn violation(from: &str, path: &[String]) -> Option<(String, String)> {
     let to = node(path);
     if to == from || from == FACADE || path.is_empty() {
@@ -199,7 +199,7 @@ fn split_names(entry: &str) -> (&str, &str) {
     }
 }
 
-/// The file that `path` leads to, through what other files hand on; as its module path.
+/// The file in which `path` ends, through re-exports; as its module path.
 fn resolve(
     path: &[String],
     modules: &BTreeSet<Vec<String>>,
@@ -272,7 +272,7 @@ fn every_import_is_in_the_table() {
             from == FACADE || is_listed(&from) || from.contains("::"),
             "{from} is not in the table"
         );
-        // What `use` hands on counts here: it would open a way around the table.
+        // Re-exports count here: they would open a way around the table.
         for path in paths.ours.iter().chain(paths.names.values()) {
             let resolved = resolve(path, &modules, &names);
             let is_hidden = node(path) == "dialect" && node(&resolved).starts_with("dialect::");
@@ -307,7 +307,7 @@ fn no_files_import_each_other_in_a_circle() {
     for (source, paths) in sources.iter().zip(&all).filter(|(source, _)| !source.is_root()) {
         let to = paths.ours.iter().map(|path| resolve(path, &modules, &names));
         let to = to.filter_map(|module| files.get(&module).copied());
-        // The choice among the APIs stands beside the traits that each of them is an implementation of.
+        // The choice among the APIs is in the same file as the traits that they implement.
         let is_choice = |path: &str| source.path == CHOOSES_API && APIS.iter().any(|api| path.contains(api));
         let to = to.filter(|path| **path != source.path && !is_choice(path));
         imports.insert(source.path.clone(), to.cloned().collect());
@@ -331,7 +331,7 @@ fn production_code_does_not_know_that_it_is_tested() {
     assert_known(&found.map(|source| source.path.clone()).collect(), &known.collect());
 }
 
-/// The first paragraph, if it is a sentence that can say something: five words at least, and an end.
+/// The first paragraph, if it is a sentence of five words at least.
 fn purpose(text: &str) -> Option<String> {
     let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
     let paragraph: Vec<&str> = lines.map(str::trim).take_while(|line| !line.is_empty()).collect();
@@ -380,7 +380,7 @@ fn the_judge_knows_the_table() {
     assert!(violation("fuzzing", &path("dialect::responses::Relay")).is_none());
     // Through the façade: the name's own module is the one to import from.
     assert!(violation("bridge", &path("Actor")).is_some());
-    // Through a name that is handed on.
+    // Through a re-exported name.
     let modules = ["dialect", "dialect::messages"].map(path).into();
     let names = [(path("dialect::Relay"), path("dialect::messages::Relay"))].into();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Vast requests and answers: each comes through unharmed or is refused, and none holds up other requests.
+//! Very large requests and answers: each is served or refused, and none holds up other requests.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn stream(content: &str) -> String {
     text + &chunk("{}", r#""stop""#) + "data: [DONE]\n\n"
 }
 
-/// Counts how often it is its turn.
+/// Counts how often its task is polled.
 fn ticker() -> Arc<AtomicUsize> {
     let ticks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&ticks);
@@ -69,7 +69,7 @@ async fn vast_requests_and_answers_come_through_while_others_have_their_turn() {
     let (_, answer) = converse(&layer, ask_streamed("hi"), [Reply::events(body.clone())]).await;
     let id = answer.text().split('"').nth(3).expect("an id").to_owned();
     assert_eq!(answer.text(), body.replace(r#""id":"p""#, &format!(r#""id":"{id}""#)));
-    // The event came in one frame, and was read while others had their turn.
+    // The event came in one frame, and was read while other tasks ran.
     assert!(ticks.load(Ordering::Relaxed) > before + 10, "{before}, then {ticks:?}");
 }
 

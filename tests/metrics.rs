@@ -1,4 +1,4 @@
-//! What operators read in their dashboards: names, labels and values of the metrics, and that labels are bounded.
+//! The metrics that operators see: names, labels and values, and that labels are bounded.
 
 mod support;
 
@@ -31,7 +31,7 @@ struct Measured(Vec<Series>);
 // === impl Measured ===
 
 impl Measured {
-    /// Everything that was reported since the last time.
+    /// Everything that was reported since the last call.
     fn take(snapshotter: &Snapshotter) -> Self {
         let series = |(key, _, _, value): (CompositeKey, _, _, DebugValue)| Series {
             name: key.key().name().to_owned(),
@@ -223,7 +223,7 @@ async fn ten_thousand_models_have_a_bounded_number_of_labels() {
     ];
     for number in 0..10_000 {
         let (model, status) = match number < 5_000 {
-            // Names that no provider knows take no labels away.
+            // Model names that no provider knows use up no labels.
             true => (format!("junk-{number}"), 404),
             false => (format!("model-{number}"), 200),
         };

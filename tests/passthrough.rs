@@ -1,4 +1,4 @@
-//! What is not intercepted is none of our business: identical below, identical above, whatever it is.
+//! A request that is not intercepted is identical below the bridge, and its answer above it.
 
 mod support;
 
@@ -11,7 +11,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_llm_bridge::tools::Tools;
 use tower_llm_bridge::{Actor, Credential, RequestBody};
 
-/// Everything that a message has besides its first line.
+/// The parts of a message besides its first line.
 #[derive(Clone, Debug)]
 struct Message {
     headers: HeaderMap,
@@ -24,7 +24,7 @@ struct Message {
     size: Option<u64>,
 }
 
-/// What a body said before it was read, and then gave.
+/// A body's own statements before it was read, and its content.
 type Heard = (bool, u64, Option<u64>, Vec<Piece>);
 
 // === impl Message ===
@@ -133,7 +133,7 @@ fn target() -> impl Strategy<Value = (Method, Uri)> {
 }
 
 fn layer() -> BridgeLayer {
-    // Everything that could get in the way is switched on.
+    // Every setting that could interfere is switched on.
     let (recorder, events) = tower_llm_bridge::record::Recorder::channel(1);
     drop(events);
     BridgeLayer::new()
@@ -198,7 +198,7 @@ proptest! {
     }
 }
 
-/// An error that is neither boxed nor printable in any other way than its own.
+/// An error that is not boxed, with its own text.
 #[derive(Debug, PartialEq)]
 struct Own(u8);
 

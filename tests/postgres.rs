@@ -1,5 +1,5 @@
-//! The PostgreSQL sink against a real server. No part of a plain `cargo test`: `.ci/postgres` starts a server, and gives
-//! this program its address and the command that kills and restarts it.
+//! The PostgreSQL sink against a real server. Not part of a plain `cargo test`: `.ci/postgres` starts a server, and
+//! gives this program its address and the command that kills and restarts it.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -26,7 +26,7 @@ use tower_llm_bridge::record::sql::{PostgresSink, SqlError, SqlErrorKind, Summar
 use tower_llm_bridge::record::{Cost, Recorder};
 use tower_llm_bridge::{BridgeLayer, RequestBody};
 
-/// A database of its own for each test, and what was sent to it.
+/// A separate database for each test, and the events that were sent to it.
 struct Database {
     url: String,
     client: Client,

@@ -1,4 +1,4 @@
-//! Tower's contract on every path, and no deadlock where places and places are scarce.
+//! Tower's contract on every path, and no deadlock where recorder places and service slots are both scarce.
 
 mod support;
 
@@ -15,7 +15,7 @@ use tower_llm_bridge::record::Recorder;
 use tower_llm_bridge::tools::Tools;
 use tower_test::mock;
 
-/// Virtual: what takes this long hangs.
+/// In virtual time; a test that takes this long hangs.
 const HANGS: Duration = Duration::from_secs(3600);
 
 const CALL: &str = r#"data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"bmcp_local_echo","arguments":"{}"}}]}}]}
@@ -32,7 +32,8 @@ data: [DONE]
 
 "#;
 
-/// Refuses the first attempt of every round, calls a tool in the first two rounds, answers in the third. No key is harmed.
+/// Refuses the first attempt of every round, calls a tool in the first two rounds, answers in the third. Keys stay
+/// usable.
 fn script(seen: &Seen) -> Reply {
     let stream = seen.text().contains("\"stream\":true");
     let chat = |whole: String, events: &'static str| if stream { Reply::events(events) } else { whole.into() };
@@ -67,7 +68,7 @@ async fn every_attempt_of_every_round_is_readied_on_its_handle() {
     let request = Request::get("/v1/models").body(MockBody::new()).unwrap();
     assert_eq!(send(&layer().layer(probe.clone()), request).await.status, 200);
     assert_eq!((probe.calls(), probe.reserved()), (2, 0));
-    // What is passed through uses the readiness of its own caller.
+    // A request that is passed through uses its caller's readiness.
     let provider = Provider::queue([Reply::ok("{}")]);
     let probe = Probe::new(provider);
     let request = Request::get("/health").body(MockBody::new()).unwrap();
@@ -91,7 +92,7 @@ async fn no_call_is_made_before_the_inner_service_is_ready() {
     handle.allow(1);
     let ready = task::spawn(async { stack.ready().await.map(|_| ()) }).poll();
     assert!(assert_ready!(ready).is_ok());
-    // The place that the caller got is not the one that an attempt may use.
+    // The slot that the caller reserved is not used by an attempt.
     handle.allow(0);
     let mut answering = task::spawn(stack.call(ask("hi")));
     for (round, attempt) in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)] {
@@ -192,7 +193,7 @@ async fn a_place_is_not_kept_while_the_caller_uploads_or_waits_for_its_place() {
         .unwrap()
         .unwrap();
     assert_eq!(quick.status(), 200);
-    // The place of the quick one is still out: nobody has read its end.
+    // The place of the quick request is still taken: its last event was not received.
     gate.open();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(probe.reserved(), 0, "not taken before the place");

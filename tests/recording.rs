@@ -18,7 +18,7 @@ fn recorded(places: usize) -> (BridgeLayer, Events) {
     (BridgeLayer::new().pool(pool(2)).recorder(recorder), events)
 }
 
-/// Compares JSON lines; a difference shows the whole of what there is.
+/// Compares JSON lines; a failure shows all of them.
 fn assert_golden(events: &mut Events, golden: &str) {
     let lines = lines(events);
     let parse = |line: &str| serde_json::from_str::<Value>(line).expect("an event is JSON");
@@ -314,7 +314,7 @@ async fn when_places_are_out_a_request_waits_five_seconds_and_no_longer() {
     );
     assert_eq!(provider.calls(), 1);
 
-    // It is admitted when the end of the first is received, and not before.
+    // The second request is admitted when the first one's end is received, and not before.
     let waiting = tokio::spawn(async move { send(&stack, ask("hi")).await.status });
     advance(Duration::from_secs(4)).await;
     assert_eq!(kinds(&drain(&mut events)).last().unwrap(), "ended completed");

@@ -1,4 +1,4 @@
-//! Rounds: what the model is asked again after it called tools of ours, and what the caller sees of it.
+//! Rounds: the requests after the model called tools of ours, and what the caller sees.
 
 mod support;
 
@@ -203,7 +203,7 @@ async fn a_model_that_will_not_stop_is_a_502() {
 
 // === calls that fail ===
 
-/// What the model is told after it calls `name` like this, and after how many seconds.
+/// The result that the model is told after it calls `name` with `arguments`, and the seconds that it took.
 async fn told(layer: &BridgeLayer, name: &str, arguments: &str) -> (String, u64) {
     let start = Instant::now();
     let (seen, answer) = converse(layer, ask("hi"), [tool_call(name, arguments), completion("hi")]).await;

@@ -1,5 +1,4 @@
-//! Answers and streams of real providers that every SDK reads, and that are relayed for that reason; each row stands for
-//! a kind.
+//! Answers and streams of real providers that every SDK reads, so they are relayed; each row stands for a kind.
 
 mod support;
 

@@ -1,8 +1,8 @@
-//! Anything at all, from either side: it is answered, and the next request works.
+//! Random bytes from either side: every request is answered, and the next one works.
 
 use super::*;
 
-/// Bytes that are nearly what they should be, as often as bytes at random.
+/// Nearly valid bytes, and as often random ones.
 fn nearly(valid: Vec<String>) -> impl Strategy<Value = Vec<u8>> {
     let mutated = (
         proptest::sample::select(valid),

@@ -1,5 +1,5 @@
-//! Input that is not what it should be, from callers and from providers: each a clear error of the right status in the
-//! provider's shape, nothing read without a bound, and the next request works.
+//! Invalid input of callers and providers: each gets a clear error of the right status in the provider's shape, nothing
+//! is read without a bound, and the next request works.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -81,7 +81,7 @@ fn assert_works(name: &str, answer: &Answer) {
     assert_eq!(answer.json()["choices"][0]["message"]["content"], "hello", "{name}");
 }
 
-/// A provider that is never to be asked by a request that is refused.
+/// A provider that must never get a refused request.
 fn hello() -> Provider {
     Provider::answering(|_| completion("hello").into())
 }
@@ -91,8 +91,8 @@ fn request_of(depth: usize) -> String {
     format!(r#"{{"model":"m","messages":[],"x":{open}{close}}}"#)
 }
 
-/// Sends one request to a provider that answers with `reply` first and properly afterwards; the answer, and how many bytes
-/// of `reply` were read.
+/// Sends one request to a provider that answers with `reply` first and properly afterwards; returns the answer, and how
+/// many bytes of `reply` were read.
 async fn replied(name: &str, layer: BridgeLayer, request: Request<MockBody>, reply: Reply) -> (Answer, usize) {
     let provider = Provider::queue([reply, completion("hello").into()]);
     let stack = bridge(&layer, &provider);

@@ -1,4 +1,4 @@
-//! Whole answers of providers that are too long, cut, or not what the API promises.
+//! Whole answers of providers that are too long, cut, or outside the API.
 
 use tokio::time::Instant;
 
@@ -58,7 +58,7 @@ async fn replies_that_are_merely_odd_go_through() {
     ] {
         let (answer, _) = replied(odd, with_echo(), ask("hi"), format!("{{{odd},{message}}}").into()).await;
         assert_works(odd, &answer);
-        // Whatever its id was, it is ours now.
+        // Its id is replaced by ours, whatever it was.
         assert_eq!(answer.json()["id"].as_str().map(str::len), Some(36), "{odd}");
     }
     for none in [

@@ -1,4 +1,4 @@
-//! Requests of callers that are no requests, too long, or odd and yet valid.
+//! Requests of callers that are invalid, too long, or odd and yet valid.
 
 use super::*;
 
@@ -214,8 +214,8 @@ async fn a_body_over_the_limit_is_refused_before_more_of_it_is_read() {
         size.set_lower(lower);
         body.claims(size)
     };
-    // In each case, what may be pulled: the limit, the piece that breaks it, and what is thrown away so that the
-    // caller gets to read the answer.
+    // In each case, what may be pulled: the limit, the piece that exceeds it, and the bytes that are discarded so that
+    // the caller can read the answer.
     let most = 2 * LIMIT + 2 * piece.len();
     let cases = [
         ("one frame", MockBody::full(vec![b' '; LIMIT + 1])),
@@ -261,7 +261,7 @@ async fn a_refused_client_that_is_sending_gets_to_read_why() {
     for (name, expects, is_json, claims, least) in [
         ("too long", false, true, false, LIMIT + 2 * PIECE),
         ("no JSON", false, false, false, LIMIT),
-        // It was told to go on when its body was asked for.
+        // It got its `100 Continue` when its body was read.
         ("too long, told to go on", true, true, false, LIMIT + 2 * PIECE),
         ("claims to be too long, waits", true, true, true, 0),
         ("no JSON, waits", true, false, false, 0),

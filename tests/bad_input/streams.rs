@@ -1,4 +1,4 @@
-//! Streams of providers that never end, are cut, or hold what no API promises.
+//! Streams of providers that never end, are cut, or hold events outside of the API.
 
 use super::*;
 
@@ -34,7 +34,7 @@ async fn a_stream_that_does_not_begin_is_a_502() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_goes_bad_ends_with_an_error_event_and_without_done() {
-    // Nothing of an injected call reaches the caller, so no slow reader holds an endless one back.
+    // Nothing of an injected call reaches the caller, so backpressure does not bound an endless one.
     let ours = "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"c\",\"function\":\
                 {\"name\":\"bmcp_local_echo\",\"arguments\":\"\"}}]}}]}\n\n";
     let more = format!(

@@ -1,7 +1,7 @@
-//! The bridge among other people's layers, routers, servers and clients: compiled, and run.
+//! The bridge together with other layers, routers, servers and clients: compiled, and run.
 //!
-//! Most of what can go wrong here goes wrong in the type checker of a user, so each stack is written as a user would
-//! write it, and sends at least one request of each kind through.
+//! Most mistakes here show in a user's type checker, so each stack is written as a user would write it, and sends at
+//! least one request of each kind through.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails the test that called it")]
 
 #[path = "../support/mod.rs"]
@@ -42,7 +42,7 @@ use support::*;
 
 // === a provider, and what is asked of every stack ===
 
-/// A provider as an axum app: it completes chats, and tells what reached it of anything else.
+/// A provider as an axum app: it completes chats, and answers any other request with the parts that reached it.
 fn provider() -> Router {
     let complete = async |request: Request<AxumBody>| {
         assert_eq!(request.headers()[header::AUTHORIZATION], format!("Bearer {}", KEYS[0]));
@@ -92,7 +92,7 @@ where
 fn assert_said(reply: &str, prompt: &str) {
     let reply: Value = serde_json::from_str(reply).unwrap();
     assert_eq!(reply["choices"][0]["message"]["content"], prompt);
-    // An id of ours, so it went through the bridge.
+    // It has our id, so it went through the bridge.
     assert_eq!(reply["id"].as_str().map(str::len), Some(36), "{reply}");
 }
 
@@ -127,7 +127,7 @@ async fn around_an_axum_app() {
         .route("/v1/echo", post(async |body: Bytes| body))
         .route("/health", get(async || "fine"));
     assert_serves::<_, AxumBody, _>(app).await;
-    // As what is asked for everything that the app does not know.
+    // As the fallback of an app.
     let app = Router::new()
         .route("/health", get(async || "fine"))
         .fallback_service(layer().layer(provider()));
@@ -143,8 +143,8 @@ async fn around_an_axum_app() {
 
 // === hyper ===
 
-/// The whole way in memory: a client's bytes, a hyper server's `Incoming`, the bridge, a hyper client, another hyper
-/// server, and back; with a body that nothing has the length of.
+/// The whole path in memory: a client's bytes, a hyper server's `Incoming`, the bridge, a hyper client, another hyper
+/// server, and back; with a body of unknown length.
 #[tokio::test]
 async fn a_servers_incoming_goes_through_to_a_client() {
     let (near, far) = tokio::io::duplex(64);
@@ -426,7 +426,7 @@ async fn a_time_out_layer_below_is_a_504_above() {
     assert_eq!(response.status(), 504);
 }
 
-/// Sends a request again once, if the provider is not well.
+/// Sends a request again, once, after a server error.
 #[derive(Clone)]
 struct OnceMore {
     left: bool,
@@ -468,7 +468,7 @@ async fn a_retry_below_sends_the_same_again() {
     let seen = provider.seen();
     assert_eq!(seen.len(), 2);
     assert_eq!((&seen[0].body, &seen[0].headers), (&seen[1].body, &seen[1].headers));
-    // What is not read is not copied.
+    // An unread body is not copied.
     let provider = Provider::queue([Reply::error(503, "overloaded")]);
     let stack = layer().layer(
         ServiceBuilder::new()

@@ -1,4 +1,4 @@
-//! What the type checker is asked.
+//! Stacks that only have to compile.
 
 use super::*;
 
@@ -40,8 +40,8 @@ async fn a_spawned_call_may_have_boxed_errors() {
     });
     assert!(!spawned.await.unwrap().unwrap().is_empty());
 
-    // A layer above whose request body has boxed errors. (A body with the boxed error in its *type* is more than rustc can
-    // prove where a service asks for `'static` bodies, as all do that box their future.)
+    // A layer above whose request body has boxed errors. (rustc cannot prove a body with the boxed error in its *type*,
+    // where a service asks for `'static` bodies, as all services with boxed futures do.)
     let stack = ServiceBuilder::new()
         .layer(RequestDecompressionLayer::new())
         .layer(layer())
@@ -57,7 +57,7 @@ async fn the_bridge_can_be_boxed() {
     let boxed: BoxCloneSyncService<Request<AxumBody>, _, Infallible> =
         BoxCloneSyncService::new(layer().layer(provider()));
     assert_serves(boxed).await;
-    // And what is below it.
+    // And boxed errors below it.
     let inner: BoxCloneService<Request<RequestBody<AxumBody>>, _, Infallible> = BoxCloneService::new(provider());
     assert_serves::<_, AxumBody, _>(layer().layer(inner)).await;
 }
@@ -91,7 +91,7 @@ fn types_are_what_layers_and_runtimes_ask_for() {
 
     assert_eq!(size_of::<Bridge<()>>(), size_of::<usize>());
     assert_eq!(size_of::<BridgeLayer>(), size_of::<usize>());
-    // A request that is left alone pays for no more than where its body may be.
+    // A request that is left alone only pays for room for its body.
     assert!(size_of::<RequestBody<()>>() <= 48, "{}", size_of::<RequestBody<()>>());
     assert!(size_of::<ResponseBody<()>>() <= 48, "{}", size_of::<ResponseBody<()>>());
     assert!(size_of::<ResponseFuture<[u8; 64], ()>>() <= 72);

@@ -1,4 +1,4 @@
-//! One case: what stands in its folder, and the conversation that comes of it.
+//! One case: the files in its folder, and the conversation that they describe.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,9 +62,9 @@ struct Scripted {
     /// Besides a `content-type` that follows from the file's name.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// There is no answer, and no file: the connection fails with these words.
+    /// There is no answer, and no file: the connection fails with this message.
     fails: Option<String>,
-    /// How the body ends. Left out: as it should.
+    /// How the body ends; properly if it is left out.
     end: Option<End>,
     /// How long the answer takes, in milliseconds.
     #[serde(default)]
@@ -176,7 +176,7 @@ impl Folder {
         provider.any(|scripted| matches!(scripted.end, Some(End::Hang)))
     }
 
-    /// What the program wrote at an earlier time.
+    /// The files that the program wrote earlier.
     pub(crate) fn written(&self) -> Files {
         let entries = fs::read_dir(&self.path).unwrap().map(|entry| entry.unwrap());
         let files = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
@@ -185,7 +185,7 @@ impl Folder {
         written.map(|(name, path)| (name, fs::read(path).unwrap())).collect()
     }
 
-    /// Lets the conversation happen; the files that come of it.
+    /// Runs the conversation. Returns the files that it results in.
     pub(crate) async fn play(&self, cut: Cut) -> Result<Files, String> {
         let (recorder, mut events) = Recorder::channel(1);
         let provider = Provider::queue(self.replies(cut));
@@ -335,7 +335,7 @@ fn hide(text: &str) -> String {
     })
 }
 
-/// `event` without what differs from run to run.
+/// `event` without the values that differ from run to run.
 fn record(mut event: Value) -> Value {
     let fields = event.as_object_mut().unwrap();
     for name in ["interception_id", "at"] {

@@ -1,4 +1,4 @@
-//! Freezes what the bridge does: whole conversations as files, replayed and compared byte for byte.
+//! Freezes the bridge's behaviour: whole conversations as files, replayed and compared byte for byte.
 //!
 //! Each folder `tests/fixtures/<dialect>/<case>/` is one case, a single request of a caller. Written by hand:
 //!
@@ -17,11 +17,11 @@
 //! | `heads.json` | the head of the answer, then the heads of the requests that the provider gets, with keys as `$KEY_1` |
 //! | `records.json` | the events, without `interception_id` and `at` |
 //!
-//! Time is virtual, so durations are exact. Each case also runs with the provider's bodies in frames of one byte, and in
-//! longer frames so that each byte begins one of them in some run: nothing of what is written above may depend on it.
+//! Time is virtual, so durations are exact. Each case also runs with the provider's bodies in frames of one byte, and
+//! in longer frames so that each byte begins one of them in some run: none of these files may depend on it.
 //!
 //! - `cargo test --test golden` runs every case, `cargo test --test golden -- streamed` those with that in their name;
-//! - `cargo test --test golden -- --bless [NAME]` writes the files anew.
+//! - `cargo test --test golden -- --bless [NAME]` writes the files again.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
             scope.spawn(|| {
                 while let Some((name, path)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    // A thread of its own, so that a panic fails this case alone.
+                    // A separate thread, so that a panic fails this case alone.
                     let outcome = thread::scope(|scope| scope.spawn(|| run(path, arguments.bless)).join());
                     if let Err(why) = outcome.unwrap_or_else(|_| Err("it panicked".to_owned())) {
                         println!("{name}: FAILED\n{why}\n");
@@ -116,7 +116,7 @@ fn run(path: &Path, bless: bool) -> Result<(), String> {
     }
     compare(&folder.written(), &actual)?;
     if folder.waits_for_a_timeout() {
-        // It may last up to twice its period, depending on when the last frame came.
+        // The time-out may last up to twice its period, depending on when the last frame came.
         actual.remove("records.json");
     }
     // Frames that are shorter than most events.
@@ -149,7 +149,7 @@ fn compare(expected: &Files, actual: &Files) -> Result<(), String> {
 // === impl Arguments ===
 
 impl Arguments {
-    /// Takes what the standard test program takes, and ignores what has no meaning here.
+    /// Accepts the arguments of the standard test program, and ignores those without a meaning here.
     fn read(arguments: impl IntoIterator<Item = String>) -> Self {
         let mut read = Self {
             bless: false,

@@ -1,4 +1,5 @@
-//! Reads Rust sources into what `tests/layering.rs` judges: which paths a file names, and whether it knows of tests.
+//! Reads Rust sources for `tests/layering.rs`: the paths that a file names, and whether its production code depends on
+//! tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,16 +14,16 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-/// What one file says of others.
+/// The names that one file uses of others.
 #[derive(Default)]
 pub(crate) struct Paths {
     /// Absolute, from the crate's root.
     pub(crate) ours: BTreeSet<Vec<String>>,
     /// Outer crates, by name.
     pub(crate) outer: BTreeSet<String>,
-    /// What `use` makes known under another path: the module with the name, and what it stands for.
+    /// Re-exports: the module with the new name, and the path that it stands for.
     pub(crate) names: BTreeMap<Vec<String>, Vec<String>>,
-    /// `#[cfg(test)]` before what is no item, `cfg!(test)`, `cfg(not(test))`.
+    /// Whether it has `#[cfg(test)]` before something other than an item, `cfg!(test)`, or `cfg(not(test))`.
     pub(crate) branches_on_test: bool,
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn modules(sources: &[Source]) -> BTreeSet<Vec<String>> {
     sources.iter().map(|source| source.module.clone()).collect()
 }
 
-/// The paths of one file. Its tests may use what they like: they are not what is shipped.
+/// The paths of one file. Its tests may use anything: they are not shipped.
 pub(crate) fn paths(source: &Source, modules: &BTreeSet<Vec<String>>) -> Paths {
     let mut reader = Reader {
         modules,
@@ -247,7 +248,7 @@ impl Reader<'_> {
                 self.paths.names.insert(name, at.clone());
             }
         }
-        // What a module only hands on, it does not use.
+        // A re-export is not a use by the module.
         if import != Some(true) {
             self.paths.ours.insert(at);
         }

@@ -1,4 +1,4 @@
-//! What becomes of a call: results of every kind, errors, time-outs, and callers that leave.
+//! The outcomes of a call: results of every kind, errors, time-outs, and callers that leave.
 
 use std::time::Duration;
 

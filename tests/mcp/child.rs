@@ -11,7 +11,7 @@ use crate::support::{Fake, call_once};
 
 const ROLE: &str = "TOWER_LLM_BRIDGE_TEST_CHILD";
 
-/// Not a test of its own: in the child it is the server, and ends when the parent closes its input.
+/// Not a test: in the child process it is the server, which ends when the parent closes its input.
 #[tokio::test]
 async fn child() {
     if std::env::var_os(ROLE).is_none() {
@@ -25,7 +25,7 @@ async fn child() {
     let streams = (tokio::io::stdin(), tokio::io::stdout());
     let running = Fake::with(&["echo", inherited]).serve(streams).await.unwrap();
     let _ = running.waiting().await;
-    // The harness would now wait for its blocked read of the input.
+    // Otherwise the harness would now wait for its blocked read of the input.
     std::process::exit(0);
 }
 

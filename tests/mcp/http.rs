@@ -96,7 +96,7 @@ async fn the_authorization_is_on_every_request_and_in_no_log() {
     drop(site);
     let text = log.text() + &format!("{servers:?}") + &serde_json::to_string(&servers.snapshot()).unwrap();
     assert!(text.contains("mcp_call"), "the log is on");
-    // The server's side is logged on the same thread: what it prints of the requests is not ours to keep quiet.
+    // The server's side is logged on the same thread; its own lines may show the requests.
     for line in text.lines().filter(|line| !line.contains("streamable_http_server")) {
         assert!(!line.contains("header-secret"), "{line}");
     }

@@ -1,4 +1,4 @@
-//! A tool server that is too large, too loud, or too slow takes nothing from the others.
+//! A tool server that is too large, too noisy or too slow does not harm the others.
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ async fn slow_calls_of_one_actor_do_not_hold_up_another() {
     }
     let start = Instant::now();
     assert_eq!(call(echo, "other").await.unwrap(), start);
-    // Half of the room, and no more.
+    // Half of the places, and no more.
     sleep(Duration::from_secs(1)).await;
     fake.started().next().await;
     assert!(fake.started().none());

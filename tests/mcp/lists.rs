@@ -1,4 +1,4 @@
-//! Which tools are on offer: pages, limits, patterns, changes, and sets of a caller's own.
+//! Which tools are on offer: pages, limits, patterns, changes, and a caller's own sets.
 
 use std::convert::Infallible;
 

@@ -56,7 +56,7 @@ async fn a_crash_in_the_middle_of_a_conversation_is_told_and_the_restart_is_used
     let told = r#"{"error":true,"message":"the tool server s failed before it answered; the call may or may not have taken effect"}"#;
     assert_eq!(asked.told(), told);
 
-    // Away: told at once, while the tools are still on offer.
+    // Away: the model is told at once, while the tools are still on offer.
     assert_eq!(state(&servers), McpServerState::Away);
     let before = tokio::time::Instant::now();
     asked.call("bmcp_s_echo");
@@ -117,7 +117,7 @@ async fn a_listing_that_fails_changes_nothing() {
     assert_eq!(error.as_deref(), Some("no list today"));
     assert_eq!(definitions(&layer).await, offered);
 
-    // Nor does a server that comes back without a list.
+    // The same for a server that comes back without a list.
     fake.crash();
     sleep(Duration::from_secs(200)).await;
     assert_eq!(state(&servers), McpServerState::Away);

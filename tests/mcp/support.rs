@@ -1,4 +1,4 @@
-//! An MCP server whose every move the test decides, a provider that the test plays itself, and a log to look into.
+//! An MCP server that the test controls, a provider that the test plays, and a log to search.
 
 use std::{
     cell::RefCell,
@@ -102,7 +102,7 @@ impl Fake {
         *lock(&self.0.pages_read)
     }
 
-    /// From now on nobody gets a connection; the ones that are there stay.
+    /// From now on new connections are refused; existing ones stay.
     pub(crate) fn go_down(&self) {
         *lock(&self.0.down) = true;
     }
@@ -111,7 +111,7 @@ impl Fake {
         *lock(&self.0.down) = false;
     }
 
-    /// From now on there is no list of tools.
+    /// From now on listings are refused.
     pub(crate) fn refuse_listings(&self) {
         *lock(&self.0.refuses_listings) = true;
     }
@@ -314,7 +314,7 @@ impl Asked {
             .collect()
     }
 
-    /// What the model was told last.
+    /// The last message for the model.
     pub(crate) fn told(&self) -> &str {
         let message = self.body["messages"].as_array().unwrap().last().unwrap();
         assert_eq!(message["role"], "tool", "{}", self.body);
@@ -345,7 +345,7 @@ impl Asked {
     }
 }
 
-/// One call of one tool: what the model is told of it.
+/// One call of one tool. Returns the result that the model is told.
 pub(crate) async fn call_once(layer: &BridgeLayer, tool: &str, arguments: &Value) -> String {
     let mut conversation = converse(layer, None);
     conversation.provider.next().await.call_with(tool, arguments);
@@ -356,7 +356,7 @@ pub(crate) async fn call_once(layer: &BridgeLayer, tool: &str, arguments: &Value
     told
 }
 
-/// Lets everything run until `done`; on the paused clock time does not pass meanwhile.
+/// Runs all tasks until `done`; on the paused clock no time passes meanwhile.
 pub(crate) async fn until(done: impl Fn() -> bool) {
     for _ in 0..100_000 {
         if done() {
@@ -373,14 +373,14 @@ pub(crate) fn names(servers: &McpServers) -> Vec<String> {
 
 // === the log ===
 
-/// Every line that is logged on this thread while it lives; each test has its thread and its runtime.
+/// Every line that is logged on this thread while the value lives; each test has its own thread and runtime.
 pub(crate) struct Log(());
 
 thread_local! {
     static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes to the log of the thread that it is used on.
+/// Writes to the log of the current thread.
 struct Here;
 
 impl Log {

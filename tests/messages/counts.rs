@@ -1,4 +1,4 @@
-//! `count_tokens`: a whole request is counted with the tools that it would be answered with, a piece of one is not.
+//! `count_tokens`: a whole request is counted with the injected tools, a piece of one without.
 
 use serde_json::json;
 use tower_llm_bridge::record::Recorder;
@@ -7,7 +7,7 @@ use tower_llm_bridge::tools::Tools;
 use crate::support::*;
 use crate::words::*;
 
-/// M26.
+/// M26: a count includes the tools that the answer would have.
 #[tokio::test(start_paused = true)]
 async fn m26_a_count_has_the_tools_that_the_answer_has() {
     let (recorder, mut recorded) = Recorder::channel(4);

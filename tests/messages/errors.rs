@@ -1,4 +1,4 @@
-//! Errors: ours in the API's shape, the provider's as they are, and what each says of a key.
+//! Errors: ours in the API's shape, the provider's unchanged, and the effect of each on a key.
 
 use serde_json::json;
 use tower_llm_bridge::Intercepted;
@@ -6,7 +6,7 @@ use tower_llm_bridge::Intercepted;
 use crate::support::*;
 use crate::words::*;
 
-/// M15: an error of ours is the API's, with the interception's id in the body and in a header.
+/// M15: an error of ours has the API's shape, with the interception's id in the body and in a header.
 #[tokio::test(start_paused = true)]
 async fn m15_our_errors_are_the_apis() {
     let layer = BridgeLayer::new().pool(pool(1));
@@ -98,7 +98,7 @@ async fn an_error_about_the_service_is_the_callers_at_once() {
     }
 }
 
-/// M24: the page of a firewall says nothing about a key, and reaches the caller as it is.
+/// M24: a firewall's page says nothing about a key, and reaches the caller unchanged.
 #[tokio::test(start_paused = true)]
 async fn m24_a_firewalls_page_is_not_about_the_key() {
     let page = || Reply::new(403, "<html>blocked</html>").header("content-type", "text/html");
@@ -115,7 +115,7 @@ async fn m24_a_firewalls_page_is_not_about_the_key() {
     );
 }
 
-/// An error inside a success is the error that it would have been, until something is shown.
+/// Until something is shown, an error inside a success is treated as the error response that it would have been.
 #[tokio::test(start_paused = true)]
 async fn an_error_before_the_first_event_shown_fails_over_or_has_its_status() {
     let start = events(&words("x"))[0].clone();

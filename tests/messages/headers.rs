@@ -1,4 +1,4 @@
-//! Headers: how a key goes out, what the provider may see of the caller's, and what comes back.
+//! Headers: how a key is sent, which of the caller's the provider may see, and which come back.
 
 use http::HeaderValue;
 
@@ -35,7 +35,7 @@ async fn the_callers_own_key_goes_out_as_it_came() {
     }
 }
 
-/// M22, M23: betas go out line by line as they came; the caller's origin cannot cost a key.
+/// M22, M23: beta headers are sent line by line as they came; the caller's origin cannot cost a key.
 #[tokio::test(start_paused = true)]
 async fn m22_m23_betas_pass_and_origins_do_not() {
     let mut request = messages(&question(false));

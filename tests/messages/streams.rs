@@ -1,4 +1,4 @@
-//! Streams against the clock, and what is recorded of them.
+//! Timing of streams, and their records.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn slow(seconds: u64) -> Tools {
     })])
 }
 
-/// M20: a client that hears nothing falls back to another request, and runs tools again.
+/// M20: a client that gets no bytes sends another request, and runs tools again.
 #[tokio::test(start_paused = true)]
 async fn m20_pings_keep_the_caller_while_a_tool_runs() {
     let layer = BridgeLayer::new().pool(pool(1)).tools(slow(65));
@@ -36,7 +36,7 @@ async fn m20_pings_keep_the_caller_while_a_tool_runs() {
     assert_eq!(answer.text().matches(PING).count(), 6);
     assert!(answer.text().ends_with(&event(&json!({"type": "message_stop"}))));
 
-    // Without words before the call the stream begins with comments, or with the start itself.
+    // Without text before the call the stream begins with comments, or with the start itself.
     let replies = [stream(&call("bmcp_local_slow")), stream(&words("there"))];
     let (_, answer) = converse(&layer, messages(&question(true)), replies).await;
     assert_eq!(answer.text().matches(PING).count(), 6);
@@ -83,7 +83,7 @@ async fn m21_a_delta_does_not_wait_for_the_next() {
     assert_eq!(body.collect().await.unwrap().to_bytes(), all[3..].concat());
 }
 
-/// M14: the records have every round, and cached tokens are no input.
+/// M14: the records have every round, and cached tokens are not counted as input.
 #[tokio::test(start_paused = true)]
 async fn m14_every_round_is_recorded_with_its_own_usage() {
     for streams in [false, true] {
@@ -130,7 +130,7 @@ async fn m14_every_round_is_recorded_with_its_own_usage() {
     }
 }
 
-/// A caller who leaves, after any number of its frames, is recorded as gone.
+/// A caller that leaves, after any number of frames, is recorded as cancelled.
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_cancels_the_conversation() {
     for taken in 0..6 {

@@ -1,4 +1,4 @@
-//! The words of Messages: requests, replies and streams.
+//! Builds the requests, replies and streams of Messages.
 
 use http::{Request, header};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use tower_llm_bridge::tools::Tools;
 use crate::support::*;
 use crate::words::*;
 
-/// A bridge of which every answer is the next of `replies`, and its provider.
+/// A bridge whose answers are `replies` in turn, and its provider.
 fn service(layer: BridgeLayer, replies: Vec<Reply>) -> (Stack, Provider) {
     let provider = Provider::queue(replies);
     let layer = layer.pool(pool(1)).tools(Tools::new([echo()]));
@@ -38,7 +38,7 @@ fn visible() -> [Reply; 2] {
     ]
 }
 
-/// R5: the shown id is the first visible round's, and stands for the last one's ever after.
+/// R5: the shown id is that of the first visible round, and stands for the last round's from then on.
 #[tokio::test(start_paused = true)]
 async fn r5_a_conversation_goes_on_from_its_last_round() {
     let mut replies = Vec::from(visible());
@@ -79,7 +79,7 @@ async fn r5_a_conversation_goes_on_from_its_last_round() {
     }
 }
 
-/// A pool's key opens everybody's responses, so the bridge says who may use it for which.
+/// A pool's key opens everybody's responses, so the bridge decides who may use which.
 #[tokio::test(start_paused = true)]
 async fn a_response_is_for_the_actor_who_made_it() {
     for streams in [false, true] {
@@ -121,7 +121,7 @@ async fn callers_without_an_actor_are_served_as_the_operator_says() {
         let (stack, provider) = service(BridgeLayer::new().anonymous_responses(serves), replies);
         let answer = send(&stack, get(Method::GET, "/v1/responses/resp_7")).await;
         assert_eq!(answer.status, if serves { 200 } else { 404 });
-        // What names no stored response is nobody's.
+        // A request that names no stored response is served to all.
         send(&stack, get(Method::POST, "/v1/responses/compact")).await;
         assert_eq!(provider.calls(), if serves { 2 } else { 1 });
     }
@@ -136,7 +136,7 @@ fn compact(body: &str, encoding: Option<&str>) -> Request<MockBody> {
     request.body(body.to_owned().into()).unwrap()
 }
 
-/// A provider might read a name that we do not, so such a body does not reach it with a pool's key.
+/// A provider might find an id that we do not, so such a body is not sent with a pool's key.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_names_a_response_is_read() {
     let mut replies = Vec::from(visible());

@@ -1,5 +1,5 @@
-//! OpenAI's Responses through the bridge: keys and headers, ids, errors, and streams against the clock. What happens to the
-//! bytes of a conversation is in the golden files, and beside the dialect's code.
+//! OpenAI's Responses through the bridge: keys and headers, ids, errors, and streams against the clock. The bytes of
+//! conversations are tested by the golden files, and beside the dialect's code.
 #![allow(clippy::unwrap_used, reason = "a panic fails a test")]
 
 #[path = "../support/mod.rs"]

@@ -64,7 +64,7 @@ async fn r3_a_hidden_round_leaves_no_trace() {
     }
 }
 
-/// R6: what another organisation's key has encrypted or stored is no fault of this key.
+/// R6: content that another organisation's key has encrypted or stored is not this key's fault.
 #[tokio::test(start_paused = true)]
 async fn r6_foreign_content_costs_no_key() {
     for code in ["invalid_encrypted_content", "previous_response_not_found"] {
@@ -85,7 +85,7 @@ async fn r6_foreign_content_costs_no_key() {
     }
 }
 
-/// R14, R15: what cannot be read is told so that the client can do otherwise.
+/// R14, R15: unreadable requests get an error that tells the client to do otherwise.
 #[tokio::test(start_paused = true)]
 async fn r14_r15_encodings_and_websockets_are_refused_at_once() {
     let mut request = responses(&question(true));
@@ -109,7 +109,7 @@ async fn r14_r15_encodings_and_websockets_are_refused_at_once() {
     assert_eq!(answer.json()["error"]["code"], "websocket_unsupported");
 }
 
-/// R18, R19: the caller's organisation stays behind, and a key without a scope is a key.
+/// R18, R19: the caller's organisation header is not sent, and a key without a scope stays usable.
 #[tokio::test(start_paused = true)]
 async fn r18_r19_no_caller_costs_a_key() {
     let mut request = responses(&question(false));
@@ -144,7 +144,7 @@ async fn r18_r19_no_caller_costs_a_key() {
     assert_eq!(provider.keys()[4], KEYS[0]);
 }
 
-/// R24: the turn's opaque state reaches the caller, and its key again.
+/// R24: the turn's opaque state reaches the caller, and is sent back with the same key.
 #[tokio::test(start_paused = true)]
 async fn r24_the_turn_state_goes_both_ways() {
     for streams in [false, true] {

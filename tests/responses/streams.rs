@@ -1,4 +1,4 @@
-//! Streams against the clock, and their ends.
+//! Timing of streams, and their ends.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn slow(seconds: u64) -> BridgeLayer {
     BridgeLayer::new().pool(pool(2)).tools(Tools::new([tool]))
 }
 
-/// R11, R17: comments keep a proxy awake; Codex counts events only, and gets one a minute.
+/// R11, R17: comments keep proxies from closing the connection; Codex counts events only, and gets one a minute.
 #[tokio::test(start_paused = true)]
 async fn r11_r17_silence_is_filled_with_comments_and_one_event_a_minute() {
     let rounds = [
@@ -38,7 +38,7 @@ async fn r11_r17_silence_is_filled_with_comments_and_one_event_a_minute() {
     assert!(!answer.text().contains("keepalive"), "some decoders do not know it");
 }
 
-/// R12: events that the bridge makes are numbered like the provider's, around them and after them.
+/// R12: the bridge's own events are numbered together with the provider's.
 #[tokio::test(start_paused = true)]
 async fn r12_every_event_has_the_next_number() {
     let cut = events("resp_2", &[words("there"), words("too")]);
@@ -102,7 +102,7 @@ async fn r16_a_cut_ends_with_both_forms_of_an_error() {
     }
 }
 
-/// An error that comes before anything was shown is the next key's chance, or an HTTP answer.
+/// An error before anything was shown leads to the next key, or to an HTTP error.
 #[tokio::test(start_paused = true)]
 async fn an_error_before_the_first_item_fails_over() {
     let head = events("resp_1", &[])[..2].concat();
@@ -119,7 +119,7 @@ async fn an_error_before_the_first_item_fails_over() {
     assert_eq!(seen.len(), 2);
     let events = read(&answer);
     assert_eq!(events[0]["response"]["id"], "resp_2");
-    // Only its words say how long.
+    // Only its message says how long.
     let rests = &keys.snapshot()[0].rests;
     assert_eq!(rests[0].time_left, Duration::from_secs(2), "{rests:?}");
 

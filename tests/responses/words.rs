@@ -1,4 +1,4 @@
-//! The words of Responses: requests, replies and streams.
+//! Builds the requests, replies and streams of Responses.
 
 use http::{Request, header};
 use serde_json::{Value, json};

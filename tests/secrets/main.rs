@@ -1,5 +1,5 @@
-//! No key is ever seen outside the header that it is sent in: not in logs at trace level, spans, records, answers or
-//! anything's `Debug`, whatever goes wrong and however hard the provider tries to tell it.
+//! No key is visible outside the header that it is sent in: not in logs at trace level, spans, records, answers or any
+//! `Debug`, whatever fails, and even if the provider repeats it.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails the test that called it")]
 
 #[path = "../support/mod.rs"]
@@ -24,16 +24,16 @@ use tracing::Level;
 
 use support::*;
 
-/// What all keys here have in the middle, and no hint shows.
+/// The middle of all keys here, which no hint shows.
 const SECRET: &str = "0123456789ab";
 
-/// The caller's own.
+/// The caller's own key.
 const OWN: &str = "sk-own-0123456789abcdef";
 
-/// What a user says; it is nobody's business in a log.
+/// A user's prompt, which must not be logged.
 const PROMPT: &str = "my-private-question";
 
-/// A bridge whose every word is kept.
+/// A bridge whose output is all captured.
 struct Watched {
     stack: BoxCloneService<Request<MockBody>, http::Response<Words>, MockError>,
     layer: BridgeLayer,
@@ -43,11 +43,11 @@ struct Watched {
     logs: Logs,
 }
 
-/// What a caller got, body included, as text.
+/// A caller's answer, body included, as text.
 struct Words {
     status: u16,
     body: String,
-    /// The rest: headers, extensions, and what debug output says of it.
+    /// The rest: headers, extensions, and its debug output.
     rest: String,
 }
 
@@ -63,7 +63,7 @@ impl Watched {
             .make_span_with(DefaultMakeSpan::new().level(Level::TRACE).include_headers(true))
             .on_request(DefaultOnRequest::new().level(Level::TRACE))
             .on_response(DefaultOnResponse::new().level(Level::TRACE))
-            // It would log the inner service's own error, in the user's name.
+            // It would log the inner service's own error, which is not the bridge's.
             .on_failure(());
         let inner = ServiceBuilder::new().layer(trace).service(provider.clone());
         let bridge = layer.layer(inner);
@@ -86,7 +86,7 @@ impl Watched {
         response.expect("an intercepted request is always answered").into_body()
     }
 
-    /// Everything that anybody could read by now, but for what the caller was told.
+    /// Everything that is readable by now, except for the caller's answers.
     fn words(&mut self) -> String {
         let mut words = self.logs.text();
         show(&mut words, &self.layer);
@@ -140,7 +140,7 @@ fn assert_silent(name: &str, words: &str) {
 
 // === what a provider may say ===
 
-/// An error that tells the key wherever it can.
+/// An error that contains the key wherever possible.
 fn telling(status: u16, code: &str, key: &str) -> Reply {
     let message = format!("Incorrect API key provided: {key}. Bearer {key}{key}");
     let body =
@@ -158,7 +158,7 @@ fn tell_in_headers(reply: Reply, key: &str) -> Reply {
 
 type Script = fn(&str) -> Reply;
 
-/// What the provider does with a key, by name.
+/// The provider's reactions to a key, by name.
 const SCRIPTS: &[(&str, Script)] = &[
     ("401", |key| telling(401, "invalid_api_key", key)),
     ("403", |key| telling(403, "permission_denied", key)),
@@ -240,7 +240,7 @@ async fn a_provider_cannot_make_the_bridge_tell_a_pools_key() {
             let listed = request.uri().path() == "/v1/models";
             let answer = watched.send(request).await;
             assert_silent(name, &answer.rest);
-            // Of a success, the body is the provider's own and is not searched: it would cost every answer.
+            // The body of a success is the provider's own and is not searched, which would slow every answer.
             if answer.status != 200 || (!listed && answer.body.contains("\"error\"")) {
                 assert_silent(name, &answer.body);
             }
@@ -319,7 +319,7 @@ async fn tools_that_fail_tell_nothing_to_the_log() {
         ToolDefinition::new("panics"),
         async |_: ToolCall| -> Result<&str, Infallible> { panic!("with {}", KEYS[0]) },
     );
-    // Of a tool's error, the model and the record are told: it is the tool's to say. Logs have other readers.
+    // A tool's error is told to the model and recorded: the tool decides its text. Logs have other readers.
     let failing = tool_fn(ToolDefinition::new("fails"), async |_: ToolCall| {
         Err::<&str, _>("https://internal/?token=my-token")
     });
@@ -393,7 +393,7 @@ async fn requests_that_are_refused_tell_nothing() {
     assert!(!words.contains(r#""event":"started""#));
 }
 
-/// What the provider is given says of itself that it is a secret, so that layers below keep it too.
+/// The header with the key is marked as sensitive, so that layers below hide it too.
 #[tokio::test(start_paused = true)]
 async fn the_key_is_sent_and_marked_as_sensitive() {
     let provider = Provider::answering(|_| completion("hello").into());

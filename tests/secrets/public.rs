@@ -1,4 +1,4 @@
-//! What prints of the public types.
+//! The `Debug` output of the public types.
 
 use super::*;
 
@@ -54,7 +54,7 @@ fn nothing_public_shows_a_key() {
     show(&mut words, &ResponseBody::passthrough(()));
     show(&mut words, &Credential::bearer(OWN).map(|own| (own.clone(), own)));
     assert_silent("debug output", &words);
-    // It was there to be shown.
+    // The keys were there to be shown.
     assert!(
         words.contains("sk-f...cdef") && words.contains("sk-o...cdef"),
         "{words}"

@@ -1,4 +1,4 @@
-//! Tool calls in all the ways that providers write them: ours are hidden and run, the caller's go out live.
+//! Tool calls in all the ways that providers write them: ours are hidden and run, the caller's are relayed at once.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! A conversation, what has to come of it, and the replay of it in all sorts of frames.
+//! A conversation, its expected result, and its replay in all sorts of frames.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::wire::{ASK, ASK_USAGE, DONE, Message, chunk, finish, tokens, usage};
 pub(crate) const CLOCK: &str = "bmcp_local_clock";
 pub(crate) const ECHO: &str = "bmcp_local_echo";
 
-/// One conversation with what has to come of it.
+/// One conversation with its expected result.
 pub(crate) struct Case {
     name: &'static str,
     ask: &'static str,

@@ -1,4 +1,4 @@
-//! Random streams: everything of valid chunks but the `id`, and what is hidden, comes out byte for byte; and nothing at all
+//! Random streams: everything in valid chunks except the `id` and hidden parts is relayed byte for byte; and nothing
 //! depends on how a stream, valid or not, is cut into frames.
 
 use proptest::prelude::*;
@@ -47,7 +47,7 @@ fn space() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just(""), Just(" "), Just("\t "), Just("\ndata: "), Just("\ndata:")]
 }
 
-/// A chunk in the order and with the white space of whoever wrote it; `@` stands for the id.
+/// A chunk with random order and white space; `@` stands for the id.
 fn chunk() -> impl Strategy<Value = String> {
     let delta =
         (prop::collection::vec(("[a-z]{3}_x", json_text()), 0..3), json_text()).prop_map(|(others, content)| {
@@ -119,7 +119,7 @@ proptest! {
     }
 }
 
-/// What streams are made of, and what breaks them.
+/// The parts of streams, and parts that break them.
 fn fragment() -> impl Strategy<Value = String> {
     let call = |name: &str| wire::call(0, "call_1", name) + &wire::arguments(0, "{}");
     prop_oneof![

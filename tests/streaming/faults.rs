@@ -1,5 +1,5 @@
-//! Providers that fail: an HTTP answer as long as the caller has seen nothing, an error event from then on, and never an
-//! end that looks clean.
+//! Providers that fail: an HTTP error as long as the caller has seen nothing, an error event from then on, and never a
+//! clean end.
 
 use std::time::Duration;
 
@@ -311,7 +311,7 @@ async fn a_stream_in_answer_to_a_blocking_request_is_a_502() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_provider_times_out() {
     let minute = Duration::from_secs(60);
-    // Before the first event, whatever the comments say.
+    // Before the first event, with or without comments.
     for body in [
         MockBody::new(),
         MockBody::new().data(": one\n\n").sleep(minute / 2).data(": two\n\n"),
@@ -329,7 +329,7 @@ async fn a_silent_provider_times_out() {
         .run(ASK)
         .await;
     assert!(outcome.body.contains("in time"), "{}", outcome.body);
-    // After it, when nothing comes for as long; slow events are fine.
+    // After it, when nothing comes for that long; slow events are allowed.
     let slowly = |body: MockBody, _| body.sleep(minute * 9 / 10).data(text("x"));
     let body = (0..10).fold(MockBody::new().data(role()), slowly);
     let setup = Setup::with([Reply::events(body.never())], |layer| layer.stream_idle_timeout(minute));

@@ -1,4 +1,4 @@
-//! The head of a stream, what the provider is asked for, and the comments that keep a waiting caller's connection alive.
+//! The head of a stream, the request to the provider, and the comments that keep a waiting caller's connection alive.
 
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ async fn comments_keep_the_connection_alive_while_a_tool_runs() {
         let message = Message::read(&stream);
         assert_eq!((&*message.content, message.roles, message.comments), ("done", 1, 2));
         let records = setup.records();
-        // A comment is no token.
+        // A comment does not count as a token.
         assert_eq!(
             ended(&records)["time_to_first_token_ms"],
             if head == 0 { 0 } else { 26_000 }

@@ -1,4 +1,5 @@
-//! Callers who leave, and callers who read slowly: nothing runs on, nothing runs ahead, and every end is recorded once.
+//! Callers that leave, and callers that read slowly: nothing keeps running, nothing is read ahead, and every end is
+//! recorded once.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::setup::{Setup, Streamed, frame};
 use crate::support::{Cut, MockBody, Reply, ended, of_kind, since};
 use crate::wire::{ASK, DONE, arguments, call, calls, finish, role, say, text, tokens, usage};
 
-/// Drops the answer, and returns the records once nothing is left of the conversation.
+/// Drops the answer. Returns the records once nothing of the conversation is left.
 async fn leave(mut setup: Setup, response: Streamed) -> Vec<Value> {
     drop(response);
     assert_eq!(setup.provider.busy(), 0, "the provider's body is held");
@@ -146,7 +147,7 @@ async fn after_the_usage() {
 
 #[tokio::test(start_paused = true)]
 async fn after_the_end_without_reading_it() {
-    // The provider keeps its connection open, so nobody says that the body is over.
+    // The provider keeps its connection open, so nothing tells that the body is over.
     for body in [
         MockBody::new().data(say(&["a"])),
         MockBody::new()
@@ -204,7 +205,7 @@ async fn a_reader_that_stops_holds_the_provider_back() {
     advance(Duration::from_secs(3000)).await;
     setup.settle().await;
     assert_eq!(setup.provider.pulled().frames(), pulled);
-    // An hour without a reader is not the provider's silence.
+    // An hour without a read does not count as the provider's silence.
     assert!(frame(&mut response).await.unwrap().contains("more"));
     let records = leave(setup, response).await;
     assert_eq!(ended(&records)["outcome"], "cancelled");

@@ -6,7 +6,7 @@ use crate::setup::{Outcome, Setup};
 use crate::support::Reply;
 use crate::wire::{DONE, Message, event, tokens};
 
-/// What the model says in one round.
+/// The model's turn in one round.
 struct Turn {
     content: Option<&'static str>,
     /// Id, name and arguments.
@@ -16,7 +16,7 @@ struct Turn {
 
 struct Conversation {
     name: &'static str,
-    /// The request but for what asks for a stream.
+    /// The request without the members that ask for a stream.
     ask: &'static str,
     turns: Vec<Turn>,
     max_rounds: u32,
@@ -165,8 +165,8 @@ fn pieces(text: &str) -> Vec<String> {
     chars.chunks(3).map(|piece| piece.iter().collect()).collect()
 }
 
-/// The request without what the caller said of streams, and without a replayed message's members that say nothing: a
-/// stream has no delta for `"refusal":null` or `"annotations":[]`, so they cannot be replayed from it.
+/// The request without the caller's stream members, and without a replayed message's empty members: a stream has no
+/// delta for `"refusal":null` or `"annotations":[]`, so they cannot be replayed from it.
 fn comparable(request: &str) -> Value {
     let mut request: Value = serde_json::from_str(request).unwrap();
     let members = request.as_object_mut().unwrap();

@@ -1,4 +1,4 @@
-//! However a stream is cut into frames, the caller gets the same bytes and the recorder the same events.
+//! Cuts of a stream into frames change neither the caller's bytes nor the recorded events.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! A bridge with two keys, a recorder and some tools, before a scripted provider; and what one conversation through it
-//! comes to.
+//! A bridge with two keys, a recorder and some tools, before a scripted provider; and the outcome of one conversation
+//! through it.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) struct Setup {
     running: Alive,
 }
 
-/// All that one conversation did, with the interception's id written as `$ID`.
+/// The outcome of one conversation, with the interception's id written as `$ID`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outcome {
     pub(crate) status: u16,
@@ -36,7 +36,7 @@ pub(crate) struct Outcome {
 // === impl Setup ===
 
 impl Setup {
-    /// `replies` are the provider's, in the order of its calls; one call more fails.
+    /// `replies` are the provider's, in the order of its calls; a further call fails.
     pub(crate) fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
         Self::with(replies, |layer| layer)
     }

@@ -1,4 +1,4 @@
-//! The provider's wire format, written and read independently of the crate: what a client makes of a stream.
+//! The provider's wire format, written and read independently of the crate, as clients do.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ pub(crate) const DONE: &str = "data: [DONE]\n\n";
 pub(crate) const ASK: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"What time is it?"}]}"#;
 pub(crate) const ASK_USAGE: &str = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"What time is it?"}]}"#;
 
-/// What a client has at the end of a stream.
+/// A client's result at the end of a stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Message {
     pub(crate) ids: Vec<String>,

@@ -1,4 +1,4 @@
-//! A body that does what a test tells it to: comes in pieces, waits, breaks, never ends; and gates to wait at.
+//! A scripted body for tests: comes in pieces, waits, breaks, never ends; and gates to wait at.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// A scripted body. It says no more of its length and end than it must, unless it is [`full`](Self::full).
+/// A scripted body. It tells as little as possible of its length and end, unless it is [`full`](Self::full).
 #[derive(Default)]
 pub(crate) struct MockBody {
     steps: VecDeque<Step>,
@@ -27,7 +27,7 @@ pub(crate) struct MockBody {
     pulled: Pulled,
 }
 
-/// What was read so far of all bodies that share it. A clone is the same count.
+/// The bytes read so far of all bodies that share it. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pulled(Arc<Counts>);
 
@@ -69,7 +69,7 @@ enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MockError(pub(crate) &'static str);
 
-/// What a body gave, piece by piece.
+/// One piece of a body's content.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Piece {
     Data(Bytes),
@@ -77,7 +77,7 @@ pub(crate) enum Piece {
     Error(String),
 }
 
-/// A place to be held at. Whoever waits at it goes on when it is opened, for good.
+/// A point at which tasks wait until it is opened, for good.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     /// Closed when the gate opens.
@@ -176,7 +176,7 @@ impl MockBody {
         body.data(bytes.slice(from..))
     }
 
-    /// Breaks here, with an address in the error that nobody outside may see.
+    /// Breaks here, with an address in the error that callers must not see.
     pub(crate) fn reset(self) -> Self {
         self.error("connection reset by 10.1.2.3")
     }
@@ -204,11 +204,11 @@ impl MockBody {
 
     /// Waits here, in virtual time.
     pub(crate) fn sleep(self, time: Duration) -> Self {
-        // The time begins to run when this place is reached.
+        // The time begins when this step is reached.
         self.step(Step::Wait(Box::pin(async move { tokio::time::sleep(time).await })))
     }
 
-    /// Repeats this frame for ever, and lets others run in between.
+    /// Repeats this frame for ever, and yields in between.
     pub(crate) fn endless(self, frame: impl Into<Bytes>) -> Self {
         let frame = frame.into();
         self.step(Step::Endless { frame, pauses: true })
@@ -220,7 +220,7 @@ impl MockBody {
         self.step(Step::Endless { frame, pauses: false })
     }
 
-    /// Tells by `is_end_stream` that the last frame was the last.
+    /// Reports through `is_end_stream` that the last frame was the last.
     pub(crate) fn tells_end(mut self) -> Self {
         self.tells_end = true;
         self
@@ -393,12 +393,12 @@ impl Gate {
         }
     }
 
-    /// Lets through whoever waits, and whoever comes.
+    /// Lets all waiting tasks through, and all later ones.
     pub(crate) fn open(&self) {
         self.shut.close();
     }
 
-    /// Waits until one more has come to the gate; an hour at most, in virtual time.
+    /// Waits until one more task has come to the gate; an hour at most, in virtual time.
     pub(crate) async fn reached(&self) {
         let arrival = timeout(Duration::from_secs(3600), self.arrivals.acquire()).await;
         let arrival = arrival.expect("nobody comes to the gate");

@@ -1,4 +1,4 @@
-//! The words of a chat completion: requests, replies, and a tool.
+//! Builds requests and replies of chat completions, and a tool.
 
 use std::convert::Infallible;
 
@@ -35,7 +35,7 @@ pub(crate) fn ask_streamed(prompt: &str) -> Request<MockBody> {
 /// One event of a streamed reply, with one letter of text.
 pub(crate) const CHUNK: &str = "data: {\"id\":\"a\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
 
-/// A reply in words. It costs 10 tokens in, 5 out.
+/// A text reply. It costs 10 tokens in, 5 out.
 pub(crate) fn completion(text: &str) -> String {
     reply(&json!({"role": "assistant", "content": text, "refusal": null}), "stop")
 }
@@ -79,7 +79,7 @@ pub(crate) fn with_usage(reply: &str, usage: Value) -> String {
     reply.to_string()
 }
 
-/// What the model calls [`echo`].
+/// The name under which the model sees [`echo`].
 pub(crate) const ECHO: &str = "bmcp_local_echo";
 
 /// A tool whose result is its arguments.

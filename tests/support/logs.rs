@@ -1,4 +1,4 @@
-//! What the bridge logs, down to trace level, as text. The crate's own tests have it, too.
+//! Captures the bridge's logs, down to trace level, as text. The crate's own tests use it, too.
 
 use std::io;
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -21,14 +21,14 @@ struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 /// To be called before anything is logged on any thread.
 ///
-/// An event that one thread meets for the first time, with nobody to listen, in the very moment in which another thread
-/// begins to capture, could be switched off for both. With this subscriber, which wants nothing but may change its mind, no
+/// If one thread meets an event for the first time, without a subscriber, at the moment when another thread begins to
+/// capture, the event could be switched off for both. This subscriber enables nothing but may change its mind, so no
 /// event is ever switched off.
 pub(crate) fn listen() {
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
         let subscriber = tracing_subscriber::registry().with(dynamic_filter_fn(|_, _| false));
-        // Someone else's would do as well.
+        // Fails if there is one already, which serves as well.
         let _ = tracing::subscriber::set_global_default(subscriber);
     });
 }

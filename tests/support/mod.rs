@@ -1,5 +1,5 @@
-//! What the tests share: a scripted provider below the bridge, bodies that misbehave, a probe of tower's contract, and
-//! the words of a chat completion.
+//! The parts that the tests share: a scripted provider below the bridge, bodies that misbehave, a probe of tower's
+//! contract, and chat completions.
 //!
 //! ```ignore
 //! mod support;
@@ -45,7 +45,7 @@ pub(crate) use self::{
     upstream::{Provider, Reply, Seen},
 };
 
-/// Keys long enough to have telling hints; in order of preference.
+/// Keys that are long enough for distinct hints; in order of preference.
 pub(crate) const KEYS: [&str; 4] = [
     "sk-first-0123456789abcdef",
     "sk-second-0123456789abcdef",
@@ -82,7 +82,8 @@ pub(crate) async fn send(stack: &Stack, request: Request<MockBody>) -> Answer {
     answer(response.expect("an intercepted request is always answered")).await
 }
 
-/// Sends `request` to a provider that gives `replies` one after the other; what it saw, and the answer.
+/// Sends `request` to a provider that gives `replies` one after the other. Returns the requests that it saw, and the
+/// answer.
 pub(crate) async fn converse<R: Into<Reply>>(
     layer: &BridgeLayer,
     request: Request<MockBody>,

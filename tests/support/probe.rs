@@ -1,7 +1,7 @@
-//! Tower's contract, enforced: a service is called only on a handle that was polled ready, once for each time.
+//! Enforces tower's contract: a service is called only on a handle that was polled ready, once for each time.
 //!
-//! A clone is never ready, whatever the handle was that it was made of. Many services get by without this, which is why
-//! a middleware that breaks it works in its own tests and fails under a concurrency limit.
+//! A clone is never ready, even if the original is. Many services work without this, so a middleware that breaks the
+//! contract works in its own tests and fails under a concurrency limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tower::Service;
 
 use super::body::{Alive, Token};
 
-/// Passes calls to `S`, and panics at one that was not readied.
+/// Passes calls to `S`, and panics at a call without readiness.
 #[derive(Debug)]
 pub(crate) struct Probe<S> {
     inner: S,

@@ -1,12 +1,12 @@
-//! Records as a test compares them: JSON lines without what differs from run to run.
+//! Records for comparison in tests: JSON lines without values that differ from run to run.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 use tower_llm_bridge::record::{Event, Events};
 
-/// Every event that is queued, after a check of what holds for all of them: each interception's sequence has no gap, it
-/// begins with `started`, and nothing follows its `ended`.
+/// Every queued event, after a check of the rules for all of them: each interception's sequence has no gap, it begins
+/// with `started`, and nothing follows its `ended`.
 pub(crate) fn drain(events: &mut Events) -> Vec<Value> {
     let drained: Vec<Event> = std::iter::from_fn(|| events.try_recv()).collect();
     let mut next: HashMap<_, u64> = HashMap::new();
@@ -52,7 +52,7 @@ pub(crate) fn kinds(events: &[Value]) -> Vec<String> {
     events.iter().map(kind).collect()
 }
 
-/// [`drain`] without what differs from run to run or says no more than the order.
+/// [`drain`] without values that differ from run to run, or only repeat the order.
 pub(crate) fn bare(events: &mut Events) -> Vec<Value> {
     let bare = |mut event: Value| {
         let fields = event.as_object_mut().expect("an event is an object");

@@ -1,4 +1,4 @@
-//! A scripted provider: what it answers is a list or a closure, and it keeps every request that it saw.
+//! A scripted provider: its answers are a list or a closure, and it keeps every request that it saw.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -49,7 +49,7 @@ pub(crate) struct Seen {
     pub(crate) at: Instant,
 }
 
-/// What the provider does with one request.
+/// The provider's reaction to one request.
 #[derive(Debug)]
 pub(crate) struct Reply {
     result: Result<Response<MockBody>, MockError>,
@@ -74,7 +74,7 @@ impl Provider {
         }
     }
 
-    /// Answers one request after the other with `replies`; one more is a mistake.
+    /// Answers one request after the other with `replies`; a further request is a mistake of the test.
     pub(crate) fn queue<R: Into<Reply>>(replies: impl IntoIterator<Item = R>) -> Self {
         let mut replies: VecDeque<Reply> = replies.into_iter().map(Into::into).collect();
         Self::answering(move |seen| match replies.pop_front() {
@@ -115,7 +115,7 @@ impl Provider {
         lock(&self.shared.seen).iter().map(key).collect()
     }
 
-    /// What was read of all answers' bodies.
+    /// The bytes read of all answers' bodies.
     pub(crate) fn pulled(&self) -> &Pulled {
         &self.shared.pulled
     }
@@ -322,7 +322,7 @@ impl Reply {
             tokio::time::sleep(self.delay).await;
         }
         if self.panics {
-            // Past the panic hook, which belongs to the process and would print a panic that is meant to be.
+            // Without the process's panic hook, which would print a panic that is intended.
             std::panic::resume_unwind(Box::new("the inner service panics"));
         }
         self.result
