@@ -1,8 +1,8 @@
-//! What the bridge costs by itself, without sockets: time and allocations, `cargo bench --bench inproc --all-features`.
+//! Measures the bridge alone, without sockets: time and allocations, `cargo bench --bench inproc --all-features`.
 //!
-//! The provider is a closure that answers at once, so that one poll is one request. Records are taken in between the
-//! samples. Allocations are counted per iteration; where one is a whole stream, the difference between two lengths is
-//! what a chunk costs.
+//! The provider is a closure that answers at once, so one poll is one request. Records are received between the
+//! samples. Allocations are counted per iteration; where one iteration is a whole stream, the difference between two
+//! lengths is the cost of the additional chunks.
 
 // The internals under measurement, included as source: the crate does not export them.
 #[path = "../src/json/mod.rs"]
@@ -80,7 +80,7 @@ static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 const KIB: usize = 1024;
 
 fn main() {
-    // For the timers that a request would need if it had to wait.
+    // Needed for the timers of a request that has to wait.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let _entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
     divan::main();
@@ -135,7 +135,7 @@ fn blocking_with(bencher: Bencher<'_, '_>, kib: usize, tools: usize) {
         .bench_local_values(|request| at_once(service.call(black_box(request))));
 }
 
-/// To its last byte; 1100 less 100 is what 1000 chunks cost.
+/// A stream to its last byte; the row of 1100 chunks minus that of 100 is the cost of 1000 chunks.
 #[divan::bench(args = [100, 1100])]
 fn stream(bencher: Bencher<'_, '_>, chunks: usize) {
     let (layer, mut events) = layer(0);
@@ -229,9 +229,9 @@ fn at_once<F: Future>(future: F) -> F::Output {
 
 // === Parts ===
 
-/// Divan divides by the threads that run at once; more of them than cores also measures the scheduler. The lease is
-/// dropped outside of the time. With few leases per sample, which divan may choose by itself, a sample is how a thread
-/// wakes up.
+/// Divan divides by the number of threads that run at once; with more threads than cores it also measures the
+/// scheduler. The lease is dropped outside of the measured time. With few leases per sample, which divan may choose by
+/// itself, a sample mostly measures how a thread wakes up.
 #[divan::bench(args = [1, 16, 1000], threads = [1, 2, 4, 16], sample_size = 1000)]
 fn key_lease_and_report(bencher: Bencher<'_, '_>, keys: usize) {
     let pool = key_pool(keys, false);

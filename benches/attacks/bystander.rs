@@ -1,4 +1,4 @@
-//! A caller with small requests, on a thread of its own: how long each takes while others do what they do.
+//! A caller with small requests, on a separate thread: measures how long each takes during an attack.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::Failure;
 use crate::caller::Caller;
 use crate::provider::HARM;
 
-/// Between two requests.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(4);
 /// A request that takes longer was refused.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,13 +25,13 @@ pub(crate) struct Bystander {
     result: oneshot::Receiver<Result<Latencies, Failure>>,
 }
 
-/// What a bystander saw.
+/// The bystander's results.
 #[derive(Default)]
 pub(crate) struct Latencies {
     /// Sorted.
     answered: Vec<Duration>,
     pub(crate) refused: usize,
-    /// What the provider says it was asked and must not be.
+    /// How many forbidden requests the provider counted.
     pub(crate) harm: u64,
 }
 
@@ -53,7 +53,7 @@ impl Bystander {
         Self { stop, result }
     }
 
-    /// Waits for `work`; what it came to, and what the bystander saw meanwhile.
+    /// Waits for `work`. Returns its result, and the bystander's meanwhile.
     pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> Result<(T, Latencies), Failure> {
         let ended = work.await;
         self.stop.store(true, Ordering::Relaxed);

@@ -59,7 +59,7 @@ impl Caller {
         let stream = TcpStream::connect(gateway).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // What breaks it is told by the request that it breaks.
+        // A failure shows in the request that it breaks.
         tokio::spawn(connection);
         Ok(Self { sender, gateway, actor })
     }
@@ -81,7 +81,7 @@ impl Caller {
     }
 }
 
-/// A connection of HTTP/2 whose streams nobody gives room to.
+/// An HTTP/2 connection whose streams are never read.
 pub(crate) async fn unread(gateway: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>>, Failure> {
     let stream = TcpStream::connect(gateway).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -92,14 +92,14 @@ pub(crate) async fn unread(gateway: SocketAddr) -> Result<http2::SendRequest<Ful
     Ok(sender)
 }
 
-/// Sends these bytes on a connection of its own, which stays open.
+/// Sends these bytes on a new connection, which stays open.
 pub(crate) async fn raw(gateway: SocketAddr, bytes: &[u8]) -> Result<TcpStream, Failure> {
     let mut stream = TcpStream::connect(gateway).await?;
     stream.write_all(bytes).await?;
     Ok(stream)
 }
 
-/// The same, and the first line of the answer.
+/// Like [`raw`], and returns the first line of the answer.
 pub(crate) async fn raw_status(gateway: SocketAddr, bytes: &[u8]) -> Result<String, Failure> {
     let mut stream = raw(gateway, bytes).await?;
     let mut head = [0; 64];

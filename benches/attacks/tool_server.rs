@@ -26,7 +26,7 @@ pub(crate) fn serve(kind: &str) -> Result<(), Failure> {
     for line in io::stdin().lock().lines() {
         let message: Value = serde_json::from_str(&line?)?;
         let Some(id) = message.get("id").cloned() else {
-            // `notifications/initialized`: from now on the server may say what it likes.
+            // `notifications/initialized`: from now on the server may send requests.
             misbehave(kind, &out);
             continue;
         };

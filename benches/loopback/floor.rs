@@ -1,4 +1,4 @@
-//! What every measurement is held against: a bare reverse proxy of hyper-util, which reads no JSON and buffers nothing.
+//! The reference of every measurement: a bare reverse proxy of hyper-util, which reads no JSON and buffers nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) async fn serve(upstream: SocketAddr) -> Result<(), Failure> {
             let proxy = Arc::clone(&proxy);
             async move { proxy.forward(request).await }
         });
-        // A connection that breaks is told by the load's end of it.
+        // A broken connection shows at the load's end of it.
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
@@ -47,7 +47,7 @@ impl Proxy {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(self.authority.clone());
-        // Without a path, which no server passes on, the client says so.
+        // A URI without a path, which no server passes on, fails in the client.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         self.client.request(request).await
     }

@@ -1,4 +1,4 @@
-//! The callers: connections that are kept alive, each asking again as soon as it is answered.
+//! The callers: keep-alive connections that each ask again as soon as they are answered.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::words::Api;
 use crate::{Failure, provider};
 
-/// What callers ask, and how many of them there are.
+/// The callers' requests, and the number of callers.
 #[derive(Clone)]
 pub(crate) struct Work {
     pub(crate) api: Api,
@@ -39,7 +39,7 @@ struct Connection {
     last: Heads,
 }
 
-/// What the provider said of the last request.
+/// The provider's headers in its last answer.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Heads {
     pub(crate) received: u64,
@@ -62,11 +62,11 @@ impl Load {
         Ok(Self { connections })
     }
 
-    /// Keeps all connections busy for `time`, and lets each end its last request. How long each request took.
+    /// Keeps all connections busy for `time`, and lets each end its last request. Returns the duration of each request.
     ///
     /// # Errors
     ///
-    /// When any answer is not what it must be.
+    /// When an answer is wrong.
     pub(crate) async fn run(&mut self, time: Duration) -> Result<Vec<Duration>, Failure> {
         let until = Instant::now() + time;
         let mut running = JoinSet::new();
@@ -127,7 +127,7 @@ impl Work {
         request.body(body)
     }
 
-    /// Reads an answer to its end, and makes sure that it is the provider's, as a whole.
+    /// Reads an answer to its end, and checks that it is the provider's whole answer.
     pub(crate) async fn check(&self, response: Response<Incoming>) -> Result<Heads, Failure> {
         let (parts, mut body) = response.into_parts();
         let mut last = Bytes::new();
@@ -139,7 +139,7 @@ impl Work {
             }
         }
         let is_whole = match self.stream {
-            // A read may end anywhere.
+            // A frame may begin or end anywhere.
             Some(_) => last.ends_with(self.api.end()) || self.api.end().ends_with(&last),
             None => last.ends_with(b"}"),
         };
@@ -160,7 +160,7 @@ where
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // What breaks it is told by the request that it breaks.
+    // A failure shows in the request that it breaks.
     tokio::spawn(connection);
     Ok(sender)
 }

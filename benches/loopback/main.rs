@@ -1,4 +1,4 @@
-//! What the gateway costs, as a multiple of a bare reverse proxy: `cargo bench --bench loopback`.
+//! Measures the gateway's cost as a multiple of a bare reverse proxy: `cargo bench --bench loopback`.
 //!
 //! ```text
 //!                    ┌─► floor ─────────────┐
@@ -6,9 +6,9 @@
 //!                    └─► gateway with tools ┘
 //! ```
 //!
-//! Each box is a process of its own, started from here and talked to over loopback. The servers take turns, round by
-//! round, so that whatever else the machine does meets all of them; what counts is the CPU time that the kernel booked
-//! on a process, per request, and the ratio of two neighbours in time. Nothing here fails because it is slow.
+//! Each server is a separate process, started from here and called over loopback. The servers take turns, round by
+//! round, so that other load on the machine meets all of them. The result is the CPU time per request that the kernel
+//! booked on a process, and its ratio to that of the server measured next to it. Nothing here fails because it is slow.
 //!
 //! Arguments, behind `--`: the rows to run (`1k 64k 512k stream paced messages responses latency
 //! memory`, all by default), `--rounds N`,
@@ -46,7 +46,7 @@ use words::Api;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The gateway's. The floor has it as well, so that only what is done with it differs.
+/// The gateway's allocator. The floor uses it as well, so that only its use differs.
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -54,10 +54,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const KIB: usize = 1024;
 const TOOLS: usize = 40;
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Lets the record's writer finish before the CPU time is read.
+/// Lets the record writer finish before the CPU time is read.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// What was asked for on the command line.
+/// The options of the command line.
 struct Options {
     rows: Vec<String>,
     rounds: usize,
@@ -74,11 +74,11 @@ struct Runner {
     costs: Vec<Duration>,
 }
 
-/// What a server has to do with each request.
+/// What a server does with each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
     Forward,
-    /// And nothing else.
+    /// Only records.
     Record,
     Inject,
     FailOver,
@@ -134,7 +134,7 @@ async fn measure(options: &Options) -> Result<(), Failure> {
             cpu(options, &setup, &mut report, (name, title), &work, goals).await?;
         }
     }
-    // What an agent sends each turn, beside the same length of chat.
+    // A request as an agent sends it each turn, and a chat request of the same length.
     let agent = |api: Api, kib: usize| Work {
         api,
         body: api.request(kib * KIB),
@@ -171,8 +171,8 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The rows of one kind of work: plain, with tools, for the smallest with a first key that is refused, and for APIs side by
-/// side the floor against itself, which is how exact the others are.
+/// The rows of one kind of work: plain; with tools; for the smallest also with a first key that is refused; and for
+/// APIs side by side also the floor against itself, which shows how exact the other rows are.
 async fn cpu(
     options: &Options,
     setup: &Setup,
@@ -238,7 +238,7 @@ async fn latency(options: &Options, setup: &Setup, report: &mut Report, work: &W
         gateway.forget_records()?;
     }
     for percent in [50, 99] {
-        // Of each round the percentile, in µs.
+        // The percentile of each round, in µs.
         let of = |number: usize| -> Vec<f64> {
             let rounds = loads[number].1.iter();
             let percentile =
@@ -330,7 +330,7 @@ impl Runner {
         })
     }
 
-    /// Warms up, and makes sure that the server does what its row says.
+    /// Warms up, and checks that the server does what its row says.
     async fn check(&mut self, does: Does, work: &Work) -> Result<(), Failure> {
         let refused = |runner: &Self| runner.load.heads().map(|heads| heads.refused).max().unwrap_or(0);
         self.load.run(Duration::ZERO).await?;
@@ -359,7 +359,7 @@ impl Runner {
         sleep(SETTLE).await;
         let spent = self.process.cpu()?.saturating_sub(before);
         self.costs.push(spent / u32::try_from(requests)?);
-        // Disks are not endless.
+        // Otherwise the records would fill the disk.
         Ok(self.process.forget_records()?)
     }
 }

@@ -1,4 +1,4 @@
-//! How much memory large requests take, all uploads in flight at once.
+//! Measures the memory that large requests take while all uploads are in flight.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,10 +17,10 @@ use crate::load::{Load, Work, connect};
 use crate::process::Process;
 use crate::{Failure, provider};
 
-/// How often everybody uploads: an allocator that gives back late shows it.
+/// How often all connections upload: repeated bursts show an allocator that frees memory late.
 const BURSTS: usize = 3;
 
-/// How long the last uploads take to arrive once they were sent.
+/// How long the last uploads take to arrive after they were sent.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// A body whose last bytes come late.
@@ -30,7 +30,7 @@ struct Late {
     last: Option<Bytes>,
 }
 
-/// The memory at its peak over that of an idle process, in bytes per connection.
+/// The peak memory minus that of an idle process, in bytes per connection.
 pub(crate) async fn peak_per_connection(process: &Process, work: &Work) -> Result<f64, Failure> {
     let small = Work {
         body: crate::support::request(1024, false),

@@ -1,4 +1,4 @@
-//! The processes under measurement, and what the kernel knows of them.
+//! The measured processes, and the kernel's data about them.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -15,7 +15,7 @@ use crate::{Failure, provider, roles};
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// Removed with the process.
+    /// The record file; removed with the process.
     record: Option<PathBuf>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Setup {
 
 impl Process {
     fn start(mut command: Command, record: Option<PathBuf>) -> Result<Self, Failure> {
-        // A role ends when its stdin does, so that none is left over.
+        // A role ends when its stdin does, so that no process is left over.
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
@@ -47,7 +47,7 @@ impl Process {
         }
     }
 
-    /// This very program in another role.
+    /// This program in another role.
     fn role<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, Failure> {
         let mut command = Command::new(env::current_exe()?);
         command.args(arguments);
@@ -88,7 +88,7 @@ impl Process {
         Self::start(setup.apply(command), Some(record))
     }
 
-    /// The gateway's stack with something more, see [`crate::variant`].
+    /// The gateway's stack with additions, see [`crate::variant`].
     pub(crate) fn variant(setup: &Setup, provider: &Self, tools: usize, keys: &[&str]) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Self::role(["--role", "gateway", &provider.base()])?;
@@ -148,7 +148,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Whatever fails here, there is nothing to save.
+        // Failures are ignored: nothing depends on a clean end.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(record) = &self.record {

@@ -1,4 +1,4 @@
-//! A provider by script: what a request's headers ask for is what it gets. It reads the whole request first.
+//! A scripted provider: a request's headers determine the answer. It reads the whole request first.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,9 +21,10 @@ use tokio::time::{Interval, interval};
 use crate::words::Api;
 use crate::{Failure, roles, support};
 
-/// Asks for a stream; only such a name passes beside a key of the pool. The value is the pause between its chunks in µs.
+/// Asks for a stream. Only a name with this prefix passes together with a key of the pool. The value is the pause
+/// between chunks in µs.
 pub(crate) const STREAM: HeaderName = HeaderName::from_static("x-stainless-script-stream");
-/// Asks to wait with the answer until [`HELD`] requests have been read.
+/// Asks to hold the answer back until [`HELD`] requests have been read.
 pub(crate) const HOLD: HeaderName = HeaderName::from_static("x-stainless-script-hold");
 /// How many bytes the provider has read of this request.
 pub(crate) const RECEIVED: HeaderName = HeaderName::from_static("x-script-received");
@@ -50,7 +51,7 @@ enum Answer {
         events: Arc<[Bytes]>,
         next: usize,
         pace: Option<Interval>,
-        /// The event before is on the wire.
+        /// Whether the event before was flushed.
         flushed: bool,
     },
 }
@@ -70,7 +71,7 @@ pub(crate) async fn serve() -> Result<(), Failure> {
         stream.set_nodelay(true)?;
         let script = Arc::clone(&script);
         let service = service_fn(move |request| answer(Arc::clone(&script), request));
-        // A connection that breaks is told by the load's end of it.
+        // A broken connection shows at the load's end of it.
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
@@ -152,7 +153,7 @@ impl Body for Answer {
                     Some(pace) => {
                         ready!(pace.poll_tick(cx));
                     }
-                    // hyper writes when a body has nothing more for now.
+                    // hyper flushes when a body is pending.
                     None if !std::mem::replace(flushed, true) => {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;

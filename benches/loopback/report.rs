@@ -16,7 +16,7 @@ struct Row {
     goal: Option<f64>,
 }
 
-/// What a quantity was in the middle, at its quartiles and at its ends.
+/// A quantity's median, quartiles and extremes.
 #[derive(Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) median: f64,

@@ -1,4 +1,4 @@
-//! The servers that this program is when it is started by itself.
+//! The servers that this program runs when it is started by itself.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::{Failure, floor, provider, variant};
 
-/// What a server says when it can be called.
+/// The beginning of the line that a server prints when it is ready.
 pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
             keys,
         ));
     }
-    // One core, as the floor is defined.
+    // One core, since the floor is defined so.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments[..] {
         ["provider"] => runtime.block_on(provider::serve()),
@@ -36,7 +36,7 @@ pub(crate) fn announce(listener: &TcpListener) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// The parent holds the other end of stdin, and says nothing.
+/// The parent holds the other end of stdin, and writes nothing.
 fn end_with_parent() {
     std::thread::spawn(|| {
         let _ = io::stdin().read(&mut [0]);

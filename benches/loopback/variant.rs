@@ -1,6 +1,6 @@
-//! The gateway's own stack, for what its command line has no words for: tools that are closures and need no
-//! server, and a first key that is refused by every request anew. What is not wired is what the load does not meet:
-//! the demo, and the arguments.
+//! The gateway's own stack, for settings that its command line does not have: tools that are closures and need no
+//! server, and a first key that is refused in every request. The demo and the arguments are left out, since the load
+//! does not use them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) async fn serve(base: &str, record: &Path, tools: usize, keys: &[&str]
         .base("/v1")?
         .tools(support::tools(tools))
         .pool(KeyPool::from_secrets(keys.iter().copied())?)
-        // A key that cools down would be passed by from the second request on. All else is as for any 429.
+        // A key that cools down would be skipped from the second request on. Everything else is as for any 429.
         .verdicts(VerdictTable::empty().rule(StatusCode::TOO_MANY_REQUESTS, Verdict::NextKey))
         .recorder(recorder);
     let base = BaseUri::parse(base)?;

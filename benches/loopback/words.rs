@@ -1,4 +1,4 @@
-//! What callers say and the provider answers, in the words of each API.
+//! The requests of callers and the answers of the provider, in the format of each API.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ impl Api {
         all.into_iter().find(|api| api.path() == path).unwrap_or(Self::Chat)
     }
 
-    /// How a stream ends, in bytes that nobody edits.
+    /// The end of a stream, in bytes that the gateway never edits.
     pub(crate) fn end(self) -> &'static [u8] {
         match self {
             Self::Chat => b"data: [DONE]\n\n",

@@ -1,4 +1,4 @@
-//! What both benchmarks and the allocation guard feed the bridge: bodies such as coding agents and providers send.
+//! Bodies for both benchmarks and the allocation guard, such as coding agents and providers send.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -30,7 +30,7 @@ fn code(length: usize) -> String {
 }
 
 /// A chat completion request of exactly `length` bytes, one KiB at least: an agent's conversation with long tool
-/// results, and a short word of the user at its end.
+/// results, and a short message of the user at its end.
 pub(crate) fn request(length: usize, stream: bool) -> Bytes {
     let stream = if stream {
         r#""stream":true,"stream_options":{"include_usage":true},"#
@@ -48,8 +48,8 @@ pub(crate) fn request(length: usize, stream: bool) -> Bytes {
     })
 }
 
-/// `head`, turns of the agent's calls and their results, and `tail`: `length` bytes, if the two are shorter. `turn` is given
-/// its number and the text of the result.
+/// `head`, turns of the agent's calls and their results, and `tail`: `length` bytes in all, if the two are shorter.
+/// `turn` gets its number and the text of the result.
 pub(crate) fn fill(head: &str, tail: &str, length: usize, turn: impl Fn(usize, &str) -> String) -> Bytes {
     let (mut body, mut number) = (head.to_owned(), 0);
     while body.len() + 8 * KIB + tail.len() < length {

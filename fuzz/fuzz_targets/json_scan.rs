@@ -51,7 +51,7 @@ fn is_accepted(text: &[u8]) -> Option<bool> {
     }
 }
 
-// The first byte says how long the chunks are.
+// The first byte is the length of the chunks.
 fuzz_target!(|input: &[u8]| {
     bridge::walk(input);
     bridge::items(input);

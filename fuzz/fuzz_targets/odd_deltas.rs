@@ -1,6 +1,6 @@
-//! Streams put together from the parts that real providers send, in any order and any number: events, deltas, indexes, names,
-//! arguments and finish reasons, right ones and odd ones. The same promises as for any bytes, and none of them is broken
-//! because an event was odd.
+//! Streams put together from the parts that real providers send, in any order and any number: events, deltas, indexes,
+//! names, arguments and finish reasons, right ones and odd ones. The same rules hold as for any bytes, and no odd event
+//! breaks one.
 
 #![no_main]
 
@@ -213,7 +213,7 @@ impl Choices<'_> {
     }
 }
 
-// The first byte says what is asked for, the second how long frames are, the third how many events a round has.
+// The first byte is the options, the second the length of frames, the third the number of events in a round.
 fuzz_target!(|input: &[u8]| {
     let [options, len, events, choices @ ..] = input else {
         return;

@@ -1,13 +1,13 @@
-//! Whatever a provider streams in whatever API, and wherever its stream is cut: the caller's parser never sees a broken
-//! event, a stream looks complete only if it is, and neither bytes nor records depend on the frames. Through the public API:
-//! a relay is of use only with the loop around it.
+//! For any stream of a provider, in any API and cut anywhere: the caller's parser never sees a broken event, a stream
+//! looks complete only if it is, and neither bytes nor records depend on the frames. Uses the public API, since a relay
+//! works only with the loop around it.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tower_llm_bridge_fuzz::{Setup, rounds};
 
-// The first byte says what is asked for, the second how long frames are.
+// The first byte is the options, the second the length of frames.
 fuzz_target!(|input: &[u8]| {
     let [options, len, streams @ ..] = input else { return };
     let (setup, rounds) = (Setup::of(*options), rounds(streams));

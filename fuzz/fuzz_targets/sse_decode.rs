@@ -1,11 +1,11 @@
-//! The decoder loses no byte and does not care how a stream is cut.
+//! The decoder loses no byte, however a stream is cut.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tower_llm_bridge::__fuzzing::{self as bridge, Piece};
 
-/// Gives late LFs to the events whose they are.
+/// Appends each late LF to the event that it belongs to.
 fn whole<'a>(frames: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Option<(Vec<Piece>, Option<Piece>)> {
     let (pieces, rest) = bridge::decode(frames, max)?;
     let mut events: Vec<Piece> = Vec::new();
@@ -20,7 +20,7 @@ fn whole<'a>(frames: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Option<(
     Some((events, rest))
 }
 
-// The first two bytes say how long the frames and how long an event may be.
+// The first two bytes are the length of the frames and the longest event.
 fuzz_target!(|input: &[u8]| {
     let [len, max, stream @ ..] = input else { return };
     let max = if *max == 0 { usize::MAX } else { usize::from(*max) };

@@ -1,5 +1,5 @@
-//! The parts that the targets of whole conversations share: a provider that answers by a script, a bridge with one tool, and
-//! what a caller's parser makes of the bytes.
+//! The parts that the targets of whole conversations share: a scripted provider, a bridge with one tool, and a caller's
+//! parser.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tower_llm_bridge::{BridgeLayer, Credential, Dialect, Intercepted, RequestBod
 /// The name of the one tool as the model sees it.
 pub const CLOCK: &str = "bmcp_local_clock";
 
-/// Between the rounds' streams.
+/// The separator between the rounds' streams.
 pub const NEXT: &[u8] = b"\n=====\n";
 
 /// How a conversation is set up.
@@ -34,7 +34,7 @@ pub struct Setup {
     pub breaks: bool,
 }
 
-/// What the caller and the records got.
+/// The caller's answer, and the records.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
     pub status: u16,
@@ -58,7 +58,7 @@ impl Body for Frames {
 }
 
 impl Setup {
-    /// By the bits of a byte.
+    /// Reads a setup from the bits of a byte.
     pub fn of(options: u8) -> Self {
         Self {
             dialect: match options >> 4 & 3 {
@@ -145,7 +145,7 @@ impl Setup {
         }
     }
 
-    /// What holds of every conversation, and of its caller's stream.
+    /// Checks the rules for every conversation, and for its caller's stream.
     pub fn check(self, outcome: &Outcome) {
         let Outcome { status, body, records } = outcome;
         assert_eq!(records.iter().filter(|record| record["event"] == "ended").count(), 1);
@@ -165,7 +165,7 @@ impl Setup {
                 "a broken event {event:?} in {body:?}"
             );
         }
-        // Not by `Value`, which takes no half of a character.
+        // Not parsed as a `Value`, which refuses half a surrogate pair.
         let kind = |event: &String| {
             let members = tower_llm_bridge::__fuzzing::walk(event.trim_ascii_start().as_bytes());
             let kind = members.into_iter().rfind(|(name, _)| name.as_deref() == Some("type"));
@@ -187,7 +187,7 @@ fn is_given(id: &Value) -> bool {
     uuid.is_some_and(|rest| rest.len() == 30)
 }
 
-/// The time in a response object of our own is that of the interception.
+/// Removes the time of a response object of ours, which is that of the interception.
 fn without_times(body: String) -> String {
     let Some((before, rest)) = body.split_once(r#""created_at":1"#).filter(|(_, rest)| rest.len() > 9) else {
         return body;
@@ -199,7 +199,7 @@ fn without_times(body: String) -> String {
     format!("{before}\"created_at\":0{}", &rest[digits..])
 }
 
-/// The data of each event that a parser sees: one that its blank line ends.
+/// The data of each event that a parser dispatches: one that ends with its blank line.
 pub fn data(stream: &str) -> Vec<String> {
     let lines = stream
         .strip_prefix('\u{feff}')
