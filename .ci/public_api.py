@@ -21,7 +21,7 @@ ALLOWED = {
     # MCP servers: the streams of any runtime object, and the HTTP client with the application's own TLS.
     "tokio", "reqwest",
 }
-# Implementations of these say nothing that a user would miss.
+# Implementations of these tell a user nothing.
 SILENT = {
     "Any", "Borrow", "BorrowMut", "CloneToUninit", "Freeze", "From", "Into", "RefUnwindSafe", "Send", "StructuralPartialEq",
     "Sync", "ToOwned", "ToString", "TryFrom", "TryInto", "Unpin", "UnsafeUnpin", "UnwindSafe",

@@ -2,7 +2,7 @@
 
 usage: anthropic_client.py PATH_OF_THE_GATEWAY
 
-Needs `pip install anthropic`; the version that is tested stands in `.ci/run`.
+Needs `pip install anthropic`; the tested version is in `.ci/run`.
 """
 
 import json

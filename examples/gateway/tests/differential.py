@@ -1,9 +1,9 @@
-"""The provider's own client makes the same of an answer directly and through the gateway: the corpus of `odd_answers`.
+"""Compares what the provider's own client makes of each of `odd_answers`, directly and through the gateway.
 
 usage: differential.py PATH_OF_THE_GATEWAY [PART_OF_A_NAME]
 
 Each case runs through a gateway without tools and through one that injects some. Needs `pip install openai anthropic`; the
-versions that are tested stand in `.ci/run`.
+tested versions are in `.ci/run`.
 """
 
 import sys
@@ -26,7 +26,7 @@ class Provider(Handler):
 
 
 def prompt(request):
-    """The words of the user, wherever the API has them."""
+    """The user's text, wherever the API has it."""
     words = request.get("messages") or request["input"]
     if isinstance(words, list):
         words = words[0]["content"]
@@ -34,17 +34,17 @@ def prompt(request):
 
 
 def plain(value):
-    """What the client made of an answer, as far as it is data."""
+    """The data that the client made of an answer."""
     return value.model_dump(mode="python", warnings=False) if hasattr(value, "model_dump") else value
 
 
 def without_ids(value):
-    """Chat's answers have an id of the gateway's."""
+    """Chat's answers have the gateway's id."""
     return {name: member for name, member in value.items() if name != "id"} if isinstance(value, dict) else value
 
 
 def made(ask, case):
-    """All that the client makes of a case: answers or events, and the error that it ends with."""
+    """The client's result of a case: answers or events, and the error at the end."""
     seen = []
     try:
         answer = ask(case)
@@ -78,7 +78,7 @@ def messages(address):
 
 
 def compare(case, direct, relayed):
-    """What is wrong, if anything is."""
+    """The difference, if there is one."""
     directly, through = made(direct, case), made(relayed, case)
     if case.differs:
         return None if through[1] else f"should be an error: {case.differs}\n  gateway: {str(through)[:600]}"

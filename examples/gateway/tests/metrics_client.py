@@ -2,7 +2,7 @@
 
 usage: metrics_client.py PATH_OF_THE_GATEWAY
 
-Needs `pip install prometheus-client`; the version that is tested stands in `.ci/run`.
+Needs `pip install prometheus-client`; the tested version is in `.ci/run`.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Answers of providers, whole and streamed, plain and odd, as data: each row is a kind that real providers send.
+"""Answers of providers, whole and streamed, plain and odd, as data: each row is a kind of answer that real providers send.
 
-A row is a `Case`. The client is to make the same of it directly and through the gateway, but for chat's `id`. Where the gateway
-departs from that by its contract, `differs` says why.
+A row is a `Case`. The client must make the same of it directly and through the gateway, except for chat's `id`. Where the
+gateway differs by its contract, `differs` says why.
 """
 
 import json
@@ -254,7 +254,7 @@ def streamed_chunks(api):
     api.stream("calls are null", stream(BEGIN, chunk({"content": "Hello", "tool_calls": None}), STOP))
     api.stream("calls are empty", stream(BEGIN, chunk({"content": "Hello", "tool_calls": []}), STOP))
     api.stream("a legacy function call", stream(BEGIN, chunk({"function_call": {"name": "f", "arguments": "{}"}}), chunk({}, "function_call")))
-    # Errors, and what is no stream.
+    # Errors, and answers that are not streams.
     error = {"error": {"message": "oops", "type": "server_error", "param": None, "code": "server_error"}}
     api.stream("an error after the first words", stream(BEGIN, HELLO, error, done=""))
     api.stream("an error with [DONE] behind it", stream(BEGIN, HELLO, error))

@@ -2,7 +2,7 @@
 
 usage: openai_client.py PATH_OF_THE_GATEWAY
 
-Needs `pip install openai`; the version that is tested stands in `.ci/run`.
+Needs `pip install openai`; the tested version is in `.ci/run`.
 """
 
 import json
@@ -54,7 +54,7 @@ def delta(finish=None, **members):
 
 
 def read(chunks):
-    """The text, and what there must be one of."""
+    """The text, and the parts that must occur once."""
     chunks = list(chunks)
     choices = [choice for chunk in chunks for choice in chunk.choices]
     assert len({chunk.id for chunk in chunks}) == 1, "one id"

@@ -1,9 +1,9 @@
-"""The gateway's Responses seen by OpenAI's own Python client, whose stream decoder is the strictest there is.
+"""The gateway's Responses seen by OpenAI's own Python client, which has the strictest stream decoder.
 
 usage: openai_responses_client.py PATH_OF_THE_GATEWAY
 
 The gateway runs between a scripted provider and a scripted MCP server, both in this process. Needs `pip install openai`;
-the version that is tested stands in `.ci/run`.
+the tested version is in `.ci/run`.
 """
 
 import json
@@ -32,7 +32,7 @@ def call(number, name):
     return {**ids, "type": "function_call", "status": "completed", "name": name, "arguments": "{}"}
 
 
-# By prompt: the output of each round.
+# The output of each round, by prompt.
 TURNS = {
     "hello": [[reasoning(1), message(1, "Hello")]],
     "hidden": [[reasoning(1), call(1, INJECTED)], [reasoning(2), message(2, "It is noon")]],
@@ -43,7 +43,7 @@ TURNS = {
 
 
 class Provider(Handler):
-    """Answers by the prompt; keeps what it was asked."""
+    """Answers by the prompt; keeps the requests."""
 
     asked = []
 
@@ -199,7 +199,7 @@ def errors(client):
     assert (seen[-2].message, seen[-1].response.error.code) == ("oops", "server_error"), seen
     error = raises(openai.APIError, lambda: list(client.responses.create(model="demo", input="cut", stream=True)))
     assert "provider" in str(error), error
-    # The last one: it rests the only key.
+    # The last one, since it rests the only key.
     raises(openai.RateLimitError, lambda: client.responses.create(model="demo", input="limit", stream=True))
     print("ok: errors, before the stream and in it")
 

@@ -2,7 +2,7 @@
 
 usage: page_browser.py PATH_OF_THE_GATEWAY FOLDER_FOR_SCREENSHOTS
 
-Needs chromium, chromedriver and `pip install selenium`; the version that is tested stands in `.ci/run`.
+Needs chromium, chromedriver and `pip install selenium`; the tested version is in `.ci/run`.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ TOKEN = "an-operators-token-0123456789"
 PATIENCE = 60
 
 class Provider(http.server.BaseHTTPRequestHandler):
-    """Refuses the first key, limits the second for one model, and holds back what is asked to wait."""
+    """Refuses the first key, limits the second for one model, and holds back requests that ask for it."""
 
     protocol_version = "HTTP/1.1"
     released = threading.Event()
@@ -101,7 +101,7 @@ class Provider(http.server.BaseHTTPRequestHandler):
 
 
 class Gateway:
-    """A running gateway. Its ports are chosen here, so that it comes back to the same ones."""
+    """A running gateway. Its ports are chosen here, so that a restart has the same ones."""
 
     def __init__(self, path, *arguments, env=None, ports=None):
         self.port, self.admin_port = ports or (free_port(), free_port())
@@ -140,7 +140,7 @@ class Gateway:
 
 
 class Page:
-    """The page in a browser with a profile of its own."""
+    """The page in a browser with a new profile."""
 
     def __init__(self):
         self.profile = tempfile.mkdtemp()
@@ -186,7 +186,7 @@ class Page:
         until(lambda: self.driver.execute_script(script, selector, text), lambda: f"no button {text!r} in {selector}")
 
     def is_untouched(self):
-        """Nothing of what callers, models and tools wrote became markup, and nothing was blocked or failed."""
+        """No text of callers, models or tools became markup, and nothing was blocked or failed."""
         assert "hacked" not in self.driver.title, self.driver.title
         found = self.driver.execute_script("return document.querySelectorAll('img, main script, b b, [onerror]').length")
         assert found == 0, f"{found} elements of callers"
@@ -245,7 +245,7 @@ def demo(gateway_path, page):
         page.has("demo...ited of openai is usable again.", "#said")
         until(lambda: not rest(), lambda: f"it still rests: {page.text('#keys')}")
         page.has("1", "#tiles")
-        # The demo model has no price, and that is said.
+        # The demo model has no price, and the page says so.
         page.has("unpriced", "#ended")
         gateway.end()
         page.has("connection lost", "header")
@@ -259,7 +259,7 @@ def demo(gateway_path, page):
 
 
 def hostile_and_handsome(gateway_path, page, folder, work):
-    """What others write stays text; a request is seen while it runs; prompts come on demand; then screenshots."""
+    """Text of others stays text; a running request is visible; prompts come on demand; then screenshots."""
     provider = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
     threading.Thread(target=provider.serve_forever, daemon=True).start()
     database = work / "records.db"
@@ -289,7 +289,7 @@ def hostile_and_handsome(gateway_path, page, folder, work):
         page.has(HOSTILE, "#servers")
         page.has("sk-e...cdef", "#keys")
         page.has("revoked", "#keys")
-        # A prompt is fetched when it is asked for, and not before.
+        # A prompt is fetched only when it is asked for.
         assert "hostile " not in page.driver.page_source
         until(lambda: count(database, "SELECT count(*) FROM prompts WHERE prompt LIKE 'hostile %'"), lambda: "no prompt")
         page.press("#ended button", "Prompt")
@@ -328,7 +328,7 @@ def hostile_and_handsome(gateway_path, page, folder, work):
 
 
 def login(gateway_path, page, folder):
-    """With a token, the page is behind a form, and stays open over its session alone."""
+    """With a token, the page is behind a form, and stays open by its session alone."""
     with Gateway(gateway_path, env={"ADMIN_TOKEN": TOKEN}) as gateway:
         page.driver.get(gateway.page)
         page.has("Log in", "form")
@@ -358,7 +358,7 @@ def count(database, query):
 
 
 def fill(database):
-    """Two days of requests, so that there is a past to draw."""
+    """Two days of requests, so that the page has a past to draw."""
     dice = random.Random(7)
     now = datetime.datetime.now(datetime.timezone.utc)
     models = [("claude-sonnet-4-5", 3.0), ("gpt-4o", 2.5), ("gpt-4.1", 2.0), ("claude-haiku-4-5", 1.0), ("gpt-4o-mini", 0.15)]

@@ -40,12 +40,12 @@ def main():
             model = HOSTILE if number == 0 else ["gpt-4o", f"model-{number}"][number % 2]
             body = {"model": model, "messages": [{"role": "user", "content": f"say {HOSTILE}"}]}
             ask(f"{address}/v1/chat/completions", body, {"x-user-id": f"actor-{number % 3}"})
-        # Written within moments; an answer of the page is as good as new for 20 seconds.
+        # Written within moments; the page may reuse an answer for 20 seconds.
         past = {"times": []}
         end = time.monotonic() + 90
         while sum(hour["requests"] for hour in past["times"]) < 30 and time.monotonic() < end:
             time.sleep(1)
-            # Before the first record, the tables are not there.
+            # The tables exist from the first record on.
             with contextlib.suppress(urllib.error.HTTPError):
                 past = json.loads(ask(f"{page}/api/history/hours"))
         days = json.loads(ask(f"{page}/api/history/days"))

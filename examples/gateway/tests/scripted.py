@@ -8,7 +8,7 @@ import threading
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Speaks chunked HTTP/1.1, and says nothing."""
+    """Speaks chunked HTTP/1.1, and logs nothing."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -82,7 +82,7 @@ class Gateway:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Says nothing of clients that leave."""
+    """Ignores clients that leave."""
 
     daemon_threads = True
 
@@ -92,14 +92,14 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def serve(handler):
-    """Serves in the background; the address."""
+    """Serves in the background, and returns the address."""
     server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
 def raises(kind, action):
-    """The error of this kind that the action ends with."""
+    """The error of this kind with which the action ends."""
     try:
         action()
     except kind as raised:
