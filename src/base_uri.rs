@@ -96,7 +96,7 @@ pub enum BaseUriErrorKind {
 
 // === impl BaseUri ===
 
-/// What a bare host means, and what callers usually have before an endpoint.
+/// The path of a bare host, and the usual prefix of callers' paths.
 const V1: &str = "/v1";
 
 /// A base that ends in one of these was copied from a whole URL.
@@ -260,7 +260,7 @@ where
 // === impl BaseUriError ===
 
 impl BaseUriError {
-    /// What is wrong.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> BaseUriErrorKind {
         self.0

@@ -32,7 +32,7 @@ pub fn error_body(dialect: Dialect, status: StatusCode, message: &str) -> Bytes 
     dialect::api(dialect).error_body(&error, None)
 }
 
-/// The kind whose words an API uses with `status`.
+/// The kind of error that an API sends with `status`.
 fn kind(status: StatusCode) -> BridgeErrorKind {
     match status {
         StatusCode::UNAUTHORIZED => BridgeErrorKind::NoActor,

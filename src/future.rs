@@ -1,5 +1,5 @@
 //! The future that [`Bridge`](crate::Bridge) returns: the inner service's own for a request that is left alone, a boxed
-//! one for a request that the bridge answers (one allocation beside a model's call is noise).
+//! one for a request that the bridge answers (one allocation is negligible next to a model's call).
 
 use std::fmt;
 use std::future::Future;

@@ -285,8 +285,8 @@ impl BridgeLayer {
         self.set(|config| config.response_ids = ids)
     }
 
-    /// Whether callers without an [`Actor`](crate::Actor) may read, cancel and delete stored responses by their ids with
-    /// a key of the pool. Default: yes. Ids cannot be guessed, but stand in logs and records.
+    /// Whether callers without an [`Actor`](crate::Actor) may read, cancel and delete stored responses by their ids
+    /// with a key of the pool. Default: yes. Ids cannot be guessed, but appear in logs and records.
     pub fn anonymous_responses(self, serve: bool) -> Self {
         self.set(|config| config.anonymous_responses = serve)
     }

@@ -101,7 +101,7 @@
 //! | a model's name | 256 bytes | [`max_model_name`](BridgeLayer::max_model_name) | 400 |
 //! | one reply, or the held part of a streamed turn | 32 MiB | [`max_response_body`](BridgeLayer::max_response_body) | 502 |
 //! | calls in one turn · content blocks or output items | 1,000 · 10,000 | | 502 |
-//! | a provider's error | 1 MiB, of which 256 KiB are read for its words | | 502 |
+//! | a provider's error | 1 MiB, parsed only up to 256 KiB | | 502 |
 //! | an answer's names and ids that are kept for records · its usage | 1 KiB · 64 KiB | | cut, and says so · not read |
 //! | calls of ours of one request at once | 16 | [`max_parallel_tools`](BridgeLayer::max_parallel_tools) | they wait in line |
 //! | one call of ours | 60 s | [`tool_timeout`](BridgeLayer::tool_timeout) | the model is told |
@@ -114,13 +114,13 @@
 //! | interceptions at once · places of one actor | the channel's size · an eighth | [`Recorder`](record::Recorder) | they wait 5 s, then 503 |
 //! | events on their way · a recorded text | 256 MiB · 64 KiB | [`Recorder`](record::Recorder) | as for places · cut, and says so |
 //! | bytes that are scanned or relayed without a yield | 64 KiB | | |
-//! | work over many bytes that cannot yield half-way | 1 MiB | | on a thread of its own, half of the cores at most |
+//! | work over many bytes that cannot yield half-way | 1 MiB | | on another thread, half of the cores at most |
 //!
 //! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway
-//! example bounds them, and runs its tool servers on a thread of their own: their SDK parses whatever they send where
-//! it is polled. Not limited: callers without an [`Actor`] have no shares, so only the limits of all requests together
-//! bound them; a provider that answers slowly holds the request's body for as long as the time-outs allow; an answer of
-//! a keyed path, such as a list of models, is relayed unread and takes no place, so a concurrency limit above is what
+//! example bounds them, and runs its tool servers on a separate thread: their SDK parses whatever they send where it is
+//! polled. Not limited: callers without an [`Actor`] have no shares, so only the limits of all requests together bound
+//! them; a provider that answers slowly holds the request's body for as long as the time-outs allow; an answer of a
+//! keyed path, such as a list of models, is relayed unread and takes no place, so a concurrency limit above is what
 //! bounds callers who do not read theirs.
 //!
 //! # Features

@@ -14,12 +14,12 @@ const HEAD: usize = 4;
 /// Shorter keys are dummies for servers that want some key, such as `none`; any text may contain one.
 const SHORTEST_KEY: usize = 8;
 
-/// A secret, and the text that stands in its place.
+/// A secret, and the text that replaces it.
 pub(crate) trait Secret {
     /// The bytes to look for. An empty secret is never found.
     fn secret(&self) -> &[u8];
 
-    /// What people see instead.
+    /// The text that people see instead.
     fn mask(&self) -> &str;
 }
 

@@ -32,7 +32,7 @@ pub enum Dialect {
     Responses,
 }
 
-/// Which usage the caller is told after more than one round.
+/// The usage that the caller is told after more than one round.
 ///
 /// Records always have the usage of every round.
 ///

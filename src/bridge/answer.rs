@@ -20,7 +20,7 @@ use crate::record::{Interception, Outcome};
 /// Why a round has no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The provider refused; the caller gets its words.
+    /// The provider refused; the caller gets the provider's own error.
     Provider(Box<Refusal>),
     Bridge(BridgeError),
 }

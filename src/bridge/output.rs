@@ -53,7 +53,7 @@ pub(super) struct Output {
     first_id: Option<String>,
 }
 
-/// What a run of events contained.
+/// The effect of a run of events.
 #[derive(Debug, Default)]
 pub(super) struct Relayed {
     pub(super) answers: bool,

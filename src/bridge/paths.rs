@@ -60,7 +60,7 @@ impl Base {
         }
     }
 
-    /// What follows the base in `path`, from its slash on.
+    /// The rest of `path` after the base, from its slash on.
     pub(super) fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
         path.strip_prefix(self.0.as_str()).filter(|rest| rest.starts_with('/'))
     }

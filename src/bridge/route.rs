@@ -54,7 +54,7 @@ pub(crate) fn route<B>(config: &Config, request: &Request<B>) -> Option<Route> {
     }
 }
 
-/// What follows a declared base in `path`, from its slash on.
+/// The rest of `path` after a declared base, from its slash on.
 pub(super) fn below<'a>(config: &Config, path: &'a str) -> Option<&'a str> {
     let below = config.bases.iter().filter_map(|base| base.below(path));
     // Of several bases the longest: `/v1` before `/`.

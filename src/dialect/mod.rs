@@ -54,7 +54,7 @@ pub(crate) fn of_headers(headers: &http::HeaderMap) -> Dialect {
     }
 }
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// An answer of the model.
@@ -109,22 +109,22 @@ pub(crate) trait Api: Sync {
     /// Reads a request's body, of which `scanner` has found the top-level members.
     fn request(&self, body: Rope, scanner: &Scanner, purpose: Purpose) -> Result<Box<dyn Request>, Invalid>;
 
-    /// The body of an error of our own; `id` is the interception's, if there is one.
+    /// The body of an error of the bridge; `id` is the interception's, if there is one.
     fn error_body(&self, error: &BridgeError, id: Option<Uuid>) -> Bytes;
 
-    /// An error of our own as the last event of a stream whose relay is gone.
+    /// An error of the bridge as the last event of a stream whose relay is gone.
     fn error_event(&self, error: &BridgeError) -> Bytes {
         let body = self.error_body(error, None);
         [b"event: error\ndata: ", &body[..], b"\n\n"].concat().into()
     }
 
-    /// The API's `type` for an error of our own, as [`error_body`](Self::error_body) has it.
+    /// The API's `type` for an error of the bridge, as [`error_body`](Self::error_body) has it.
     fn error_type(&self, kind: BridgeErrorKind) -> &'static str;
 
     /// Reads a provider's error; none if `body` is not the API's error.
     fn read_error(&self, body: &[u8]) -> Option<ErrorNames>;
 
-    /// How a key is sent unless it says otherwise.
+    /// The header of a key that does not name its own.
     fn key_header(&self) -> &'static CredentialHeader {
         static BEARER: CredentialHeader = CredentialHeader::bearer();
         &BEARER
@@ -145,7 +145,7 @@ pub(crate) trait Api: Sync {
         &[]
     }
 
-    /// The response header that carries the interception's id on errors of our own.
+    /// The response header that carries the interception's id on errors of the bridge.
     fn error_id_header(&self) -> Option<http::HeaderName> {
         None
     }

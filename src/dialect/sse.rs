@@ -15,7 +15,7 @@ use memchr::memchr2;
 mod tests;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
-/// What the buffers keep for the next event.
+/// The most memory that the buffers keep for the next event.
 const KEEP: usize = 64 * 1024;
 
 /// Cuts a stream into events. In the long run it allocates nothing, and it copies only events that do not lie within one
@@ -147,8 +147,8 @@ impl Decoder {
         Ok(piece.map(|piece| self.event(&piece)))
     }
 
-    /// What is left at the end of the input, once [`Self::next`] has returned `None`. By the standard it is no event; it
-    /// lacks its blank line, and a last line without a line end counts as a line.
+    /// The unterminated rest at the end of the input, once [`Self::next`] has returned `None`. It lacks its blank line,
+    /// so by the standard it is not an event. A last line without a line end counts as a line.
     pub(crate) fn finish(&mut self) -> Option<Event<'_>> {
         debug_assert_eq!(self.at, self.frame.len(), "there are events left");
         self.begin();

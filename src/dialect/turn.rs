@@ -44,7 +44,7 @@ pub(crate) const MAX_CALLS: usize = 1_000;
 /// How many parts one turn may have: content blocks, or output items. Each takes memory besides its own bytes.
 pub(crate) const MAX_PARTS: usize = 10_000;
 
-/// The longest error that is read for its words, in bytes. Parsed, it takes a multiple of its length.
+/// The longest error that is parsed, in bytes. Parsed, it takes a multiple of its length.
 pub(crate) const MAX_ERROR: usize = 256 << 10;
 
 /// One round's answer, whether it came whole or as a stream.

@@ -72,7 +72,7 @@ enum Number {
 /// The text of one piece, token by token.
 struct Tokens<'a> {
     state: Grammar,
-    /// What is still to be read.
+    /// The text that is not read yet.
     rest: &'a [u8],
     /// Where `rest` ends in the document.
     end: usize,

@@ -7,7 +7,7 @@ use super::string;
 
 /// How many top-level members a document may have.
 pub(super) const MAX_MEMBERS: usize = 1_000;
-/// How many bytes the names of all top-level members may have together: they are kept beside the document.
+/// How many bytes the names of all top-level members may have together: they are kept in addition to the document.
 pub(super) const MAX_NAMES: usize = 256 << 10;
 /// Up to this many members, comparing all names is faster than hashing them.
 const FEW: usize = 16;

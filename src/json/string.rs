@@ -212,7 +212,7 @@ fn escaped(backslashes: u64, carry: u64) -> u64 {
     escaped
 }
 
-/// Those of the `escaped` places whose byte makes no escape of two characters.
+/// The `escaped` places whose byte does not make an escape of two characters.
 #[inline(always)]
 fn odd_escapes(block: &[u8; BLOCK], marks: &Marks, escaped: u64) -> u64 {
     let mut odd = escaped & !(marks.backslashes | marks.usual);
@@ -285,7 +285,7 @@ fn specials_with<S: Simd>(simd: S, row: &[u8; ROW]) -> u64 {
     (stops | row.simd_eq(u8x16::splat(simd, b'\\'))).to_bitmask()
 }
 
-/// Where the string ends, quotes included, whose opening quote is at `start`; the end of `text` if it has no end.
+/// The end, after its quote, of the string that begins at `start`; the end of `text` if the string has none.
 pub(super) fn skip(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(rest) = text.get(at..) {

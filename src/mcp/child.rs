@@ -107,7 +107,7 @@ fn wrap(command: &Command) -> CommandWrap {
             .stdout(std::process::Stdio::piped());
     });
     wrapped.wrap(KillOnDrop);
-    // A launcher such as `npx` has the server as a child of its own; the whole group ends together.
+    // A launcher such as `npx` starts the server as its own child; the whole group ends together.
     #[cfg(unix)]
     wrapped.wrap(process_wrap::tokio::ProcessGroup::leader());
     #[cfg(windows)]

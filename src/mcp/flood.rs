@@ -1,4 +1,5 @@
-//! Ends the session of a server that floods us: with messages that nobody asked for, or with lines that are no messages.
+//! Ends the session of a server that floods us: with messages that nobody asked for, or with lines that are not
+//! messages.
 //!
 //! The SDK starts a task for each request of a server and reads on, whatever comes; so the bound is around its transport.
 

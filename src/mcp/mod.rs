@@ -47,7 +47,7 @@
 //! | of these, calls of one actor once half are taken | a quarter | they wait in line |
 //! | requests and notifications of a server | 100 a second | the session ends, and is opened again after a pause |
 //! | progress notifications | 1,000 a second, all of them thrown away | as above |
-//! | lines or events that are no message | 1,000 a second, 20 MiB without one | as above |
+//! | lines or events that are not messages | 1,000 a second, 20 MiB without one | as above |
 //! | listings after an announced change | at once, then after twice the pause, up to 60 s | they wait |
 //! | one message | 16 MiB, by the SDK | it is thrown away |
 //!

@@ -1,4 +1,4 @@
-//! What the supervisors publish: the tools on offer, and the state of each server.
+//! The data that the supervisors publish: the tools on offer, and the state of each server.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

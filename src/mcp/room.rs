@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 /// A semaphore with shares: once half of the places are taken, one actor gets no more than a quarter of them.
 ///
-/// Waiting calls are let in in order, but one whose actor has its share lets others pass.
+/// Waiting calls are admitted in order, except that calls of an actor with its full share are skipped.
 pub(super) struct Room {
     places: usize,
     state: Mutex<State>,

@@ -99,8 +99,8 @@ impl McpServers {
 
     /// The tools on offer now, with those of this process.
     ///
-    /// For one user's own tools beside these, merge the sets and put the result into the extensions of the user's request:
-    /// a set there replaces the layer's.
+    /// For one user's own tools in addition to these, merge the sets and put the result into the extensions of the
+    /// user's request: a set there replaces the layer's.
     #[must_use]
     pub fn tools(&self) -> Tools {
         self.published.tools()

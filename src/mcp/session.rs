@@ -1,4 +1,4 @@
-//! One session with one server: opens it, and puts its failures into words.
+//! One session with one server: opens it, and describes its failures.
 
 use std::{error::Error, future::Future, pin::Pin, sync::Arc};
 
@@ -64,7 +64,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// What went wrong; it may hold secrets.
+    /// The failure, in a text that may hold secrets.
     pub(super) async fn open(&self, changed: Arc<Notify>) -> Result<Session, String> {
         let flood = Flood::default();
         let listener = Listener {

@@ -61,7 +61,7 @@ pub struct McpServerSnapshot {
     pub failed_attempts: u32,
     /// The own names of the tools on offer, in the server's order: those of its last good listing.
     pub tools: Vec<String>,
-    /// What went wrong last, without secrets.
+    /// The last error, without secrets.
     pub last_error: Option<String>,
 }
 

@@ -1,5 +1,4 @@
-//! Metrics through the facade of the crate `metrics`: what the bridge does, as numbers for dashboards and
-//! alarms.
+//! Metrics through the facade of the crate `metrics`: measurements of the bridge for dashboards and alarms.
 //!
 //! The application installs a recorder of its choice, for example that of `metrics-exporter-prometheus`; without one,
 //! nothing is kept. [`METRICS`] lists all metrics with their units, labels and bucket bounds, and [`describe`] tells the

@@ -4,7 +4,7 @@ use metrics::{KeyName, SharedString, Unit};
 
 use super::names::{self, label};
 
-/// What a metric is.
+/// The type of a metric.
 ///
 /// # Examples
 ///
@@ -39,13 +39,13 @@ pub enum MetricKind {
 pub struct Metric {
     /// Its name in the facade. Exporters for Prometheus write `_` for each `.`.
     pub name: &'static str,
-    /// What it is.
+    /// Its type.
     pub kind: MetricKind,
     /// `count` or `seconds`.
     pub unit: &'static str,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it means, in one sentence.
+    /// Its meaning, in one sentence.
     pub help: &'static str,
     /// The upper bounds of a histogram's buckets, those that OpenTelemetry advises where it does; else none.
     pub buckets: &'static [f64],

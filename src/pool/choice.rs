@@ -30,7 +30,7 @@ pub(super) enum Order {
     Turn(u64),
 }
 
-/// Keys of equal rank that stand side by side in the list.
+/// Neighbouring keys of equal rank.
 pub(super) struct Group {
     pub(super) keys: Range<usize>,
     /// Per slot, the first key's offset in `keys` plus 1; 0 while it is unknown. Empty for few keys.

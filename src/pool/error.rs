@@ -37,7 +37,7 @@ pub enum KeyPoolErrorKind {
 // === impl KeyPoolError ===
 
 impl KeyPoolError {
-    /// What is wrong.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> KeyPoolErrorKind {
         self.kind

@@ -41,7 +41,7 @@ pub(super) fn empty_for(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Op
         .map(|reset| reset.min(CAP))
 }
 
-/// Whether a header tells the rest of a bucket.
+/// Whether a header has the remaining count of a bucket.
 #[inline]
 fn is_remaining(name: &str) -> bool {
     if let Some(bucket) = name.strip_prefix("anthropic-ratelimit-") {

@@ -36,9 +36,10 @@
 //! help against those too, but prompt caches, files, stored responses and thinking signatures belong to one organisation:
 //! a conversation that moves to another key may lose its cache, or be refused.
 //!
-//! **No caller takes a key from the others.** What a caller chooses (headers, path, model, words, size) can be refused
-//! without any effect on keys. A refusal that no rule knows harms a key only if another key served the same request, for
-//! two different [actors](crate::Actor), and even then the key still serves requests that no other key does.
+//! **No caller takes a key from the others.** What a caller chooses (headers, path, model, content, size) can be
+//! refused without any effect on keys. A refusal that no rule knows harms a key only if another key served the same
+//! request, for two different [actors](crate::Actor), and even then the key still serves requests that no other key
+//! does.
 //!
 //! # Domains
 //!

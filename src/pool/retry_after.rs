@@ -15,8 +15,8 @@ pub(super) const CAP: Duration = Duration::from_secs(60 * 60);
 /// Set by OpenAI and Azure; their SDKs prefer it to the whole seconds of `retry-after`.
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// The cool-down that an answer asks for: `retry-after-ms`, else `retry-after`, else the words of its `message`, else the
-/// latest reset of an empty bucket, else [`DEFAULT`]; [`CAP`] at most.
+/// The cool-down that an answer asks for: `retry-after-ms`, else `retry-after`, else the time in its `message`, else
+/// the latest reset of an empty bucket, else [`DEFAULT`]; [`CAP`] at most.
 ///
 /// An error inside a stream follows the headers of a success, so only its message can tell how long.
 pub(super) fn cool_down(headers: &HeaderMap, message: &str, now: SystemTime) -> Duration {
@@ -31,7 +31,7 @@ pub(super) fn cool_down(headers: &HeaderMap, message: &str, now: SystemTime) -> 
         .unwrap_or(DEFAULT)
 }
 
-/// OpenAI's words: `Please try again in 6ms.`, with a duration as Go prints it.
+/// OpenAI's text: `Please try again in 6ms.`, with a duration as Go prints it.
 fn in_words(message: &str) -> Option<Duration> {
     let (_, rest) = message.split_once("try again in ")?;
     let word = rest.split(char::is_whitespace).next()?;

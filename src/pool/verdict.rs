@@ -117,7 +117,7 @@ pub(crate) struct Refused<'a> {
     pub(crate) is_api_error: bool,
 }
 
-/// What the pool is told about an attempt.
+/// A report to the pool about an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     /// A success.

@@ -12,7 +12,7 @@ use crate::types::{CredentialKind, Dialect, KeyHint, TokenDetails, TokenUsage};
 /// One step of one interception.
 ///
 /// As JSON it is one flat object: these fields, `event` with the name of the [`Fact`], and the fact's own fields. Token
-/// counts stand flat in it too. Written by `serde_json` it holds no line break, so a file of events is JSON lines.
+/// counts are members of it, too. Written by `serde_json` it holds no line break, so a file of events is JSON lines.
 ///
 /// It reads back from the same JSON, and a test can build one from `json!`. Members that it does not know are ignored;
 /// optional texts, token counts, `metadata`, `extra` and `cost` may be left out.

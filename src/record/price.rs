@@ -122,7 +122,7 @@ impl Rates {
     ///
     /// # Errors
     ///
-    /// When a price is no [`Amount`].
+    /// When a price is not an [`Amount`].
     pub fn per_million(input: &str, output: &str, currency: impl Into<String>) -> Result<Self, AmountError> {
         let input = input.parse()?;
         Ok(Self {
@@ -138,7 +138,7 @@ impl Rates {
     ///
     /// # Errors
     ///
-    /// When a price is no [`Amount`].
+    /// When a price is not an [`Amount`].
     pub fn cached(mut self, read: &str, written: &str) -> Result<Self, AmountError> {
         self.cache_read = read.parse()?;
         self.cache_write = written.parse()?;

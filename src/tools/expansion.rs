@@ -259,7 +259,7 @@ mod tests {
         for schema in [
             json!({ "$ref": "#" }),
             json!({ "$ref": "#/$defs/a", "$defs": { "a": { "allOf": [{ "$ref": "#/$defs/a" }] } } }),
-            // A definition of the name `items` is no step into an array.
+            // A definition named `items` is not a step into an array.
             json!({ "dependentSchemas": { "items": { "$ref": "#" } } }),
             json!({ "$ref": "https://example.com/schema.json" }),
             json!({ "$ref": "#name", "$defs": { "a": { "$anchor": "name" } } }),

@@ -291,7 +291,7 @@ impl Registered {
     ///
     /// # Errors
     ///
-    /// What the model is to be told.
+    /// The message for the model.
     pub(crate) fn check(&self, raw_arguments: &str) -> Result<Value, String> {
         let schema = &self.tool.about.schema;
         let arguments = schema.read(raw_arguments)?;

@@ -51,7 +51,7 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// What the model is to be told.
+    /// The message for the model.
     pub(super) fn read(&self, arguments: &str) -> Result<Value, String> {
         if arguments.len() > MAX_ARGUMENTS {
             return Err(format!("the arguments are longer than {MAX_ARGUMENTS} bytes"));
@@ -88,7 +88,7 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// What the model is to be told.
+    /// The message for the model.
     pub(super) fn check(&self, arguments: &Value) -> Result<(), String> {
         self.validation.check(arguments).map_err(clip)
     }

@@ -72,7 +72,7 @@ impl Tools {
     ///
     /// # Examples
     ///
-    /// One user's tool beside those of the company. In a request's extensions, the merged set replaces the layer's:
+    /// One user's tool in addition to the company's. In a request's extensions, the merged set replaces the layer's:
     ///
     /// ```
     /// use http::Request;
@@ -127,7 +127,7 @@ impl Tools {
 }
 
 impl Extend<Tool> for Tools {
-    /// Adds tools as [`merge`](Self::merge) does. The definitions are encoded anew, so add many at once.
+    /// Adds tools as [`merge`](Self::merge) does. The definitions are encoded again, so add many at once.
     fn extend<I: IntoIterator<Item = Tool>>(&mut self, tools: I) {
         *self = self.merge(tools);
     }

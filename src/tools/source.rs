@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use super::Tools;
 
-/// What [`BridgeLayer::tools`](crate::BridgeLayer::tools) takes: a fixed set of tools, or a live one.
+/// The argument of [`BridgeLayer::tools`](crate::BridgeLayer::tools): a fixed set of tools, or a live one.
 ///
 /// A request keeps the set that was current when it began, whatever replaces it meanwhile.
 ///

@@ -1,4 +1,4 @@
-//! The bytes that providers and caches see, what a model can get past the check, and what it is told.
+//! The bytes that providers and caches see, the check of arguments, and the results that models are told.
 
 use std::{
     convert::Infallible,

@@ -36,7 +36,7 @@ impl Validation {
 
     /// # Errors
     ///
-    /// What the model is to be told, of any length.
+    /// The message for the model, of any length.
     pub(super) fn check(&self, arguments: &Value) -> Result<(), String> {
         let Some((validator, expansion)) = &self.0 else {
             return Ok(());

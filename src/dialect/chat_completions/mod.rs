@@ -1,4 +1,4 @@
-//! OpenAI's chat completions: what the bridge reads and edits of a request, a reply and a stream.
+//! OpenAI's chat completions: the parts of a request, a reply and a stream that the bridge reads and edits.
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. Everything is found in the caller's and the provider's
 //! own bytes and edited there; nothing is re-encoded.

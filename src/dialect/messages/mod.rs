@@ -1,4 +1,4 @@
-//! Anthropic's Messages: what the bridge reads and edits of a request, a reply and a stream.
+//! Anthropic's Messages: the parts of a request, a reply and a stream that the bridge reads and edits.
 //!
 //! Source: <https://docs.anthropic.com/en/api/messages>. Everything is found in the caller's and the provider's own bytes
 //! and edited there: a signature of the model's thinking covers the bytes, so nothing is re-encoded.

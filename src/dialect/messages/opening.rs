@@ -118,7 +118,7 @@ impl Opening {
     /// the answer.
     pub(super) fn keep_alive(&mut self, out: &mut BytesMut) {
         self.ticks += u32::from(self.has_start);
-        // No attempt can give another start to an answer whose first round is over.
+        // The first round is over, so no later attempt can change the answer's start.
         if self.keeps_start || self.ticks >= HELD_TICKS {
             self.release(out);
         }

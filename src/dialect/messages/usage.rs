@@ -33,7 +33,7 @@ pub(super) struct Total {
     iterations: Vec<Value>,
 }
 
-/// Reads the counts. Cached tokens are no part of `input_tokens`.
+/// Reads the counts. Cached tokens are not part of `input_tokens`.
 pub(super) fn read(text: &[u8]) -> Counts {
     let mut counts = Counts::default();
     let [mut short, mut long, mut searches, mut fetches, mut thinking] = [0; 5];

@@ -11,7 +11,7 @@ pub(super) use crate::dialect::openai_error::read_error;
 use crate::dialect::turn::{ErrorNames, ErrorWords, InBandError};
 use crate::error::{BridgeError, BridgeErrorKind};
 
-/// The words of an error that ends a stream.
+/// The names and the text of an error that ends a stream.
 #[derive(Debug)]
 pub(super) struct Words {
     pub(super) kind: String,

@@ -15,7 +15,7 @@ use crate::rope::Rope;
 pub(super) enum Kind {
     /// `reasoning`, which belongs to the item after it.
     Reasoning,
-    /// A call of an injected tool, or of a tool that the model made up under such a name.
+    /// A call of an injected tool, or of a tool that the model invented with our prefix.
     Ours,
     /// A call of the caller's that a text can answer.
     Callers,

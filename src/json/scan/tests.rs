@@ -330,7 +330,7 @@ fn refuses_what_is_not() {
     ];
     for (text, expected) in cases {
         assert_eq!(kind_of(text), Some(*expected), "{:?}", String::from_utf8_lossy(text));
-        // What is wrong at the top is wrong further down, where names may come twice.
+        // An error at the top level is one in nested values, too, except for repeated names.
         if text.starts_with(b"{") && !matches!(expected, K::Duplicate | K::TrailingBytes | K::Truncated) {
             for (before, after) in [(&b"{\"x\":[0,"[..], &b",1]}"[..]), (b"{\"x\":{\"y\":", b",\"z\":1}}")] {
                 let nested = [before, text, after].concat();
@@ -439,7 +439,7 @@ fn keeps_its_buffers_up_to_a_limit() {
     assert!(scanner.members.capacity() < huge / 10);
 }
 
-/// Names are kept beside the document, so they count as members do.
+/// Names are kept in addition to the document, so they count as members do.
 #[test]
 fn the_names_have_a_limit_together() {
     let names = |count: usize, length: usize| {

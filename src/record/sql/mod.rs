@@ -10,7 +10,7 @@
 //!
 //! - An interception that has not ended has no `outcome`.
 //! - `credential_hint` is the key tried last, and the caller's own until one was tried.
-//! - `cost` is the amount; its currency stands in `cost_currency`.
+//! - `cost` is the amount; its currency is in `cost_currency`.
 //! - Counts are 64-bit signed; `metadata`, `extra` and `args` are JSON.
 //!
 //! # Delivery

@@ -47,7 +47,7 @@ const fn column(name: &'static str, kind: Type) -> Column {
 
 const ID: &[Column] = &[column("id", Type::Id)];
 
-/// `started`, but for the hint of its key.
+/// `started`, except for the hint of its key.
 const STARTED: &[Column] = &[
     column("at", Type::Time),
     column("provider", Type::Text),
@@ -67,7 +67,7 @@ const STARTED: &[Column] = &[
 /// Both `started` and `ended` have one.
 const HINT: &[Column] = &[column("credential_hint", Type::Text)];
 
-/// `ended`, but for the hint, and for [`TOKENS`] and [`COST`], which stand between the two groups.
+/// `ended`, except for the hint, and for [`TOKENS`] and [`COST`], which come between the two groups.
 const OUTCOME: &[Column] = &[
     column("outcome", Type::Text),
     column("status", Type::Count),

@@ -1,4 +1,4 @@
-//! What sets made from other sets hold, and in which order.
+//! The contents and the order of sets made from other sets.
 
 use std::convert::Infallible;
 

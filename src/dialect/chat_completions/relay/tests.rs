@@ -27,7 +27,7 @@ fn relay(offers: bool) -> ChatRelay {
     relay
 }
 
-/// What the caller gets of frames, and how the last event went.
+/// The caller's bytes for these frames, and the result of the last event.
 fn feed(relay: &mut ChatRelay, frames: &[&str]) -> (String, Result<Progress, Fault>) {
     let (mut decoder, mut out, mut last) = (Decoder::new(usize::MAX), BytesMut::new(), Ok(Progress::Aside));
     for frame in frames {

@@ -1,5 +1,5 @@
-//! Known faults of other bridges (M1 to M26), each as a test. Those of usage are beside the other tests of usage, those
-//! of errors beside the errors, those of a stream's course beside the streams; those of headers are the bridge's.
+//! Known faults of other bridges (M1 to M26), each as a test. Those of usage are in `usages.rs`, of streams in
+//! `streams.rs`, of errors in the dialect's `error.rs`, of headers in `tests/messages`.
 
 use serde_json::{Value, json};
 

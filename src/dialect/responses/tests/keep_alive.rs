@@ -221,7 +221,7 @@ fn a_stream_that_fails_before_the_provider_began_still_ends_with_a_response() {
     assert!(response["created_at"].as_u64().unwrap() > 1_700_000_000);
 }
 
-/// R13: what the types of the official SDKs require, in each event that is not the provider's.
+/// R13: every event that is not the provider's has all members that the official SDKs' types require.
 #[test]
 fn r13_events_of_ours_have_every_required_member() {
     const RESPONSE: [&str; 15] = [

@@ -13,7 +13,7 @@ use super::*;
 #[cfg(feature = "sqlite")]
 const FOLDER: &str = "RECORD_SQL_TEST_FOLDER";
 
-/// Runs in the process that is killed: records without an end, and no test of its own.
+/// Not a test: runs in the process that is killed, and records without an end.
 #[test]
 #[cfg(feature = "sqlite")]
 fn recording_process() {
