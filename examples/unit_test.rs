@@ -1,7 +1,7 @@
 //! A unit test of your own around the bridge: no socket, no paid key, no provider.
 //!
-//! What is below the bridge is any tower service, so a test puts a closure there and looks at what comes out on both
-//! sides. Run it with `cargo test --example unit_test`.
+//! The service below the bridge can be any tower service, so a test uses a closure and checks both sides. Run it with
+//! `cargo test --example unit_test`.
 
 use std::convert::Infallible;
 

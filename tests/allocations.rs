@@ -99,8 +99,8 @@ fn answer<B>(kind: &'static str, body: B) -> Ready<Result<Response<B>, Infallibl
     ready(Ok(response))
 }
 
-/// The allocations of the second of two requests: the first fills what is filled once. Building the request is not
-/// counted; the provider's answer is.
+/// The allocations of the second of two requests: the first fills caches. Building the request is not counted; the
+/// provider's answer is.
 fn blocking(kib: usize, tools: usize) -> AllocationInfo {
     let (layer, _events) = layer(tools);
     let mut service = layer.layer(service_fn(|_: Request<RequestBody<Full<Bytes>>>| {

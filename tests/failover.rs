@@ -1,4 +1,4 @@
-//! The walk through the keys, end to end: what each answer of the provider does to the key and to the request.
+//! The walk through the keys, end to end: the effect of each of the provider's answers on the key and on the request.
 
 mod support;
 

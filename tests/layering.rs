@@ -17,7 +17,8 @@ use source::{Paths, Source, library, modules, path, paths, sources};
 
 /// The parts of the crate that a module may use: a whole module, or only the names after the colon.
 ///
-/// - The folders of [`APIS`] are modules of their own, `dialect::<api>`: `bridge` and the rest see what all dialects share.
+/// - The folders of [`APIS`] count as separate modules, `dialect::<api>`: `bridge` and the rest see what all dialects
+///   share.
 /// - `error` is a leaf that `dialect` may use: it owns kind, status and message; the dialect gives them their JSON
 ///   shape.
 /// - `dialect` sees the tools' definitions and names, never a service that runs one.
@@ -145,7 +146,7 @@ const MAX_LINES: usize = 500;
 
 // === judging ===
 
-/// The name under which a path's module stands in the table.
+/// The name of a path's module in the table.
 fn node(path: &[String]) -> String {
     match path {
         [first, second, ..] if first == "dialect" && APIS.contains(&second.as_str()) => format!("{first}::{second}"),
@@ -312,7 +313,7 @@ fn no_files_import_each_other_in_a_circle() {
         let to = to.filter(|path| **path != source.path && !is_choice(path));
         imports.insert(source.path.clone(), to.cloned().collect());
     }
-    // An import that is no longer there, or closes no circle, needs no entry.
+    // An import that is no longer there, or does not close a circle, needs no entry.
     let known = known_pairs(KNOWN_CIRCLES);
     let needed = known.intersection(&circles(&imports)).cloned().collect();
     assert_known(&needed, &known);

@@ -96,7 +96,7 @@ async fn no_call_is_made_before_the_inner_service_is_ready() {
     handle.allow(0);
     let mut answering = task::spawn(stack.call(ask("hi")));
     for (round, attempt) in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)] {
-        // The tools run on tasks of their own.
+        // The tools run on other tasks.
         for _ in 0..8 {
             assert_pending!(answering.poll());
             tokio::task::yield_now().await;

@@ -6,7 +6,7 @@ use tower_llm_bridge::tools::{ToolCall, ToolDefinition, ToolOutput, Tools, tool_
 
 const KIB: usize = 1024;
 
-/// A text of `length` bytes as it stands in a JSON string: source code, with an escape about every 40 bytes.
+/// A text of `length` bytes as written in a JSON string: source code, with an escape about every 40 bytes.
 fn code(length: usize) -> String {
     const LINES: [&str; 6] = [
         r"    let entry = entries.get(index)?;\n",

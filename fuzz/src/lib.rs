@@ -131,7 +131,7 @@ impl Setup {
         let mut records = Vec::new();
         while let Some(event) = events.try_recv() {
             let mut record = serde_json::to_value(event.fact).unwrap();
-            // A call without an id gets one of its own each time.
+            // A call without an id gets another one each time.
             if let Some(id) = record.get_mut("tool_call_id").filter(|id| is_given(id)) {
                 *id = "GIVEN".into();
             }

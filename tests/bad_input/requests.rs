@@ -214,7 +214,7 @@ async fn a_body_over_the_limit_is_refused_before_more_of_it_is_read() {
         size.set_lower(lower);
         body.claims(size)
     };
-    // In each case, what may be pulled: the limit, the piece that exceeds it, and the bytes that are discarded so that
+    // The most bytes that may be read: the limit, the piece that exceeds it, and the bytes that are discarded so that
     // the caller can read the answer.
     let most = 2 * LIMIT + 2 * piece.len();
     let cases = [

@@ -174,7 +174,7 @@ impl Reader<'_> {
         }
     }
 
-    /// How many tokens belong to the item behind `#[cfg(test)]`.
+    /// How many tokens belong to the item after `#[cfg(test)]`.
     fn skip_test_item(&mut self, tokens: &[TokenTree]) -> usize {
         const ITEMS: [&str; 10] = [
             "mod", "use", "fn", "pub", "const", "static", "impl", "struct", "enum", "async",

@@ -1,4 +1,4 @@
-//! Streamable HTTP over the loopback: what is sent, what is never logged, where redirects lead.
+//! Streamable HTTP over the loopback: the requests, the secrets that are never logged, and redirects.
 
 use std::sync::{
     Arc, Mutex,

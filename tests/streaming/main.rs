@@ -1,5 +1,5 @@
-//! Streams through the public API, in virtual time: what the caller gets, what the provider got, what was recorded, and
-//! what is still alive.
+//! Streams through the public API, in virtual time: the caller's bytes, the provider's requests, the records, and the
+//! work that is still running.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 

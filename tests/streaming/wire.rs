@@ -76,7 +76,7 @@ pub(crate) fn tokens(prompt: u64, completion: u64) -> Value {
     json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
 }
 
-/// A turn that says `words`, each in a chunk of its own.
+/// A turn that says `words`, one per chunk.
 pub(crate) fn say(words: &[&str]) -> String {
     let words: String = words.iter().map(|word| text(word)).collect();
     [&role(), &words, &finish("stop"), &usage(10, 5), DONE].concat()

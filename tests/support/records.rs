@@ -27,7 +27,7 @@ pub(crate) fn drain(events: &mut Events) -> Vec<Value> {
     values
 }
 
-/// [`drain`] as JSON lines. Left out: `at`, and `interception_id`, in whose place stands the interception's number.
+/// [`drain`] as JSON lines, without `at`, and with the interception's number instead of its `interception_id`.
 pub(crate) fn lines(events: &mut Events) -> Vec<String> {
     let mut numbers: HashMap<String, usize> = HashMap::new();
     let normal = |mut event: Value| {

@@ -46,7 +46,7 @@ signals:     SIGINT or SIGTERM drains requests; a second one cuts them. SIGHUP o
 const DRAIN: Duration = Duration::from_secs(25);
 const DEMO_ADMIN: &str = "127.0.0.1:0";
 
-/// What the command line asks for.
+/// The command that the arguments name.
 pub enum Command {
     Serve(Box<Args>),
     Print(&'static str),

@@ -39,7 +39,7 @@ const REPORT_EVERY: u32 = 30;
 /// Failed writes after which records are given up, once the gateway is ending.
 const LAST_TRIES: u32 = 3;
 
-/// What `--record` names.
+/// The value of `--record`.
 pub enum Target {
     /// JSON lines.
     File(PathBuf),
@@ -139,8 +139,8 @@ impl Target {
         })
     }
 
-    /// Opens it. Until PostgreSQL has them, records wait in `spool`, or without one in memory; those for SQLite in a file
-    /// beside its own.
+    /// Opens it. Until PostgreSQL has them, records wait in `spool`, or without one in memory; those for SQLite in a
+    /// file next to the database's.
     ///
     /// # Errors
     ///
@@ -392,7 +392,7 @@ mod tests {
 
     use super::*;
 
-    /// Collects what is logged.
+    /// Collects log lines.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

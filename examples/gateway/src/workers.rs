@@ -54,7 +54,7 @@ pub struct Workers {
 ///
 /// # Errors
 ///
-/// Says what is wrong with the variable.
+/// The error in the variable.
 pub fn count() -> Result<usize, String> {
     match env::var("TOKIO_WORKER_THREADS") {
         Ok(count) => match count.parse::<NonZero<usize>>() {

@@ -50,15 +50,15 @@ struct Setup {
     crash: Vec<String>,
 }
 
-/// What callers have got: tokens by the id of the answer.
+/// The callers' answers: tokens by the id of the answer.
 #[derive(Default)]
 struct Answers {
     tokens: Mutex<HashMap<String, u64>>,
-    /// Each request asks for tokens of its own number.
+    /// The number of the next request, which is also its number of tokens.
     next: AtomicU64,
 }
 
-/// What the database has.
+/// The content of the database.
 struct Stored {
     /// The outcome and the tokens of each interception.
     interceptions: BTreeMap<String, (Option<String>, Option<u64>)>,
@@ -103,7 +103,7 @@ async fn main() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// Compares what callers got with what is stored.
+/// Compares the callers' answers with the content of the database.
 fn check(answers: &Answers, stored: &Stored) {
     let got = answers.tokens.lock().unwrap();
     assert!(got.len() >= KILLS * ANSWERS);

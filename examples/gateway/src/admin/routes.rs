@@ -30,7 +30,7 @@ pub struct Parts {
     pub page: Router,
 }
 
-/// Everything, behind the listener's checks.
+/// All routes, with the listener's checks before them.
 pub(super) fn routes(parts: Parts, metrics: Metrics, site: Site, access: Access) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(async |State(metrics): State<Metrics>| metrics.answer()))

@@ -41,7 +41,7 @@ struct Pages {
     is_fed: bool,
 }
 
-/// What one page reads.
+/// The messages for one page.
 pub(super) struct Messages(mpsc::Receiver<Bytes>);
 
 // === impl Feed ===

@@ -13,7 +13,7 @@ pub(super) const HOURS: usize = 48;
 const MAX_NAMES: usize = 64;
 /// Currencies in one sum.
 const MAX_CURRENCIES: usize = 4;
-/// The upper bounds of the distributions, in milliseconds; one more bucket has what is slower.
+/// The upper bounds of the distributions, in milliseconds; one more bucket has the slower ones.
 pub(super) const BOUNDS: [u64; 17] = [
     25, 50, 100, 200, 400, 700, 1_000, 2_000, 4_000, 7_000, 10_000, 20_000, 40_000, 70_000, 120_000, 300_000, 600_000,
 ];

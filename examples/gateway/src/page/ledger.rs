@@ -186,7 +186,7 @@ impl Ledger {
 // === impl Request ===
 
 impl Request {
-    /// `None` if `event` is no start.
+    /// `None` if `event` is not a start.
     fn started(event: &Event) -> Option<Self> {
         let Fact::Started {
             provider,

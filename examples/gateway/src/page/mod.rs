@@ -9,7 +9,7 @@
 //! - `GET` changes nothing. A change needs the page's own `Origin`, as browsers send it.
 //!
 //! **The router does not authenticate anybody.** The gateway's listener does, and checks `Host`; an application that
-//! mounts the router must do both. Under a path of its own, that path ends with a slash:
+//! mounts the router must do both. When it is nested, its path ends with a slash:
 //!
 //! ```no_run
 //! # async fn example(events: tower_llm_bridge::record::Events) {
@@ -47,7 +47,7 @@ use self::ledger::Ledger;
 pub(crate) use self::routes::style;
 pub use self::{database::History, routes::router};
 
-/// What the page shows.
+/// The parts that the page shows.
 pub struct Page {
     ledger: Arc<Mutex<Ledger>>,
     pools: Vec<(String, KeyPool)>,

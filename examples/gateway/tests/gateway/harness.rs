@@ -50,7 +50,7 @@ pub(crate) struct Gateway {
     /// Of the operator's listener, if there is one.
     pub(crate) admin: Option<SocketAddr>,
     log: Lines<BufReader<ChildStderr>>,
-    /// What was read of the log so far.
+    /// The part of the log that was read so far.
     logged: String,
     pub(crate) records: PathBuf,
     client: HttpClient,
@@ -76,7 +76,7 @@ pub(crate) struct Undeclared(pub(crate) Full<Bytes>);
 // === impl Gateway ===
 
 impl Gateway {
-    /// Starts it on a free port, recording into a file of its own.
+    /// Starts it on a free port, with a separate file of records.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let records = scratch("jsonl");
         let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
@@ -228,7 +228,7 @@ impl Gateway {
         tokio::spawn(async { read(response.await.expect("an answer")).await })
     }
 
-    /// Sends this on a connection of its own, and reads until the gateway closes that.
+    /// Sends this on a separate connection, and reads until the gateway closes that.
     pub(crate) async fn send_raw(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.expect("a connection");
         stream

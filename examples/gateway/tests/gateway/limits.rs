@@ -1,4 +1,4 @@
-//! What one caller can take from the others: connections.
+//! One caller cannot take the connections of the others.
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -49,7 +49,7 @@ async fn silent_connections_leave_those_alone_who_were_there_before() {
     assert_eq!(gateway.end().await.0.code(), Some(0));
 }
 
-/// A shell stands for the gateway: it starts a child as the gateway does and is killed without a chance to end it.
+/// A shell plays the gateway: it starts a child as the gateway does, and is killed without a chance to end it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_child_ends_with_a_gateway_that_is_killed() {

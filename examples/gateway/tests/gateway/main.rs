@@ -286,7 +286,7 @@ async fn mistakes_on_the_command_line_are_explained() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let taken = taken.local_addr().expect("an address").to_string();
     let upstream = "http://127.0.0.1:1";
-    // What the parser itself refuses has its own tests; here it is the exit codes, and what only a start can find.
+    // The parser's own errors have their tests; here are the exit codes, and the errors that only a start can find.
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--help"], 0, ""),
         (&[KEY], 2, "not an option"),

@@ -1,4 +1,4 @@
-//! Where records end up: a database, a file that is rotated, and one that is deleted behind the gateway's back.
+//! The targets of records: a database, a file that is rotated, and one that is deleted while it is written.
 
 use std::{ffi::OsStr, fs};
 
@@ -53,7 +53,7 @@ async fn records_go_to_sqlite() {
     let (status, log, _) = gateway.end().await;
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("all records are written"), "{log}");
-    // Reading it back is the sink's own tests' affair; the prompt stands in the file as it is.
+    // The sink's own tests read it back; here the prompt's text in the file is enough.
     let stored = fs::read(&file).expect("the database is there");
     assert!(stored.windows(6).any(|bytes| bytes == b"stored"));
 }
