@@ -136,7 +136,7 @@ enum SentAs {
 #[serde(default)]
 #[non_exhaustive]
 pub struct TokenUsage {
-    /// Prompt tokens that were not read from the provider's cache.
+    /// Prompt tokens that were neither read from the provider's cache nor written to it.
     pub input: u64,
     /// Completion tokens, reasoning included.
     pub output: u64,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use support::*;
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
+use tower_llm_bridge::record::price::{OwnPrices, Rates};
 use tower_llm_bridge::record::{Events, Recorder};
 use tower_llm_bridge::tools::{ToolCall, ToolDefinition, Tools, tool_fn};
 use tower_llm_bridge::{Actor, BridgeError, BridgeErrorKind, Credential};
@@ -51,6 +52,53 @@ async fn a_plain_success() {
         .insert(Actor::new("u-17").metadata("team", "search"));
     send(&bridge(&layer.provider("acme"), &Provider::queue([reply])), request).await;
     assert_golden(&mut events, include_str!("fixtures/records/success.jsonl"));
+}
+
+/// The same 100 tokens of a prompt as the three APIs report them: 60 read from the cache, 5 written to it.
+#[tokio::test(start_paused = true)]
+async fn each_token_is_in_one_count_and_paid_once_in_every_dialect() {
+    let rates = Rates::per_million("10", "20", "USD").and_then(|rates| rates.cached("1", "30"));
+    let prices = OwnPrices::new().model("m", rates.expect("amounts"));
+    let (recorder, mut events) = Recorder::channel(8);
+    let layer = BridgeLayer::new().pool(pool(1)).recorder(recorder.price(prices));
+    let user = json!([{"role": "user", "content": "hi"}]);
+    for (path, asked, reply) in [
+        (
+            "/v1/chat/completions",
+            json!({"model": "m", "messages": user}),
+            json!({"model": "m", "choices": [{"message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 7,
+                    "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 5}}}),
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "m", "max_tokens": 9, "messages": user}),
+            json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+                "content": [{"type": "text", "text": "x"}],
+                "usage": {"input_tokens": 35, "output_tokens": 7, "cache_read_input_tokens": 60,
+                    "cache_creation_input_tokens": 5}}),
+        ),
+        (
+            "/v1/responses",
+            json!({"model": "m", "input": "hi"}),
+            json!({"id": "resp_1", "object": "response", "status": "completed", "model": "m",
+                "output": [{"id": "msg_1", "type": "message", "status": "completed", "role": "assistant",
+                    "content": [{"type": "output_text", "text": "x", "annotations": []}]}],
+                "usage": {"input_tokens": 100, "output_tokens": 7,
+                    "input_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 5}}}),
+        ),
+    ] {
+        let request = Request::post(path).body(MockBody::from(asked.to_string()));
+        let (_, answer) = converse(&layer, request.expect("a request"), [reply.to_string()]).await;
+        assert_eq!(answer.status, 200, "{path}");
+        let records = drain(&mut events);
+        for record in of_kind(&records, "token_usage").chain([ended(&records)]) {
+            let counts = ["input", "output", "cache_read_input_tokens", "cache_write_input_tokens"];
+            assert_eq!(counts.map(|count| &record[count]), [35, 7, 60, 5], "{path}");
+            // 35 at 10, 7 at 20, 60 at 1, 5 at 30, each per million.
+            assert_eq!(record["cost"], json!({"amount": "0.0007", "currency": "USD"}), "{path}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,8 @@ use crate::dialect::usage::{Counts, count};
 use crate::json::walk;
 use crate::types::TokenDetails;
 
-/// Reads the counts; cached tokens are not input in records.
+/// Reads the counts. The API's prompt tokens include those that were read from the cache or written to it; in records
+/// they do not.
 pub(super) fn read(text: &[u8]) -> Counts {
     let (mut counts, mut prompt) = (Counts::default(), 0);
     let [mut prompt_audio, mut audio, mut reasoning, mut accepted, mut rejected] = [0; 5];
@@ -30,7 +31,11 @@ pub(super) fn read(text: &[u8]) -> Counts {
             _ => drop(members.pass_value()),
         }
     }
-    counts.usage.input = prompt.saturating_sub(counts.usage.cache_read_input_tokens);
+    let cached = counts
+        .usage
+        .cache_read_input_tokens
+        .saturating_add(counts.usage.cache_write_input_tokens);
+    counts.usage.input = prompt.saturating_sub(cached);
     counts.extra = TokenDetails::from_iter([
         ("prompt_audio", prompt_audio),
         ("completion_audio", audio),
@@ -59,13 +64,13 @@ mod tests {
     use super::read;
 
     #[test]
-    fn cached_tokens_are_not_input() {
+    fn cached_and_cache_written_tokens_are_not_input() {
         let counts = read(
             br#"{"prompt_tokens":100,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":60,"audio_tokens":1,
             "cache_write_tokens":5},"completion_tokens_details":{"reasoning_tokens":2,"audio_tokens":3,
             "accepted_prediction_tokens":4,"rejected_prediction_tokens":6}}"#,
         );
-        assert_eq!((counts.usage.input, counts.usage.output), (40, 7));
+        assert_eq!((counts.usage.input, counts.usage.output), (35, 7));
         assert_eq!(
             (
                 counts.usage.cache_read_input_tokens,
