@@ -30,6 +30,7 @@ mod feed;
 mod history;
 mod hours;
 mod ledger;
+mod past;
 mod routes;
 mod view;
 

@@ -1,6 +1,6 @@
 //! The page's routes, the headers of their answers, and the checks of changes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -10,31 +10,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
 use tower_llm_bridge::pool::KeyPool;
-use tracing::{info, warn};
+use tracing::info;
 use uuid::Uuid;
 
-use super::{
-    Page,
-    database::History,
-    feed::Feed,
-    history::{self, Range},
-    view::Viewer,
-};
+use super::{Page, feed::Feed, history::Range, past::Past, view::Viewer};
 use crate::admin::{headers, site};
 
 /// The longest body of a request; it holds two names.
 const MAX_BODY: usize = 4096;
-/// How long a database may take.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 const HTML: &str = include_str!("assets/page.html");
 const STYLE: &str = include_str!("assets/page.css");
@@ -44,24 +31,22 @@ const ICON: &str = include_str!("assets/icon.svg");
 struct Shared {
     viewer: Arc<Viewer>,
     feed: Arc<Feed>,
-    history: Option<History>,
-    /// The pictures' data as last read. The lock lets one query run at a time.
-    drawn: [Mutex<Option<(Instant, Bytes)>>; 2],
+    past: Past,
 }
 
 /// The page and the data that it asks for. See the [module docs](super) for what the application must do.
 pub fn router(page: Page) -> Router {
+    let past = Past::new(page.history, Arc::clone(&page.ledger));
     let shared = Arc::new(Shared {
         viewer: Arc::new(Viewer {
             ledger: page.ledger,
             pools: page.pools,
             servers: page.servers,
             boot: Uuid::now_v7(),
-            has_prompts: page.history.is_some(),
+            has_prompts: past.has_prompts(),
         }),
         feed: Arc::default(),
-        history: page.history,
-        drawn: Default::default(),
+        past,
     });
     Router::new()
         .route("/", get(|| async { file("text/html; charset=utf-8", HTML) }))
@@ -126,62 +111,36 @@ async fn events(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// The pictures' data, at most some seconds old.
 async fn pictures(State(shared): State<Arc<Shared>>, Path(range): Path<String>) -> Response {
     let Some(range) = Range::parse(&range) else {
         return (StatusCode::NOT_FOUND, "hours or days\n").into_response();
     };
-    let mut drawn = shared.drawn[range as usize].lock().await;
-    let max_age = history::max_age(shared.history.is_some());
-    let json = match &*drawn {
-        Some((at, json)) if Instant::now().saturating_duration_since(*at) < max_age => json.clone(),
-        _ => {
-            let pictures = match &shared.history {
-                Some(history) => match timeout(PATIENCE, history.pictures(range)).await {
-                    Ok(Ok(pictures)) => pictures,
-                    Ok(Err(problem)) => return unavailable(&problem),
-                    Err(_) => return unavailable("no answer in time"),
-                },
-                None => history::from_memory(&super::lock(&shared.viewer.ledger), range),
-            };
-            let Ok(json) = serde_json::to_vec(&pictures) else {
-                return unavailable("it cannot be written as JSON");
-            };
-            let json = Bytes::from(json);
-            *drawn = Some((Instant::now(), json.clone()));
-            json
-        }
-    };
-    drop(drawn);
-    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+    match shared.past.pictures(range).await {
+        Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        None => unavailable(),
+    }
 }
 
 /// The prompts of one request, from the database.
 async fn prompt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let Some(history) = &shared.history else {
+    if !shared.past.has_prompts() {
         return (StatusCode::NOT_FOUND, "prompts are kept in a database alone\n").into_response();
-    };
+    }
     let Ok(id) = id.parse::<Uuid>() else {
         return (StatusCode::NOT_FOUND, "this is no id of a request\n").into_response();
     };
-    match timeout(PATIENCE, history.prompts(id)).await {
-        Ok(Ok(prompts)) => {
+    match shared.past.prompts(id).await {
+        Some(prompts) => {
             info!(interception_id = %id, "an operator reads the prompt of a request");
             Json(json!({ "prompts": prompts })).into_response()
         }
-        Ok(Err(problem)) => unavailable(&problem),
-        Err(_) => unavailable("no answer in time"),
+        None => unavailable(),
     }
 }
 
-/// The reason goes to the log: it may name hosts and files.
-fn unavailable(problem: &str) -> Response {
-    warn!(problem, "the operator's page cannot read the records");
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the records cannot be read now, the log says why\n",
-    )
-        .into_response()
+fn unavailable() -> Response {
+    let message = "the records cannot be read now, the log says why\n";
+    (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
 }
 
 #[derive(Deserialize)]
