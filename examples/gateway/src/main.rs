@@ -136,6 +136,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
                 Some(pool) => page.pool(mount.name, pool.clone()),
                 None => page,
             });
+            let page = page.logout(settings.token.is_some());
             let parts = admin::Parts {
                 readiness: Arc::clone(&readiness),
                 page: page::router(page),

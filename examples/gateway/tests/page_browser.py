@@ -346,6 +346,19 @@ def login(gateway_path, page, folder):
         page.has("demo...ited", "#keys")
         page.press("#keys button", "Restore")
         page.has("usable again", "#said")
+        # A logout ends the session of a page that is open elsewhere, too.
+        first = page.driver.current_window_handle
+        page.driver.switch_to.new_window("tab")
+        page.driver.get(gateway.page)
+        page.has("live", "header")
+        page.press("header button", "Log out")
+        page.has("Log in", "form")
+        page.driver.close()
+        page.driver.switch_to.window(first)
+        page.has("Log in", "form")
+        page.driver.find_element(By.ID, "token").send_keys(TOKEN)
+        page.press("form button", "Log in")
+        page.has("live", "header")
         # Sessions end with the process: the page asks for the token again.
         gateway.end()
         with gateway.start_again():

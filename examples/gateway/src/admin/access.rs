@@ -1,7 +1,6 @@
 //! Lets in requests with the operator's token. A listener without a token lets in everybody who can reach it.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,24 +13,45 @@ use axum::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
+use tracing::warn;
 use uuid::Uuid;
+
+use super::{sessions::Sessions, site::ByToken};
 
 /// The scheme's name and one space.
 const SCHEME: usize = "Bearer ".len();
 
-/// Sessions at once; one more ends the oldest.
-const MAX_SESSIONS: usize = 64;
-/// After this time an operator has to log in again.
-pub(super) const SESSION: Duration = Duration::from_secs(12 * 3600);
 /// The name of the cookie.
 pub(super) const COOKIE: &str = "gateway_session";
+
+/// The most wrong tokens in one [`WINDOW`]. A collector with a wrong token stays below it, and it is too few to guess one.
+const MAX_WRONG: u32 = 30;
+/// How long wrong tokens are counted, from the first one on.
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// The token of the listener, if it has one. It has no `Debug`: neither token nor session ever prints.
 #[derive(Clone)]
 pub struct Access {
     token: Option<Arc<str>>,
-    /// Random ids that stand for the token, and when each ends. They end with the process, too.
-    sessions: Arc<Mutex<HashMap<Uuid, Instant>>>,
+    pub(super) sessions: Arc<Sessions>,
+    wrong: Arc<Mutex<Wrong>>,
+}
+
+/// Counts the wrong tokens of all clients together. Counts by address would not help: behind a proxy all clients share one,
+/// and an attacker may have many.
+#[derive(Default)]
+struct Wrong {
+    since: Option<Instant>,
+    count: u32,
+}
+
+/// The result of comparing a presented token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presented {
+    Right,
+    Wrong,
+    /// Not compared, because too many were wrong; none is for this long. Sessions are not affected.
+    Unread(Duration),
 }
 
 // === impl Access ===
@@ -41,6 +61,7 @@ impl Access {
         Self {
             token: token.map(Arc::from),
             sessions: Arc::default(),
+            wrong: Arc::default(),
         }
     }
 
@@ -49,39 +70,36 @@ impl Access {
         self.token.is_some()
     }
 
-    /// Whether `presented` is the token. The time that this takes reveals nothing but the token's length.
-    pub fn is_token(&self, presented: &[u8]) -> bool {
-        let token = self.token.as_deref().map(str::as_bytes);
-        token.is_some_and(|token| token.ct_eq(presented).into())
-    }
-
-    /// Whether a request with these headers is let in: with the token, or with a session that was begun with it.
-    pub fn admits(&self, headers: &HeaderMap) -> bool {
-        !self.has_token()
-            || bearer(headers).is_some_and(|token| self.is_token(token))
-            || session(headers).is_some_and(|id| self.is_session(id))
-    }
-
-    /// Begins a session, after the token was presented.
-    pub(super) fn begin_session(&self) -> Uuid {
+    /// Compares `presented` with the token. The time that this takes reveals nothing but the token's length.
+    pub(super) fn check(&self, presented: &[u8]) -> Presented {
+        let Some(token) = self.token.as_deref() else {
+            return Presented::Wrong;
+        };
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, end| *end > now);
-        while sessions.len() >= MAX_SESSIONS
-            && let Some(oldest) = sessions.iter().min_by_key(|(_, end)| **end).map(|(id, _)| *id)
-        {
-            sessions.remove(&oldest);
+        let left = wrong
+            .since
+            .map(|since| WINDOW.saturating_sub(now.saturating_duration_since(since)));
+        let left = left.filter(|left| !left.is_zero()).unwrap_or_else(|| {
+            *wrong = Wrong::default();
+            WINDOW
+        });
+        if wrong.count >= MAX_WRONG {
+            return Presented::Unread(left);
         }
-        // 122 random bits from a cryptographic generator.
-        let id = Uuid::new_v4();
-        sessions.insert(id, now + SESSION);
-        id
-    }
-
-    fn is_session(&self, id: Uuid) -> bool {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its hash is keyed by the process, so the time of a look-up reveals nothing about the ids.
-        sessions.get(&id).is_some_and(|end| *end > Instant::now())
+        if token.as_bytes().ct_eq(presented).into() {
+            return Presented::Right;
+        }
+        wrong.since.get_or_insert(now);
+        wrong.count += 1;
+        warn!("wrong token at the operator's listener");
+        if wrong.count == MAX_WRONG {
+            warn!(
+                seconds = left.as_secs(),
+                "too many wrong tokens at the operator's listener, none is accepted for now"
+            );
+        }
+        Presented::Wrong
     }
 }
 
@@ -96,7 +114,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// The session that a request brings in its cookie.
-fn session(headers: &HeaderMap) -> Option<Uuid> {
+pub(super) fn session(headers: &HeaderMap) -> Option<Uuid> {
     let cookies = headers.get_all(header::COOKIE).iter();
     let mut pairs = cookies
         .filter_map(|cookie| cookie.to_str().ok())
@@ -107,10 +125,13 @@ fn session(headers: &HeaderMap) -> Option<Uuid> {
     })
 }
 
-/// Turns away requests that are not [admitted](Access::admits).
+/// Lets in requests with the token or a session. An answer over a session ends with it.
 pub(super) async fn require(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if access.admits(request.headers()) {
+    if !access.has_token() || request.extensions().get::<ByToken>().is_some() {
         return next.run(request).await;
+    }
+    if let Some(term) = session(request.headers()).and_then(|id| access.sessions.get(id)) {
+        return next.run(request).await.map(|body| term.bound(body));
     }
     // A browser that opens the page is sent to the form.
     if request.method() == Method::GET && request.uri().path() == "/" {
@@ -120,46 +141,72 @@ pub(super) async fn require(State(access): State<Access>, request: Request, next
     (StatusCode::UNAUTHORIZED, challenge, "the token is missing or wrong\n").into_response()
 }
 
+/// The answer for [`Presented::Unread`].
+pub(super) fn unread(wait: Duration, answer: impl IntoResponse) -> Response {
+    let seconds = HeaderValue::from(wait.as_secs() + 1);
+    (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, seconds)], answer).into_response()
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
     use super::*;
+    use crate::admin::sessions::SESSION;
 
     fn authorization(value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))])
     }
 
+    /// The status of an answer over this cookie.
+    async fn status(access: &Access, cookie: String) -> StatusCode {
+        let app = Router::new()
+            .route("/api", get(|| async { "in" }))
+            .route_layer(from_fn_with_state(access.clone(), require));
+        let request = Request::get("/api").header(header::COOKIE, cookie);
+        let answer = app.oneshot(request.body(Body::empty()).expect("a request")).await;
+        let (head, body) = answer.expect("an answer").into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        assert_eq!(head.status == StatusCode::OK, body == "in");
+        head.status
+    }
+
     #[test]
-    fn only_the_whole_token_is_let_in() {
+    fn only_the_whole_token_is_right() {
         let access = Access::new(Some("correct-horse".into()));
+        let check = |value| bearer(&authorization(value)).map(|token| access.check(token));
         for right in ["Bearer correct-horse", "bearer correct-horse", "BEARER  correct-horse "] {
-            assert!(access.admits(&authorization(right)), "{right}");
+            assert_eq!(check(right), Some(Presented::Right), "{right}");
         }
         for wrong in [
-            "",
-            "Bearer",
             "Bearer ",
             "Bearer correct-hors",
             "Bearer correct-horse2",
             "Bearer Correct-horse",
+        ] {
+            assert_eq!(check(wrong), Some(Presented::Wrong), "{wrong}");
+        }
+        for none in [
+            "",
+            "Bearer",
             "Basic correct-horse",
             "correct-horse",
             "Bearercorrect-horse",
         ] {
-            assert!(!access.admits(&authorization(wrong)), "{wrong}");
+            assert_eq!(check(none), None, "{none}");
         }
-        assert!(!access.admits(&HeaderMap::new()));
+        assert_eq!(bearer(&HeaderMap::new()), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_session_stands_for_the_token_until_it_ends() {
         let access = Access::new(Some("correct-horse".into()));
-        let cookie = |value: String| {
-            let value = HeaderValue::from_str(&value).expect("a header");
-            HeaderMap::from_iter([(header::COOKIE, value)])
-        };
-        let id = access.begin_session();
-        assert!(access.admits(&cookie(format!("{COOKIE}={id}"))));
-        assert!(access.admits(&cookie(format!("theme=dark; {COOKIE}={id}; x"))));
+        let id = access.sessions.begin();
+        for right in [format!("{COOKIE}={id}"), format!("theme=dark; {COOKIE}={id}; x")] {
+            assert_eq!(status(&access, right.clone()).await, StatusCode::OK, "{right}");
+        }
         for wrong in [
             String::new(),
             COOKIE.to_owned(),
@@ -168,25 +215,39 @@ mod tests {
             format!("other={id}"),
             format!("{COOKIE}=correct-horse"),
         ] {
-            assert!(!access.admits(&cookie(wrong.clone())), "{wrong}");
+            let status = status(&access, wrong.clone()).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{wrong}");
         }
-        assert!(!Access::new(Some("correct-horse".into())).admits(&cookie(format!("{COOKIE}={id}"))));
+        let other = Access::new(Some("correct-horse".into()));
+        let cookie = || format!("{COOKIE}={id}");
+        assert_eq!(status(&other, cookie()).await, StatusCode::UNAUTHORIZED);
         tokio::time::advance(SESSION).await;
-        assert!(!access.admits(&cookie(format!("{COOKIE}={id}"))));
-        // Beyond the limit the oldest session ends.
-        let first = access.begin_session();
-        for _ in 0..MAX_SESSIONS {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            access.begin_session();
-        }
-        assert!(!access.admits(&cookie(format!("{COOKIE}={first}"))));
-        assert_eq!(access.sessions.lock().expect("no panic").len(), MAX_SESSIONS);
+        assert_eq!(status(&access, cookie()).await, StatusCode::UNAUTHORIZED);
     }
 
-    #[test]
-    fn without_a_token_everybody_is_let_in_and_nothing_is_the_token() {
+    #[tokio::test(start_paused = true)]
+    async fn guessing_stops_for_everybody_and_sessions_go_on() {
+        let access = Access::new(Some("correct-horse".into()));
+        let id = access.sessions.begin();
+        for _ in 0..2 {
+            for left in (0..MAX_WRONG).rev() {
+                assert_eq!(access.check(b"wrong"), Presented::Wrong, "{left} more");
+                assert_eq!(access.check(b"correct-horse") == Presented::Right, left > 0);
+            }
+            tokio::time::advance(WINDOW / 2).await;
+            assert_eq!(access.check(b"correct-horse"), Presented::Unread(WINDOW / 2));
+            assert_eq!(status(&access, format!("{COOKIE}={id}")).await, StatusCode::OK);
+            tokio::time::advance(WINDOW / 2).await;
+            assert_eq!(access.check(b"correct-horse"), Presented::Right);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_token_everybody_is_let_in_and_nothing_is_the_token() {
         let access = Access::new(None);
-        assert!(access.admits(&HeaderMap::new()));
-        assert!(!access.is_token(b""));
+        assert_eq!(status(&access, String::new()).await, StatusCode::OK);
+        for _ in 0..2 * MAX_WRONG {
+            assert_eq!(access.check(b""), Presented::Wrong);
+        }
     }
 }

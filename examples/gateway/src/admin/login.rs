@@ -1,4 +1,5 @@
-//! The login form: exchanges the token for a cookie that stands for it, so that no URL and no page holds a secret.
+//! The login form: exchanges the token for a cookie that stands for it, so that no URL and no page holds a secret. The logout
+//! ends the session.
 
 use std::time::Duration;
 
@@ -6,13 +7,16 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
     response::{IntoResponse, Redirect, Response},
-    routing::get,
+    routing::{get, post},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tower_http::timeout::TimeoutLayer;
 
-use super::access::{Access, COOKIE, SESSION};
+use super::{
+    access::{self, Access, COOKIE, Presented},
+    sessions::SESSION,
+};
 use crate::page;
 
 const FORM: &str = include_str!("login.html");
@@ -27,6 +31,7 @@ const FAILURE: &str = "<!-- failure -->";
 pub(super) fn routes(access: Access) -> Router {
     Router::new()
         .route("/login", get(form).post(log_in))
+        .route("/logout", post(log_out))
         .layer(DefaultBodyLimit::max(MAX_FORM))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
         .route("/login.css", get(|| async { page::style() }))
@@ -43,12 +48,15 @@ async fn form(State(access): State<Access>) -> Response {
 async fn log_in(State(access): State<Access>, headers: HeaderMap, body: Bytes) -> Response {
     let mut fields = form_urlencoded::parse(&body);
     let token = fields.find(|(name, _)| name == "token").map(|(_, value)| value);
-    if !token.is_some_and(|token| access.is_token(token.as_bytes())) {
-        tracing::warn!("a login at the operator's listener with a wrong token");
-        let failure = "<p class=\"said bad\" role=\"alert\">That is not the token.</p>";
-        return html(StatusCode::UNAUTHORIZED, FORM.replace(FAILURE, failure));
+    match token.map_or(Presented::Wrong, |token| access.check(token.as_bytes())) {
+        Presented::Right => {}
+        Presented::Wrong => return html(StatusCode::UNAUTHORIZED, failed("That is not the token.")),
+        Presented::Unread(wait) => {
+            let text = format!("Too many wrong tokens. The next is read in {} s.", wait.as_secs() + 1);
+            return access::unread(wait, html(StatusCode::TOO_MANY_REQUESTS, failed(&text)));
+        }
     }
-    let (id, seconds) = (access.begin_session(), SESSION.as_secs());
+    let (id, seconds) = (access.sessions.begin(), SESSION.as_secs());
     // Whether the browser speaks TLS to a proxy before us.
     let is_secure = headers
         .get(header::ORIGIN)
@@ -59,6 +67,20 @@ async fn log_in(State(access): State<Access>, headers: HeaderMap, body: Bytes) -
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     ([(header::SET_COOKIE, cookie)], Redirect::to("./")).into_response()
+}
+
+/// Ends the session, also for other pages that use it.
+async fn log_out(State(access): State<Access>, headers: HeaderMap) -> Response {
+    if let Some(id) = access::session(&headers) {
+        access.sessions.end(id);
+    }
+    let cookie = format!("{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict");
+    ([(header::SET_COOKIE, cookie)], Redirect::to("login")).into_response()
+}
+
+/// The form with a failure message.
+fn failed(text: &str) -> String {
+    FORM.replace(FAILURE, &format!("<p class=\"said bad\" role=\"alert\">{text}</p>"))
 }
 
 fn html(status: StatusCode, text: String) -> Response {
@@ -116,15 +138,34 @@ mod tests {
         let cookie = headers["set-cookie"].to_str().expect("text");
         let (pair, attributes) = cookie.split_once("; ").expect("attributes");
         assert_eq!(attributes, "Path=/; Max-Age=43200; HttpOnly; SameSite=Strict");
-        assert!(access.admits(&HeaderMap::from_iter([(
-            header::COOKIE,
-            pair.parse().expect("a cookie")
-        )])));
+        let cookie = HeaderMap::from_iter([(header::COOKIE, pair.parse().expect("a cookie"))]);
+        let id = access::session(&cookie).expect("an id");
+        assert!(access.sessions.get(id).is_some());
         right
             .headers_mut()
             .insert(header::ORIGIN, HeaderValue::from_static("https://ops.example"));
         let (_, headers, _) = ask(&access, right).await;
         assert!(headers["set-cookie"].to_str().expect("text").ends_with("; Secure"));
+
+        let log_out = |method: &str| {
+            let request = Request::builder()
+                .method(method)
+                .uri("/logout")
+                .header(header::COOKIE, pair);
+            request.body(Body::empty()).expect("a request")
+        };
+        assert_eq!(ask(&access, log_out("GET")).await.0, StatusCode::METHOD_NOT_ALLOWED);
+        assert!(access.sessions.get(id).is_some());
+        let (status, headers, _) = ask(&access, log_out("POST")).await;
+        assert_eq!(
+            (status, headers["location"].as_bytes(), headers["set-cookie"].as_bytes()),
+            (
+                StatusCode::SEE_OTHER,
+                &b"login"[..],
+                &b"gateway_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"[..]
+            )
+        );
+        assert!(access.sessions.get(id).is_none());
     }
 
     /// Otherwise anybody who reaches the port could take all of its connections.
@@ -137,6 +178,26 @@ mod tests {
         drop(sender);
         let (status, _, _) = ask(&access, post(&"x".repeat(MAX_FORM))).await;
         assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_with_the_token_waits_after_too_many_without() {
+        let access = Access::new(Some(TOKEN.into()));
+        let mut wrong = 0;
+        let (headers, body) = loop {
+            match ask(&access, post("wrong")).await {
+                (StatusCode::UNAUTHORIZED, ..) => wrong += 1,
+                (status, headers, body) => {
+                    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+                    break (headers, body);
+                }
+            }
+        };
+        assert!(wrong == 30 && body.contains("Too many wrong tokens"), "{wrong}: {body}");
+        assert_eq!(ask(&access, post(TOKEN)).await.0, StatusCode::TOO_MANY_REQUESTS);
+        let wait = headers["retry-after"].to_str().expect("text").parse().expect("seconds");
+        tokio::time::advance(Duration::from_secs(wait)).await;
+        assert_eq!(ask(&access, post(TOKEN)).await.0, StatusCode::SEE_OTHER);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ mod login;
 mod metrics;
 mod readiness;
 mod routes;
+mod sessions;
 pub(crate) mod site;
 
 pub use self::{

@@ -9,6 +9,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -18,7 +19,7 @@ use axum::{
 };
 use http::{HeaderMap, Method, StatusCode, header, uri::Authority};
 
-use super::access::{self, Access};
+use super::access::{self, Access, Presented};
 
 /// The names of one listener.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub(super) struct Site {
 enum Fault {
     Host,
     Origin,
+    /// Too many wrong tokens, for this long.
+    Unread(Duration),
 }
 
 // === impl Site ===
@@ -47,12 +50,18 @@ impl Site {
         }
     }
 
-    fn check(&self, request: &Request) -> Result<(), Fault> {
+    /// Whether an allowed request has the token. The host is checked first, so that another site's page cannot use up the
+    /// limit of wrong tokens.
+    fn check(&self, request: &Request) -> Result<bool, Fault> {
         let headers = request.headers();
         let host = self.host(request).ok_or(Fault::Host)?;
+        let brings_token = match access::bearer(headers).map(|token| self.access.check(token)) {
+            Some(Presented::Unread(wait)) => return Err(Fault::Unread(wait)),
+            presented => presented == Some(Presented::Right),
+        };
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if is_safe || is_own_origin(headers, &host) || self.brings_token(headers) {
-            Ok(())
+        if is_safe || brings_token || is_own_origin(headers, &host) {
+            Ok(brings_token)
         } else {
             Err(Fault::Origin)
         }
@@ -92,10 +101,6 @@ impl Site {
             }
         }
     }
-
-    fn brings_token(&self, headers: &HeaderMap) -> bool {
-        access::bearer(headers).is_some_and(|token| self.access.is_token(token))
-    }
 }
 
 /// Whether a browser says that our own page sends this. The scheme is ignored: it may be that of a proxy before us.
@@ -119,8 +124,8 @@ pub(crate) struct ByToken;
 /// Refuses requests that are not meant for this listener.
 pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: Next) -> Response {
     match site.check(&request) {
-        Ok(()) => {
-            if site.brings_token(request.headers()) {
+        Ok(brings_token) => {
+            if brings_token {
                 request.extensions_mut().insert(ByToken);
             }
             next.run(request).await
@@ -133,6 +138,7 @@ pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: 
             let message = "a change needs the Origin of this listener, or the token\n";
             (StatusCode::FORBIDDEN, message).into_response()
         }
+        Err(Fault::Unread(wait)) => access::unread(wait, "too many wrong tokens\n"),
     }
 }
 
@@ -152,7 +158,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        site.check(&request.body(Body::empty()).unwrap())
+        site.check(&request.body(Body::empty()).unwrap()).map(drop)
     }
 
     #[test]

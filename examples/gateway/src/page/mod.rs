@@ -54,6 +54,7 @@ pub struct Page {
     pools: Vec<(String, KeyPool)>,
     servers: Option<McpServers>,
     history: Option<History>,
+    has_logout: bool,
 }
 
 // === impl Page ===
@@ -66,6 +67,7 @@ impl Page {
             pools: Vec::new(),
             servers: None,
             history: None,
+            has_logout: false,
         }
     }
 
@@ -87,6 +89,13 @@ impl Page {
     #[must_use]
     pub fn history(mut self, history: Option<History>) -> Self {
         self.history = history;
+        self
+    }
+
+    /// Shows a button to log out. It sends a form by `POST` to `logout` next to the page, which the application answers.
+    #[must_use]
+    pub fn logout(mut self, is_offered: bool) -> Self {
+        self.has_logout = is_offered;
         self
     }
 

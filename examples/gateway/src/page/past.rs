@@ -1,5 +1,5 @@
-//! The past as pages ask for it: each picture is drawn once for all of them, and a database that fails is left alone for a
-//! while, however often somebody reloads.
+//! Reads the past for all pages: one query at a time, its result is reused for some seconds, and after a failure the
+//! database is not asked for a while, so that reloading the page cannot load a slow database further.
 
 use std::{
     sync::{Arc, Mutex},
@@ -23,21 +23,21 @@ use super::{
 
 /// How long a database may take.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long a database is not asked after a failure.
+/// How long the database is not asked after a failure.
 pub(super) const REST: Duration = Duration::from_secs(20);
 
-/// Where the past comes from.
+/// The source of the past: a database or memory.
 pub(super) struct Past {
     /// Without one, from memory.
     history: Option<Arc<History>>,
     ledger: Arc<Mutex<Ledger>>,
-    /// Locked while the database is asked: by one query at a time.
+    /// Locked during a query.
     state: Arc<tokio::sync::Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The pictures of each range, as they were drawn last.
+    /// The data of each range's pictures as last read.
     drawn: [Option<(Instant, Bytes)>; 2],
     failed: Option<Instant>,
 }
@@ -53,12 +53,12 @@ impl Past {
         }
     }
 
-    /// Whether there are prompts: memory keeps none.
+    /// Whether prompts can be read: memory has none.
     pub(super) fn has_prompts(&self) -> bool {
         self.history.is_some()
     }
 
-    /// The pictures' data as JSON, at most some seconds old. `None` if it cannot be read now; the log says why.
+    /// The pictures' data as JSON, at most some seconds old. `None` if the database fails; the log says why.
     pub(super) async fn pictures(&self, range: Range) -> Option<Bytes> {
         let mut state = Arc::clone(&self.state).lock_owned().await;
         let max_age = history::max_age(self.history.is_some());
@@ -82,7 +82,7 @@ impl Past {
         ask(state, query, move |state, json| state.draw(range, json.clone())).await
     }
 
-    /// The prompts of one request. `None` if they cannot be read now; the log says why.
+    /// The prompts of one request. `None` if the database fails; the log says why.
     pub(super) async fn prompts(&self, id: Uuid) -> Option<Vec<String>> {
         let history = Arc::clone(self.history.as_ref()?);
         let state = Arc::clone(&self.state).lock_owned().await;
@@ -98,7 +98,7 @@ impl State {
     }
 }
 
-/// Asks the database unless it has just failed, and lets `keep` see the answer.
+/// Asks the database, unless it failed a short time ago, and passes the answer to `keep`.
 async fn ask<T: Send + 'static>(
     mut state: OwnedMutexGuard<State>,
     query: impl Future<Output = Result<T, String>> + Send + 'static,
@@ -107,7 +107,8 @@ async fn ask<T: Send + 'static>(
     if state.failed.is_some_and(|at| since(at) < REST) {
         return None;
     }
-    // A task: it goes on when its reader leaves, so that the next one waits for it rather than ask anew beside it.
+    // A task, which a client that leaves does not cancel: the database would work on, and the next client would start
+    // a second query beside the first.
     let asking = tokio::spawn(async move {
         let problem = match timeout(PATIENCE, query).await {
             Ok(Ok(answer)) => {
@@ -118,7 +119,7 @@ async fn ask<T: Send + 'static>(
             Ok(Err(problem)) => problem,
             Err(_) => "no answer in time".to_owned(),
         };
-        // Only here: it may name hosts and files.
+        // Only to the log: it may name hosts and files.
         warn!(problem, "the operator's page cannot read the records");
         state.failed = Some(Instant::now());
         None

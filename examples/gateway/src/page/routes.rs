@@ -44,6 +44,7 @@ pub fn router(page: Page) -> Router {
             servers: page.servers,
             boot: Uuid::now_v7(),
             has_prompts: past.has_prompts(),
+            has_logout: page.has_logout,
         }),
         feed: Arc::default(),
         past,

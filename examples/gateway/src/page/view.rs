@@ -33,6 +33,7 @@ pub(super) struct Viewer {
     /// A new one after a restart, when requests and counts begin again.
     pub(super) boot: Uuid,
     pub(super) has_prompts: bool,
+    pub(super) has_logout: bool,
 }
 
 /// The state that pages were last sent.
@@ -53,6 +54,7 @@ struct Message<'a> {
     /// Milliseconds since 1970, by the clock of all times in the message.
     now: u64,
     has_prompts: bool,
+    has_logout: bool,
     totals: Totals,
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<&'a RawValue>,
@@ -137,6 +139,7 @@ impl Viewer {
             boot: self.boot,
             now,
             has_prompts: self.has_prompts,
+            has_logout: self.has_logout,
             totals,
             running,
             ended: &ended,

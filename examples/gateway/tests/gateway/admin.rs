@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use axum::{Json, Router, response::IntoResponse};
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -118,6 +119,31 @@ async fn another_address_than_loopback_needs_a_token() {
     assert_eq!(
         ask(Method::POST, "/api/restore", &right).await,
         StatusCode::UNSUPPORTED_MEDIA_TYPE
+    );
+    // A browser logs in and opens the page, whose feed ends with the session.
+    let page = format!("http://127.0.0.1:{}", gateway.admin.expect("an address").port());
+    let own = ("origin", page.as_str());
+    let form = "token=tok-0123456789abcdef";
+    let login = gateway.open_admin(Method::POST, "/login", &[own], form).await;
+    assert_eq!(login.status(), StatusCode::SEE_OTHER);
+    let cookie = login.headers()["set-cookie"].to_str().expect("text");
+    let cookie = ("cookie", cookie.split(';').next().expect("a cookie"));
+    let feed = gateway.open_admin(Method::GET, "/api/events", &[cookie], "").await;
+    assert_eq!(feed.status(), StatusCode::OK);
+    let mut feed = feed.into_body();
+    within(feed.frame()).await.expect("a snapshot").expect("no error");
+    for headers in [&[cookie][..], &[cookie, ("origin", "http://evil.example")]] {
+        assert_eq!(ask(Method::POST, "/logout", headers).await, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(ask(Method::GET, "/metrics", &[cookie]).await, StatusCode::OK);
+    assert_eq!(
+        ask(Method::POST, "/logout", &[cookie, own]).await,
+        StatusCode::SEE_OTHER
+    );
+    within(feed.collect()).await.expect("an end in order");
+    assert_eq!(
+        ask(Method::GET, "/api/events", &[cookie]).await,
+        StatusCode::UNAUTHORIZED
     );
     gateway.signal().await;
     let (status, log, _) = gateway.end().await;

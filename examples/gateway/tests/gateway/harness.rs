@@ -21,7 +21,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, response};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper_util::{
     client::legacy::{self, Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -179,16 +179,27 @@ impl Gateway {
         path: &str,
         headers: &[(&str, &str)],
     ) -> (response::Parts, String) {
+        let (head, body) = self.open_admin(method, path, headers, "").await.into_parts();
+        let body = within(body.collect()).await.expect("a whole body").to_bytes();
+        (head, str::from_utf8(&body).expect("UTF-8").to_owned())
+    }
+
+    /// The same with a body, and an answer that is not read yet.
+    pub(crate) async fn open_admin(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> Response<Incoming> {
         let admin = self.admin.expect("there is an operator's listener");
         let uri = format!("http://127.0.0.1:{}{path}", admin.port());
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = self.client.request(request.body(bytes("")).expect("a request"));
-        let (head, body) = within(answer).await.expect("an answer").into_parts();
-        let body = within(body.collect()).await.expect("a whole body").to_bytes();
-        (head, str::from_utf8(&body).expect("UTF-8").to_owned())
+        let answer = self.client.request(request.body(bytes(body)).expect("a request"));
+        within(answer).await.expect("an answer")
     }
 
     /// The whole text and the usage of a streamed answer, which must end with `[DONE]`.
@@ -376,7 +387,7 @@ pub(crate) fn scratch(extension: &str) -> PathBuf {
     path.into()
 }
 
-pub(crate) async fn read(response: Response<hyper::body::Incoming>) -> (StatusCode, Value) {
+pub(crate) async fn read(response: Response<Incoming>) -> (StatusCode, Value) {
     let status = response.status();
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
     assert!(response.headers().contains_key("x-request-id"));

@@ -505,6 +505,7 @@ function take(message) {
   state.skew = Date.now() - message.now;
   state.hasPrompts = message.has_prompts;
   state.totals = message.totals;
+  $("logout").hidden = !message.has_logout;
   if (message.running) takeRunning(message.running);
   takeEnded(message.ended);
   if (message.pools) { state.pools = message.pools; drawKeys(); }

@@ -210,7 +210,7 @@ fn the_address_of_a_database_is_not_repeated() {
     assert!(!problem.contains("s3cret"), "{problem}");
 }
 
-/// Reloading the page is all that it takes to ask again.
+/// Reloading the page must not run more queries.
 #[tokio::test(start_paused = true)]
 async fn a_database_that_does_not_answer_is_asked_once_in_a_while() {
     let (history, asked) = History::stuck();
