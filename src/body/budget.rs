@@ -55,7 +55,7 @@ impl Budget {
         }
     }
 
-    /// Whether so much is held that requests may be turned away.
+    /// Whether so much is held that requests may be refused.
     pub(crate) fn is_scarce(&self) -> bool {
         self.shared.used.load(Ordering::Relaxed) >= self.max / 2
     }

@@ -76,7 +76,7 @@ impl RefusedAdditions {
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         refused.retain(|_, until| *until > now);
         for addition in additions {
-            tracing::info!(model = %request.about().model, ?addition, "the provider refuses this addition");
+            tracing::info!(model = %request.about().model, ?addition, "the provider refuses a member that the bridge added");
             if refused.len() >= MOST_REMEMBERED {
                 let oldest = refused.iter().min_by_key(|(_, until)| **until);
                 if let Some(oldest) = oldest.map(|(oldest, _)| oldest.clone()) {

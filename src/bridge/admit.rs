@@ -76,7 +76,7 @@ where
             }
             Err(CollectError::OverBudget) => {
                 metrics::refused(Limit::HeldBodies);
-                tracing::warn!("a request was turned away: too many bytes of request bodies are held");
+                tracing::warn!("a request was refused: all requests together hold too many bytes");
                 Err(over_budget())
             }
             Err(CollectError::Broken(cause)) if is_over_limit(&cause) => Err(BridgeError::new(

@@ -70,7 +70,7 @@ impl Failure {
                 Self::invalid("the answer is over the limit")
             }
             CollectError::OverBudget => {
-                tracing::warn!("an answer was given up: too many bytes of bodies are held");
+                tracing::warn!("an answer was aborted: all requests together hold too many bytes");
                 metrics::refused(Limit::HeldBodies);
                 over_budget().into()
             }
@@ -88,7 +88,7 @@ impl Failure {
     /// A success that is not what the API promises.
     #[cold]
     pub(crate) fn invalid(cause: &'static str) -> Self {
-        tracing::warn!(cause, "the provider's answer is not the API's");
+        tracing::warn!(cause, "the provider's answer breaks its API's rules");
         Self::bridge(
             BridgeErrorKind::UpstreamInvalid,
             "the provider's answer is not what its API promises",

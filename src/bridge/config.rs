@@ -74,7 +74,10 @@ impl Config {
     pub(crate) fn end_stalled_readers(&self) {
         let ended = self.readers.end_stalled(self.reader_patience);
         if ended > 0 {
-            tracing::warn!(ended, "answers that nobody read made room for other requests");
+            tracing::warn!(
+                ended,
+                "answers that were not read were ended to make room for other requests"
+            );
             metrics::refused(Limit::Reader);
         }
     }

@@ -217,10 +217,7 @@ async fn begin(
             Unavailable::Closed => (Limit::RecorderClosed, "requests cannot be recorded at present"),
         };
         metrics::refused(limit);
-        tracing::warn!(
-            ?unavailable,
-            "a request was turned away because it could not be recorded"
-        );
+        tracing::warn!(?unavailable, "a request was refused because it could not be recorded");
         BridgeError::new(BridgeErrorKind::RecorderUnavailable, message)
     })
 }

@@ -124,13 +124,16 @@ where
                 let size = |result: &ToolResult<'_>| result.text.len() + result.call.id.len();
                 let more = replay.len() + results.iter().map(size).sum::<usize>();
                 if !conversation.held.take_more(more) {
-                    tracing::warn!("a request was given up: too many bytes of request bodies are held");
+                    tracing::warn!("a request was aborted: all requests together hold too many bytes");
                     metrics::refused(Limit::HeldBodies);
                     return Err(over_budget().into());
                 }
                 appended += more;
                 if appended > config.max_appended && !last {
-                    tracing::warn!(appended, "the rounds of this request have grown too large for more");
+                    tracing::warn!(
+                        appended,
+                        "the rounds of this request appended too many bytes: the model must answer"
+                    );
                     metrics::refused(Limit::Appended);
                     last = true;
                     rounds.done = rounds.max;
@@ -194,7 +197,10 @@ impl Rounds {
         self.done += 1;
         let last = self.done == self.max;
         if last {
-            tracing::warn!(rounds = self.max, "the model may call no more tools for this request");
+            tracing::warn!(
+                rounds = self.max,
+                "this request has used all of its rounds: the model must answer"
+            );
             metrics::refused(Limit::Rounds);
         }
         Step::Invoke { last }

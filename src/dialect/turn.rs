@@ -128,7 +128,7 @@ pub(crate) enum Progress {
     Done,
 }
 
-/// Why an answer is not the API's.
+/// Why an answer is not one of its API.
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// The provider sent an error inside a success.

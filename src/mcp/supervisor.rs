@@ -100,7 +100,7 @@ impl Supervisor {
                         tracing::info!(
                             server = self.connection.server.name,
                             tools = self.offered.len(),
-                            "MCP server has other tools"
+                            "MCP server's tools changed"
                         );
                     }
                 }

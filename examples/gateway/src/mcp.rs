@@ -121,7 +121,7 @@ async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers
     let _ = rustls::crypto::ring::default_provider().install_default();
     let servers = McpServers::connect(servers, local).map_err(|problem| format!("--mcp: {problem}"))?;
     if tokio::time::timeout(PATIENCE, servers.settled()).await.is_err() {
-        warn!("not every MCP server has answered yet, going on without");
+        warn!("not every MCP server has answered yet, going on without them");
     }
     Ok(servers)
 }

@@ -91,7 +91,7 @@ pub async fn serve<S, B>(
 
     tokio::select! {
         drained = timeout(drain, graceful.shutdown()) => if drained.is_err() {
-            warn!(seconds = drain.as_secs(), "still busy, cutting what is left");
+            warn!(seconds = drain.as_secs(), "still busy, ending the remaining connections");
         },
         _ = cut.wait_for(|cut| *cut) => {}
     }

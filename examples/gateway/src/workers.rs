@@ -163,11 +163,11 @@ impl Workers {
             tokio::select! {
                 ended = self.running.join_next() => match ended.map(flatten) {
                     Some(Ok(())) => {}
-                    Some(Err(problem)) => error!(problem, "a worker broke"),
+                    Some(Err(problem)) => error!(problem, "a worker failed"),
                     None => return (signals, served),
                 },
                 signal = signals.next(), if !*self.cut.borrow() => {
-                    warn!(signal, "cutting what is left");
+                    warn!(signal, "ending the remaining connections");
                     self.cut.send_replace(true);
                 }
             }
@@ -176,7 +176,7 @@ impl Workers {
 }
 
 fn flatten(ended: Result<Result<(), String>, JoinError>) -> Result<(), String> {
-    ended.unwrap_or_else(|error| Err(format!("a worker broke: {error}")))
+    ended.unwrap_or_else(|error| Err(format!("a worker failed: {error}")))
 }
 
 // === impl Acceptor ===

@@ -176,7 +176,7 @@ impl<C: Connect> Writer<C> {
         if mended > 0 {
             tracing::warn!(
                 mended,
-                "records held a NUL or a count over 63 bits, which the database does not: changed"
+                "records with a NUL or a count over 63 bits, which the database cannot hold, were changed"
             );
         }
         self.summary.mended += mended;
@@ -198,13 +198,13 @@ impl<C: Connect> Writer<C> {
             Ok(()) => {
                 self.summary.set_aside += 1;
                 tracing::error!(
-                    %why, interception_id, sequence, "the database does not take a record: it is set aside"
+                    %why, interception_id, sequence, "the database refuses a record: it is set aside"
                 );
             }
             Err(error) => {
                 self.summary.lost += 1;
                 tracing::error!(
-                    %why, %error, interception_id, sequence, "the database does not take a record: it is lost"
+                    %why, %error, interception_id, sequence, "the database refuses a record: it is lost"
                 );
             }
         }

@@ -227,6 +227,6 @@ fn on_response<B>(response: &Response<B>, latency: Duration, _: &Span) {
 fn on_failure(failure: ServerErrorsFailureClass, latency: Duration, _: &Span) {
     // `on_response` logs the statuses. An error is a body that broke after its head.
     if let ServerErrorsFailureClass::Error(error) = failure {
-        warn!(error, latency_ms = latency.as_millis(), "the answer broke");
+        warn!(error, latency_ms = latency.as_millis(), "the answer broke off");
     }
 }
