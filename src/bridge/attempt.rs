@@ -72,7 +72,7 @@ impl<U: Upstream> Provider<U> {
             };
             let (request, hint) = self.request(body, lease.as_ref());
             if let Some(interception) = &mut interception {
-                interception.key_attempt(hint.as_ref());
+                interception.note_key_attempt(hint.as_ref());
             }
             let span = attempt_span(self.attempts, self.round, lease.as_ref());
             let now = Instant::now();

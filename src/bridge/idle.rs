@@ -40,7 +40,7 @@ impl Silence {
     }
 
     /// Notes that the caller was given bytes.
-    pub(crate) fn shown(&mut self) {
+    pub(crate) fn note_shown(&mut self) {
         self.shown = Instant::now();
     }
 
@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(silent, Silent::Caller);
             keep_alives += 1;
             assert_eq!((Instant::now() - begun).as_secs(), keep_alives * 10);
-            silence.shown();
+            silence.note_shown();
         }
         assert_eq!(keep_alives, 3);
     }
@@ -115,7 +115,7 @@ mod tests {
         let mut silence = Silence::new();
         let begun = Instant::now();
         sleep(Duration::from_secs(7)).await;
-        silence.shown();
+        silence.note_shown();
         assert_eq!(silence.or(pin!(pending::<()>())).await, Err(Silent::Caller));
         assert_eq!((Instant::now() - begun).as_secs(), 17);
     }
@@ -132,7 +132,7 @@ mod tests {
         let mut keep_alives = 0;
         while silence.or(pin!(pending::<()>())).await == Err(Silent::Caller) {
             keep_alives += 1;
-            silence.shown();
+            silence.note_shown();
         }
         assert!((5..=6).contains(&keep_alives), "{keep_alives}");
         assert_eq!((Instant::now() - begun).as_secs(), 62);

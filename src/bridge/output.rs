@@ -111,7 +111,7 @@ impl Output {
             let _ = commit.send(Ok(parts));
         }
         self.sink.send(bytes).await;
-        self.silence.shown();
+        self.silence.note_shown();
     }
 
     /// Waits for `work`, with keep-alives for the caller meanwhile. `Err` if the provider is silent for too long.
@@ -243,7 +243,7 @@ impl Output {
         let mut bytes = BytesMut::new();
         self.relay.keep_alive(&mut bytes);
         self.hand_over(bytes.freeze()).await;
-        self.silence.shown();
+        self.silence.note_shown();
     }
 }
 

@@ -89,7 +89,7 @@ where
     loop {
         conversation.provider.begin_round(rounds.number());
         // Counted from its start, so that a round that fails is counted too.
-        conversation.interception.round();
+        conversation.interception.note_round();
         let (turn, answer) = match reader.read(conversation).await {
             Ok(read) => read,
             Err(failure) if rounds.done == 0 && !reader.has_shown() => {

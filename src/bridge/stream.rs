@@ -300,7 +300,7 @@ where
             }
             if relayed.shows {
                 output.open_relayed(provider, interception, &**request, walk, &mut opening);
-                interception.first_token();
+                interception.note_first_token();
             }
             if let Some(id) = output.relay.take_shown_id() {
                 stored.remember(id).await;

@@ -270,7 +270,7 @@ impl Key {
 
     /// Rests for keyed paths or counts of tokens. A deadline is never shortened. Returns whether it served the purpose
     /// until now.
-    pub(super) fn rest_for(&self, purpose: Purpose<'_>, deadline: u64, now: u64) -> bool {
+    pub(super) fn begin_rest(&self, purpose: Purpose<'_>, deadline: u64, now: u64) -> bool {
         let before = self
             .rest_word(purpose)
             .map(|rest| rest.fetch_max(deadline, Ordering::AcqRel));

@@ -177,7 +177,7 @@ impl KeyPool {
                 }
             }
             Purpose::Keyed | Purpose::Counting => {
-                if key.rest_for(purpose, deadline, now) {
+                if key.begin_rest(purpose, deadline, now) {
                     tracing::warn!(
                         credential_hint = %key.hint,
                         ?purpose,

@@ -176,7 +176,7 @@ impl Interception {
     }
 
     /// Counts a key that is about to be tried.
-    pub(crate) fn key_attempt(&mut self, hint: Option<&KeyHint>) {
+    pub(crate) fn note_key_attempt(&mut self, hint: Option<&KeyHint>) {
         self.key_attempts = self.key_attempts.saturating_add(1);
         self.hint = hint.cloned();
     }
@@ -187,12 +187,12 @@ impl Interception {
     }
 
     /// Counts a round that begins.
-    pub(crate) fn round(&mut self) {
+    pub(crate) fn note_round(&mut self) {
         self.rounds = self.rounds.saturating_add(1);
     }
 
     /// Notes the time of the first part of the answer; later calls change nothing.
-    pub(crate) fn first_token(&mut self) {
+    pub(crate) fn note_first_token(&mut self) {
         if self.first_token.is_none() {
             let after = Instant::now().saturating_duration_since(self.began);
             self.first_token = Some(after);

@@ -100,13 +100,13 @@ fn finish_tells_everything_that_was_counted() {
     let mut interception = begin(&recorder);
     assert!(interception.is_recorded());
     assert_eq!(interception.id().get_version_num(), 7);
-    interception.round();
-    interception.key_attempt(Some(&KeyHint::of("sk-0123456789abcdefghij")));
-    interception.key_attempt(Some(&KeyHint::of("sk-zyxwvutsrqponmlkjihg")));
+    interception.note_round();
+    interception.note_key_attempt(Some(&KeyHint::of("sk-0123456789abcdefghij")));
+    interception.note_key_attempt(Some(&KeyHint::of("sk-zyxwvutsrqponmlkjihg")));
     interception.emit(prompt());
     interception.emit(tokens(7));
-    interception.round();
-    interception.key_attempt(Some(&KeyHint::of("sk-0123456789abcdefghij")));
+    interception.note_round();
+    interception.note_key_attempt(Some(&KeyHint::of("sk-0123456789abcdefghij")));
     interception.emit(tokens(5));
     assert_eq!(interception.key_attempts(), 3);
     assert_eq!((interception.usage().input, interception.usage().output), (12, 2));
@@ -145,9 +145,9 @@ async fn durations_are_measured_and_the_first_token_counts_once() {
     let (recorder, mut events) = Recorder::channel(1);
     let mut interception = recorder.begin(None, started).await.unwrap();
     tokio::time::advance(Duration::from_millis(250)).await;
-    interception.first_token();
+    interception.note_first_token();
     tokio::time::advance(Duration::from_millis(750)).await;
-    interception.first_token();
+    interception.note_first_token();
     interception.finish(Outcome::Completed, Some(StatusCode::OK), None);
     match drain(&mut events).pop().unwrap().fact {
         Fact::Ended {
@@ -165,7 +165,7 @@ async fn durations_are_measured_and_the_first_token_counts_once() {
 fn unrecorded_counts_and_says_nothing() {
     let mut interception = Interception::unrecorded();
     assert!(!interception.is_recorded());
-    interception.round();
+    interception.note_round();
     interception.emit(tokens(3));
     assert_eq!(interception.usage().input, 3);
     assert_ne!(interception.id(), Interception::unrecorded().id());
@@ -186,7 +186,7 @@ async fn dropped_at_any_await_it_ends_once() {
     async fn pipeline(recorder: Recorder) {
         let mut interception = recorder.begin(None, started).await.unwrap();
         for round in 0..3 {
-            interception.round();
+            interception.note_round();
             tokio::task::yield_now().await;
             interception.emit(tokens(round));
         }

@@ -32,14 +32,14 @@ pub(super) struct ChatRequest {
     parallel_tool_calls: Option<Member>,
     stream_options: Option<Member>,
     /// Whether the caller leaves the choice of tools to the model, and asks for one answer only.
-    open_to_tools: bool,
+    is_open_to_tools: bool,
     /// The offset of the closing brace: where new members go.
     end: usize,
     offer: Offer,
     settings: OfferSettings,
     withdrawn: Vec<Addition>,
     /// Whether the model may call no more tools.
-    forbidden: bool,
+    is_forbidden: bool,
     edits: Edits,
     /// The rounds so far, as elements of `messages`, commas included.
     replayed: Rope,
@@ -103,7 +103,7 @@ impl ChatRequest {
             parallel_tool_calls: scanner.get("parallel_tool_calls").copied(),
             stream_options,
             // The API refuses `tools` together with the older `functions`.
-            open_to_tools: present("tool_choice").is_none_or(|member| text(member) == r#""auto""#)
+            is_open_to_tools: present("tool_choice").is_none_or(|member| text(member) == r#""auto""#)
                 && present("n").is_none_or(|member| is_one(&text(member)))
                 && present("functions").or(present("function_call")).is_none()
                 && present("tools").is_none_or(|member| member.kind() == Kind::Array),
@@ -116,7 +116,7 @@ impl ChatRequest {
                 reported_usage: None,
             },
             withdrawn: Vec::new(),
-            forbidden: false,
+            is_forbidden: false,
             edits: Edits::default(),
             replayed: Rope::default(),
             body,
@@ -152,7 +152,7 @@ impl ChatRequest {
         if !self.settings.parallel && !self.withdrawn.contains(&Addition::ParallelToolCalls) {
             self.set(self.parallel_tool_calls, r#","parallel_tool_calls":"#, "false");
         }
-        if self.forbidden {
+        if self.is_forbidden {
             self.set(self.tool_choice, r#","tool_choice":"#, r#""none""#);
         }
     }
@@ -231,7 +231,7 @@ impl Request for ChatRequest {
 
     fn offer(&mut self, tools: Tools, settings: OfferSettings) -> bool {
         self.settings = settings;
-        if tools.is_empty() || !self.open_to_tools {
+        if tools.is_empty() || !self.is_open_to_tools {
             return false;
         }
         let listed = self
@@ -309,7 +309,7 @@ impl Request for ChatRequest {
     }
 
     fn forbid_tools(&mut self) {
-        self.forbidden = true;
+        self.is_forbidden = true;
         self.plan();
     }
 

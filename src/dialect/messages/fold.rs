@@ -24,7 +24,7 @@ pub(super) struct Fold {
     delta_usage: Option<Bytes>,
     pub(super) has_started: bool,
     pub(super) calls: Calls,
-    blocks: Vec<Piecemeal>,
+    blocks: Vec<PartialBlock>,
     /// The block for each index that the provider uses.
     places: HashMap<u64, usize>,
     /// Whether all deltas were understood, so that the turn can go back to the provider.
@@ -35,7 +35,7 @@ pub(super) struct Fold {
 
 /// A block that comes in pieces.
 #[derive(Debug)]
-pub(super) struct Piecemeal {
+pub(super) struct PartialBlock {
     block: Block,
     pub(super) owner: Owner,
     /// The `content_block` of its start.
@@ -156,7 +156,7 @@ impl Fold {
             (block.words, block.input) = (None, None);
         }
         self.places.insert(index, self.blocks.len());
-        self.blocks.push(Piecemeal {
+        self.blocks.push(PartialBlock {
             block,
             owner,
             start: kept.to_vec(),
@@ -167,7 +167,7 @@ impl Fold {
     }
 
     /// The block for an index that the provider uses.
-    pub(super) fn block(&self, index: u64) -> Option<&Piecemeal> {
+    pub(super) fn block(&self, index: u64) -> Option<&PartialBlock> {
         self.blocks.get(*self.places.get(&index)?)
     }
 
@@ -226,8 +226,8 @@ impl Fold {
     }
 
     /// The caller's calls that were withheld because the turn began with one of ours.
-    pub(super) fn withheld(&mut self) -> impl Iterator<Item = &mut Piecemeal> {
-        let is_withheld = |block: &&mut Piecemeal| {
+    pub(super) fn withheld(&mut self) -> impl Iterator<Item = &mut PartialBlock> {
+        let is_withheld = |block: &&mut PartialBlock| {
             block.block.kind == Kind::ToolUse && block.shown.is_none() && matches!(block.owner, Owner::Caller)
         };
         self.blocks.iter_mut().filter(is_withheld)
@@ -251,9 +251,9 @@ impl Fold {
     }
 }
 
-// === impl Piecemeal ===
+// === impl PartialBlock ===
 
-impl Piecemeal {
+impl PartialBlock {
     pub(super) fn kind(&self) -> Kind {
         self.block.kind
     }
