@@ -148,7 +148,7 @@ where
             }
         }
     };
-    // Whether it came to the end or not: the answer goes out now.
+    // The answer is sent now, whether the rest was read or not.
     let _ = tokio::time::timeout(time, reading).await;
 }
 

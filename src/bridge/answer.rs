@@ -1,4 +1,4 @@
-//! Failures, and the answers made of them: the provider's own error as it came, or ours in the provider's shape.
+//! Failures, and the answers built from them: the provider's own error, or ours in the provider's shape.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};

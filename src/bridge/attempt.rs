@@ -158,7 +158,7 @@ impl<U: Upstream> Provider<U> {
         pool.report(&mut walk.walk, &mut lease, purpose, report, Instant::now());
         match verdict {
             Verdict::Relay => return Err(self.refused(refusal).into()),
-            // On keyed paths no refusal counts against a key, so the first one is the answer if no key succeeds.
+            // On keyed paths every refusal may become the answer: none is taken to say that the key is dead.
             Verdict::NextKey | Verdict::Suspect => {}
             _ if is_keyed => {}
             _ => return Ok(()),

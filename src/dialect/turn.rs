@@ -70,7 +70,7 @@ pub(crate) struct Thought {
 /// An answer's own description.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Completion {
-    /// The provider's id of it.
+    /// The provider's id of the answer.
     pub(crate) id: String,
     pub(crate) model: String,
     pub(crate) service_tier: Option<String>,

@@ -31,7 +31,7 @@ use crate::metrics::{self, Limit};
 const MAX_UNSOLICITED: u32 = 100;
 /// Bytes of such messages, and of progress notifications: each is parsed, however large.
 const MAX_UNSOLICITED_BYTES: usize = 4 << 20;
-/// Progress notifications, which belong to a call of ours and are thrown away.
+/// Progress notifications, which belong to a call of ours and are discarded.
 const MAX_PROGRESS: u32 = 1_000;
 /// Lines in which no message was found. The reader is ahead of the messages by a few kilobytes of lines.
 const MAX_IDLE_LINES: u32 = 1_000;
@@ -94,7 +94,7 @@ impl Flood {
         }
     }
 
-    /// Counts a message. `None` for one that is thrown away.
+    /// Counts a message. `None` for one that is discarded.
     fn pass(&self, message: RxJsonRpcMessage<RoleClient>) -> Option<RxJsonRpcMessage<RoleClient>> {
         let is_progress = matches!(
             &message,

@@ -29,7 +29,7 @@
 //!
 //! - It depends on `reqwest` 0.13 with a TLS feature: `rustls` (its provider is aws-lc-rs), `native-tls`, or
 //!   `rustls-no-provider` with a provider of the application's choice, installed at the beginning of `main`:
-//!   `rustls::crypto::ring::default_provider().install_default()`. Nothing else is to be done.
+//!   `rustls::crypto::ring::default_provider().install_default()`. Nothing else is needed.
 //! - It gives the server its own client: [`McpServer::client`].
 //!
 //! Without either, `https` servers are away, and their snapshot says why.
@@ -46,10 +46,10 @@
 //! | calls of one server at once | 64 ([`McpServer::max_calls`]) | they wait in line |
 //! | of these, calls of one actor once half are taken | a quarter | they wait in line |
 //! | requests and notifications of a server | 100 a second | the session ends, and is opened again after a pause |
-//! | progress notifications | 1,000 a second, all of them thrown away | as above |
+//! | progress notifications | 1,000 a second, all of them discarded | as above |
 //! | lines or events that are not messages | 1,000 a second, 20 MiB without one | as above |
 //! | listings after an announced change | at once, then after twice the pause, up to 60 s | they wait |
-//! | one message | 16 MiB, by the SDK | it is thrown away |
+//! | one message | 16 MiB, by the SDK | it is discarded |
 //!
 //! The SDK, `rmcp`, starts a task for each request of a server and would take up any number of them; the bounds above are
 //! around its transport. Comments in an event stream cost time, and are not counted.

@@ -16,7 +16,7 @@ use super::word::NEVER;
 /// Model names come from callers, so their number is bounded. The least recently used one is forgotten first.
 pub(super) const MOST_MODELS: usize = 256;
 
-/// The headers that name the domain: its organisation, and the part of it.
+/// The headers that name the domain: its organisation, and its project or workspace.
 const NAMES: [(&str, &str); 2] = [
     ("openai-organization", "openai-project"),
     ("anthropic-organization-id", "anthropic-workspace-id"),

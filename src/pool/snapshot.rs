@@ -96,7 +96,7 @@ pub struct ModelRest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct KeyCounters {
-    /// Calls that have come to an outcome.
+    /// Calls with a known outcome.
     pub attempts: u64,
     /// Answers that went on to the caller.
     pub accepted: u64,

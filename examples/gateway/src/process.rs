@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-/// The first argument of a gateway that is to become a child of the gateway whose process id follows.
+/// The first argument of a gateway that becomes a child of another one, whose process id follows.
 const RUN_CHILD: &str = "--run-child";
 
 /// Forbids core dumps, and reads of this process's memory, where keys are, by other processes. Linux only.

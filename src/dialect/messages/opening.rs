@@ -91,7 +91,7 @@ impl Opening {
         }
     }
 
-    /// Notes that the event at hand is not held.
+    /// Notes that the current event is not held.
     pub(super) fn pass(&mut self) {
         self.is_last_held = false;
     }

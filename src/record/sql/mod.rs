@@ -35,9 +35,9 @@
 //! The spool belongs on a local disk: the threads that serve requests write to it, a few microseconds for each event.
 //!
 //! The database cannot hold everything. A NUL in a text becomes U+FFFD, and a count over 63 bits the largest that fits.
-//! A row that the database refuses all the same is set aside in the file `<spool>.rejected`, and the others are stored.
-//! That file is bounded to 64 MiB. Beyond it, and without a spool, a refused row is lost. Each is counted in the
-//! [`Summary`] and named in the log by its ids, without its content.
+//! A row that the database still refuses is set aside in the file `<spool>.rejected`, and the others are stored. That
+//! file is bounded to 64 MiB. Beyond it, and without a spool, a refused row is lost. Each is counted in the [`Summary`]
+//! and named in the log by its ids, without its content.
 //!
 //! # Examples
 //!

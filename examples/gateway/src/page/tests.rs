@@ -275,7 +275,7 @@ async fn open_pages_are_bounded_and_a_closed_one_makes_room() {
         .await
         .into_body();
     message(&mut feed).await;
-    // Nobody reads on the others: they are cut off rather than fed for ever.
+    // Nobody reads from the other pages, so they are disconnected.
     for _ in 0..20 {
         request(now(), "gpt-4o", None, None).iter().for_each(&mut observe);
         message(&mut feed).await;

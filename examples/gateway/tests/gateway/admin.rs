@@ -32,7 +32,7 @@ async fn health_and_readiness_are_told_to_whoever_asks_by_a_right_name() {
     assert_eq!(head.status, StatusCode::OK);
     let (head, _) = gateway.ask_admin(Method::GET, "/nothing", &[]).await;
     assert_eq!(head.status, StatusCode::NOT_FOUND);
-    // Callers find none of it.
+    // None of it is on the callers' listener.
     let (status, _) = gateway.send(Method::GET, "/healthz", &[], chat("")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     gateway.signal().await;

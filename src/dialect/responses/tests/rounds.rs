@@ -216,7 +216,7 @@ fn a_call_that_no_text_can_answer_makes_the_turn_the_callers() {
         assert!(!talk.turns[0].is_ours);
         assert_eq!(talk.turns[0].calls[2].arguments, r#"{"type":"exec"}"#);
     }
-    // The provider's own shell is nobody's call.
+    // A shell that the provider runs is neither our call nor the caller's.
     let hosted = typed("shell_call").replace(
         r#""action""#,
         r#""environment":{"type":"container_reference"},"action""#,
