@@ -3,9 +3,10 @@
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::thread::available_parallelism;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// The least work for another thread, in bytes. Below it, changing threads costs more than it saves.
@@ -17,24 +18,47 @@ pub(crate) struct Aside {
     places: Arc<Semaphore>,
 }
 
-/// Cancels work that no thread has begun when its request is cancelled.
-struct Working<T>(JoinHandle<T>);
+/// A place for one piece of work.
+#[must_use = "a place that is not used is given back"]
+pub(crate) struct Place {
+    /// None if the semaphore were closed, which it never is.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Work on another thread. Dropping it cancels work that no thread has begun.
+///
+/// # Panics
+///
+/// If the work does.
+#[must_use = "work that nobody waits for may never be done"]
+pub(crate) struct Working<T>(JoinHandle<T>);
 
 // === impl Aside ===
 
 impl Default for Aside {
     fn default() -> Self {
         let cores = available_parallelism().map_or(1, std::num::NonZero::get);
-        Self {
-            places: Arc::new(Semaphore::new((cores / 2).max(1))),
-        }
+        Self::new((cores / 2).max(1))
     }
 }
 
 impl Aside {
+    pub(crate) fn new(places: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+        }
+    }
+
     /// Whether work over `bytes` bytes is done on another thread.
     pub(crate) fn takes(bytes: usize) -> bool {
         bytes >= LARGE
+    }
+
+    /// Waits for a place.
+    pub(crate) async fn place(&self) -> Place {
+        Place {
+            _permit: Arc::clone(&self.places).acquire_owned().await.ok(),
+        }
     }
 
     /// Does `work` on another thread. Boxed: requests that never need this keep no room for it.
@@ -46,19 +70,32 @@ impl Aside {
         &'a self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
-        Box::pin(async move {
-            // Never closed, so a permit always comes. The work owns the permit: it goes on when its request is
-            // cancelled.
-            let place = Arc::clone(&self.places).acquire_owned().await;
-            let mut working = Working(spawn_blocking(move || {
-                let _place = place;
-                work()
-            }));
-            match (&mut working.0).await {
-                Ok(done) => done,
-                Err(error) => resume_unwind(error.into_panic()),
-            }
-        })
+        Box::pin(async move { self.place().await.begin(work).await })
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Begins `work`, which owns the place: a request that is cancelled does not stop work that has begun.
+    pub(crate) fn begin<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Working<T> {
+        Working(spawn_blocking(move || {
+            let _place = self;
+            work()
+        }))
+    }
+}
+
+// === impl Working ===
+
+impl<T> Future for Working<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match ready!(Pin::new(&mut self.0).poll(cx)) {
+            Ok(done) => Poll::Ready(done),
+            Err(error) => resume_unwind(error.into_panic()),
+        }
     }
 }
 
@@ -84,9 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_keeps_its_place_when_its_request_is_gone() {
-        let aside = Aside {
-            places: Arc::new(Semaphore::new(1)),
-        };
+        let aside = Aside::new(1);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (end, ends) = mpsc::channel::<()>();
         let mut work = aside.run(move || {

@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) budget: Budget,
     pub(crate) readers: Readers,
     pub(crate) aside: Aside,
+    /// Places for checks of arguments. Apart from `aside`: a check may take a hundred times as long as reading a body.
+    pub(crate) checks: Aside,
     pub(crate) reader_patience: Duration,
     pub(crate) max_response_body: usize,
     pub(crate) max_appended: usize,
@@ -98,6 +100,7 @@ impl Default for Config {
             budget: Budget::new(512 << 20),
             readers: Readers::default(),
             aside: Aside::default(),
+            checks: Aside::default(),
             reader_patience: Duration::from_secs(60),
             max_response_body: 32 << 20,
             max_appended: 32 << 20,

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use super::aside::Aside;
 use super::config::Config;
 use super::facts;
 use crate::dialect::turn::{Call, Owner, ToolResult, Turn};
@@ -41,6 +42,7 @@ struct Invocation {
     id: String,
     arguments: Arguments,
     extensions: Extensions,
+    checks: Aside,
     limit: Duration,
 }
 
@@ -112,6 +114,7 @@ impl<'a> Calls<'a> {
                     id: call.id.clone(),
                     arguments,
                     extensions: self.extensions.clone(),
+                    checks: self.config.checks.clone(),
                     limit: self.config.tool_timeout,
                 };
                 let task = running.spawn(invocation.run().instrument(span));
@@ -203,11 +206,15 @@ impl Invocation {
             id,
             arguments,
             extensions,
+            checks,
             limit,
         } = self;
         let arguments = match arguments {
             Arguments::Checked(arguments) => arguments,
-            Arguments::Raw(raw) => tool.check_aside(raw).await?,
+            Arguments::Raw(raw) => {
+                let tool = tool.clone();
+                checks.run(move || tool.check(&raw)).await?
+            }
         };
         let call = tool.call(id, arguments).with_extensions(extensions);
         match timeout(limit, tool.service().oneshot(call)).await {
@@ -221,5 +228,57 @@ impl Invocation {
                 ))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::dialect::turn::CallKind;
+    use crate::tools::{ToolDefinition, Tools, tool_fn};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_check_waits_for_a_place() {
+        let tools: Tools = [tool_fn(ToolDefinition::new("t"), |_| async {
+            Ok::<_, Infallible>("done")
+        })]
+        .into_iter()
+        .collect();
+        let call = |length: usize| Call {
+            id: "c".to_owned(),
+            name: "bmcp_local_t".to_owned(),
+            arguments: json!({ "x": "y".repeat(length) }).to_string(),
+            owner: Owner::Ours(tools.get("bmcp_local_t").unwrap().clone()),
+            kind: CallKind::Function,
+        };
+        let config = Config {
+            checks: Aside::new(1),
+            ..Config::default()
+        };
+        let run = async |length: usize| {
+            let turn = Turn {
+                calls: vec![call(length)],
+                ..Turn::default()
+            };
+            let mut interception = Interception::unrecorded();
+            let mut calls = Calls::new(&config, &mut interception, &turn, Extensions::new(), 1 << 20);
+            calls.run().await;
+            calls
+                .into_results("")
+                .pop()
+                .map(|result| (result.text, result.is_error))
+        };
+        let done = Some(("done".to_owned(), false));
+
+        let place = config.checks.place().await;
+        assert_eq!(run(100).await, done, "a short one is made at once");
+        let mut waits = std::pin::pin!(run(100 << 10));
+        assert!(timeout(Duration::from_secs(60), waits.as_mut()).await.is_err());
+        drop(place);
+        assert_eq!(waits.await, done);
     }
 }

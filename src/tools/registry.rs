@@ -299,8 +299,8 @@ impl Registered {
         Ok(arguments)
     }
 
-    /// Like [`check`](Self::check), if that is quick; `None` for a check that [`check_aside`](Self::check_aside) has to
-    /// make.
+    /// Like [`check`](Self::check), if that is quick; `None` for a check that belongs on another thread: neither a model nor
+    /// a tool server's schema may hold up the other requests of this thread.
     ///
     /// # Errors
     ///
@@ -317,18 +317,6 @@ impl Registered {
         schema
             .checks_quickly(&arguments)
             .then(|| schema.check(&arguments).map(|()| arguments))
-    }
-
-    /// Like [`check`](Self::check), on another thread: neither a model nor a tool server's schema may hold up the other
-    /// requests of this thread.
-    ///
-    /// # Errors
-    ///
-    /// As of [`check`](Self::check).
-    pub(crate) async fn check_aside(&self, raw_arguments: String) -> Result<Value, String> {
-        let tool = self.clone();
-        let checked = tokio::task::spawn_blocking(move || tool.check(&raw_arguments)).await;
-        checked.unwrap_or_else(|_| Err("the arguments could not be checked".to_owned()))
     }
 
     /// The call to give to [`service`](Self::service).
