@@ -59,6 +59,12 @@ impl Silence {
         self.heard = None;
     }
 
+    /// Stops to wait for the provider; how much longer it may be silent once it is waited for again.
+    pub(crate) fn pause(&mut self) -> Option<Duration> {
+        let (heard, limit) = self.heard.take()?;
+        Some(limit.saturating_sub(Instant::now().saturating_duration_since(heard)))
+    }
+
     /// Waits until a silence has lasted too long.
     async fn broken(&mut self) -> Silent {
         loop {

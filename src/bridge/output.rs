@@ -10,7 +10,7 @@ use http::{Response, response};
 use tokio::sync::oneshot;
 
 use super::answer::Failure;
-use super::aside::Aside;
+use super::aside::{Aside, Working};
 use super::attempt::RoundWalk;
 use super::facts;
 use super::idle::{Silence, Silent};
@@ -23,6 +23,9 @@ use crate::extensions::Intercepted;
 use crate::pool::Lease;
 use crate::record::Interception;
 use crate::upstream::Upstream;
+
+#[cfg(test)]
+mod tests;
 
 const TOO_LONG: Fault = Fault::Shape("the provider's stream has an event that is over the limit");
 
@@ -51,6 +54,22 @@ pub(super) struct Output {
     has_opened: bool,
     /// The answer's id when its first event was shown: later events of the same frame may tell more.
     first_id: Option<String>,
+    /// Work on another thread that has the relay.
+    lent: Option<Working<Lent>>,
+}
+
+/// What another thread works with.
+struct Lent {
+    relay: Box<dyn Relay>,
+    out: BytesMut,
+    work: Work,
+}
+
+/// The work, and what comes of it.
+struct Work {
+    decoder: Decoder,
+    relayed: Relayed,
+    turn: Turn,
 }
 
 /// The effect of a run of events.
@@ -78,6 +97,7 @@ impl Output {
             silence: Silence::new(),
             has_opened: false,
             first_id: None,
+            lent: None,
         }
     }
 
@@ -129,6 +149,22 @@ impl Output {
         }
     }
 
+    /// Waits for `work` that is not the provider's, with keep-alives for the caller meanwhile.
+    pub(super) async fn during_ours<F: Future>(&mut self, work: F) -> F::Output {
+        let left = self.silence.pause();
+        let mut work = pin!(work);
+        let done = loop {
+            match self.silence.or(work.as_mut()).await {
+                Ok(done) => break done,
+                Err(_) => self.keep_alive().await,
+            }
+        };
+        if let Some(left) = left {
+            self.silence.listen(left);
+        }
+        done
+    }
+
     /// Feeds the relay with the events received so far. If they are large, the relay moves to another thread for it,
     /// where it holds up no other request; `spare` makes the relay that stands in its place meanwhile.
     pub(super) async fn relay_events(
@@ -140,15 +176,14 @@ impl Output {
         let wants_id = !self.has_opened && self.first_id.is_none();
         let bytes = decoder.pending();
         let mut relayed = if Aside::takes(bytes) {
-            let mut relay = mem::replace(&mut self.relay, spare());
-            let (mut events, mut out) = (mem::replace(decoder, Decoder::new(0)), mem::take(&mut self.out));
-            let work = move || {
-                let relayed = relay_all(&mut *relay, &mut events, &mut out, wants_id);
-                (relay, events, out, relayed)
+            let events = mem::replace(decoder, Decoder::new(0));
+            let work = move |lent: &mut Lent| {
+                let Lent { relay, out, work } = lent;
+                work.relayed = relay_all(&mut **relay, &mut work.decoder, out, wants_id);
             };
-            let (relay, events, out, relayed) = aside.run(work).await;
-            (self.relay, *decoder, self.out) = (relay, events, out);
-            relayed
+            let done = self.lend(events, aside, spare, work).await;
+            *decoder = done.decoder;
+            done.relayed
         } else {
             relay_all(&mut *self.relay, decoder, &mut self.out, wants_id)
         };
@@ -163,14 +198,48 @@ impl Output {
         if !Aside::takes(bytes) {
             return self.relay.turn();
         }
-        let mut relay = mem::replace(&mut self.relay, spare());
-        let work = move || {
-            let turn = relay.turn();
-            (relay, turn)
+        let work = |lent: &mut Lent| lent.work.turn = lent.relay.turn();
+        self.lend(Decoder::new(0), aside, spare, work).await.turn
+    }
+
+    /// Lets another thread do `work` with the relay. While there is no place for it the relay is here, for keep-alives.
+    async fn lend(
+        &mut self,
+        decoder: Decoder,
+        aside: &Aside,
+        spare: impl FnOnce() -> Box<dyn Relay>,
+        work: impl FnOnce(&mut Lent) + Send + 'static,
+    ) -> Work {
+        let place = self.during_ours(aside.place()).await;
+        let mut lent = Lent {
+            relay: mem::replace(&mut self.relay, spare()),
+            out: mem::take(&mut self.out),
+            work: Work {
+                decoder,
+                relayed: Relayed::default(),
+                turn: Turn::default(),
+            },
         };
-        let (relay, turn) = aside.run(work).await;
-        self.relay = relay;
-        turn
+        let working = place.begin(move || {
+            work(&mut lent);
+            lent
+        });
+        let lent = self.lent.insert(working).await;
+        self.take_back(lent)
+    }
+
+    /// Waits for the relay, if another thread has it: a stream that is out of time ends with a word of its own relay.
+    pub(super) async fn recall(&mut self) {
+        if let Some(working) = &mut self.lent {
+            let lent = working.await;
+            self.take_back(lent);
+        }
+    }
+
+    fn take_back(&mut self, lent: Lent) -> Work {
+        self.lent = None;
+        (self.relay, self.out) = (lent.relay, lent.out);
+        lent.work
     }
 
     /// Handles the end of the provider's body. An unterminated final event counts if only its blank line is missing.

@@ -5,7 +5,7 @@
 //! caller's polls drive it.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -140,6 +140,7 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
         }
         Err(failure) => {
             drop(reader.incoming.take());
+            reader.output.recall().await;
             let error_type = failure.error_type(provider.api).map(str::to_owned);
             let is_head_out = reader.output.commit.is_none();
             let status = if is_head_out { StatusCode::OK } else { failure.status() };
@@ -235,7 +236,7 @@ where
             let reply = reply.map_err(|error| Failure::unread(&error, &provider.credentials))?;
             let read = if Aside::takes(reply.len()) {
                 let reader = request.reply_reader();
-                config.aside.run(move || reader(reply)).await
+                output.during_ours(config.aside.run(move || reader(reply))).await
             } else {
                 request.read_reply(reply)
             };
@@ -416,14 +417,7 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
     {
         self.output.flush().await;
         self.drain().await;
-        self.output.silence.stop_listening();
-        let mut tools = pin!(tools);
-        loop {
-            if let Ok(done) = self.output.silence.or(tools.as_mut()).await {
-                return done;
-            }
-            self.output.keep_alive().await;
-        }
+        self.output.during_ours(tools).await
     }
 
     fn replay(&mut self, answer: Self::Answer) -> Rope {
