@@ -2,7 +2,7 @@
 //! and divides them, so that neither one caller nor a few large bodies starve the others.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The largest small request, in bytes; less if the budget is small.
@@ -11,7 +11,8 @@ const SMALL: usize = 64 << 10;
 /// The bytes that may be held at once, by all requests together.
 ///
 /// - The last eighth is for small requests: a few large ones do not turn them away.
-/// - Once half is taken, the large requests of one actor get no more than an eighth together.
+/// - Once half is taken, the large requests of one actor get no more than an eighth together. Those without an actor count
+///   as one actor's, once there are requests with one.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     max: usize,
@@ -21,8 +22,10 @@ pub(crate) struct Budget {
 #[derive(Debug, Default)]
 struct Shared {
     used: AtomicUsize,
+    /// Whether a request of an actor was seen: an application that names none has no shares to protect.
+    has_actors: AtomicBool,
     /// The bytes of large requests, by actor. Only actors that hold any.
-    large: Mutex<HashMap<Arc<str>, usize>>,
+    large: Mutex<HashMap<Option<Arc<str>>, usize>>,
 }
 
 /// The bytes that one request holds; given back when it is dropped.
@@ -31,7 +34,9 @@ pub(crate) struct Held {
     budget: Budget,
     actor: Option<Arc<str>>,
     bytes: usize,
-    /// Whether the bytes are in the actor's account.
+    /// What was taken of the budget: the bytes, and what the next ones will need.
+    taken: usize,
+    /// Whether what was taken is in the actor's account.
     is_large: bool,
 }
 
@@ -47,10 +52,15 @@ impl Budget {
 
     /// A request of `actor` that holds nothing yet.
     pub(crate) fn hold(&self, actor: Option<&str>) -> Held {
+        let has_actors = &self.shared.has_actors;
+        if actor.is_some() && !has_actors.load(Ordering::Relaxed) {
+            has_actors.store(true, Ordering::Relaxed);
+        }
         Held {
             budget: self.clone(),
             actor: actor.map(Arc::from),
             bytes: 0,
+            taken: 0,
             is_large: false,
         }
     }
@@ -73,7 +83,7 @@ impl Budget {
         self.max / 8
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Option<Arc<str>>, usize>> {
         // Nothing under the lock panics half-way.
         self.shared.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,62 +104,97 @@ impl Held {
     /// Takes `bytes` more if the budget has them. A request that gets none keeps what it holds, and so do the others.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let sum = self.bytes.saturating_add(bytes);
-        let taken = if sum <= self.budget.small() {
-            self.budget.take(bytes, self.budget.max)
+        let small = self.budget.small();
+        let has_room = if sum <= self.taken {
+            true
+        } else if sum <= small {
+            self.take_small(sum)
         } else {
-            self.take_large(bytes)
+            // Ahead of the need, so that the frames of a large body do not all ask for the lock.
+            let ahead = sum.checked_next_multiple_of(small);
+            ahead.is_some_and(|ahead| self.take_large(ahead)) || self.take_large(sum)
         };
-        if taken {
+        if has_room {
             self.bytes = sum;
         }
-        taken
+        has_room
     }
 
     /// Takes `bytes` for a request under way: neither its actor's share nor the reserve for small requests bounds it.
     pub(crate) fn take_more(&mut self, bytes: usize) -> bool {
-        let taken = self.budget.take(bytes, self.budget.max);
-        if taken {
-            self.bytes += bytes;
-            if let Some(actor) = self.actor.as_ref().filter(|_| self.is_large)
-                && let Some(own) = self.budget.accounts().get_mut(actor)
-            {
-                *own += bytes;
+        let sum = self.bytes.saturating_add(bytes);
+        if sum > self.taken {
+            if !self.budget.take(sum - self.taken, self.budget.max) {
+                return false;
             }
+            if self.is_large || sum > self.budget.small() {
+                let counted = self.uncounted(sum);
+                *self.budget.accounts().entry(self.actor.clone()).or_default() += counted;
+                self.is_large = true;
+            }
+            self.taken = sum;
+        }
+        self.bytes = sum;
+        true
+    }
+
+    /// Gives back what was taken ahead of the need.
+    pub(crate) fn trim(&mut self) {
+        self.give_back(self.taken - self.bytes);
+        self.taken = self.bytes;
+    }
+
+    fn take_small(&mut self, sum: usize) -> bool {
+        let taken = self.budget.take(sum - self.taken, self.budget.max);
+        if taken {
+            self.taken = sum;
         }
         taken
     }
 
-    fn take_large(&mut self, bytes: usize) -> bool {
+    fn take_large(&mut self, sum: usize) -> bool {
         let budget = &self.budget;
         let for_large = budget.max - budget.eighth();
-        let Some(actor) = &self.actor else {
-            return budget.take(bytes, for_large);
-        };
+        let has_shares = self.actor.is_some() || budget.shared.has_actors.load(Ordering::Relaxed);
         let mut accounts = budget.accounts();
-        let own = accounts.get(actor).copied().unwrap_or(0);
-        let more = if self.is_large { bytes } else { self.bytes + bytes };
-        let has_share = own.saturating_add(more) <= budget.eighth();
-        let taken = (has_share || !budget.is_scarce()) && budget.take(bytes, for_large);
+        let own = accounts.get(&self.actor).copied().unwrap_or(0);
+        let own = own.saturating_add(self.uncounted(sum));
+        let may_take = !has_shares || own <= budget.eighth() || !budget.is_scarce();
+        let taken = may_take && budget.take(sum - self.taken, for_large);
         if taken {
-            accounts.insert(Arc::clone(actor), own + more);
+            accounts.insert(self.actor.clone(), own);
+            drop(accounts);
             self.is_large = true;
+            self.taken = sum;
         }
         taken
+    }
+
+    /// What the actor's account lacks of `sum`.
+    fn uncounted(&self, sum: usize) -> usize {
+        if self.is_large { sum - self.taken } else { sum }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.budget.shared.used.fetch_sub(bytes, Ordering::Relaxed);
+        if self.is_large {
+            let mut accounts = self.budget.accounts();
+            if let Some(own) = accounts.get_mut(&self.actor) {
+                *own -= bytes.min(*own);
+                if *own == 0 {
+                    accounts.remove(&self.actor);
+                }
+            }
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.shared.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        if let Some(actor) = self.actor.as_ref().filter(|_| self.is_large) {
-            let mut accounts = self.budget.accounts();
-            if let Some(own) = accounts.get_mut(actor) {
-                *own -= self.bytes.min(*own);
-                if *own == 0 {
-                    accounts.remove(actor);
-                }
-            }
-        }
+        self.give_back(self.taken);
     }
 }
 
@@ -196,18 +241,107 @@ mod tests {
     }
 
     #[test]
+    fn those_without_an_actor_leave_the_actors_their_share() {
+        let flood = |budget: &Budget| {
+            let mut nobodies: Vec<_> = (0..8).map(|_| budget.hold(None)).collect();
+            let taken = nobodies.iter_mut().filter_map(|held| held.take(8 << 20).then_some(()));
+            (taken.count(), nobodies)
+        };
+        let budget = Budget::new(64 << 20);
+        assert_eq!(flood(&budget).0, 7, "all but the reserve, while nobody has an actor");
+        assert!(budget.accounts().is_empty());
+        let mut own = budget.hold(Some("a"));
+        let (taken, _nobodies) = flood(&budget);
+        assert_eq!(taken, 4, "half");
+        assert!(own.take(8 << 20));
+    }
+
+    #[test]
+    fn what_is_taken_ahead_is_used_or_given_back() {
+        let budget = Budget::new(64 << 20);
+        let mut held = budget.hold(Some("a"));
+        assert!(
+            held.take(64 << 10) && budget.used() == 64 << 10,
+            "a small one takes what it needs"
+        );
+        assert!(held.take(1) && budget.used() == 128 << 10);
+        assert!(held.take((64 << 10) - 1) && budget.used() == 128 << 10);
+        assert!(held.take(1) && held.take_more(1) && budget.used() == 192 << 10);
+        held.trim();
+        assert_eq!(
+            (budget.used(), budget.accounts()[&held.actor]),
+            ((128 << 10) + 2, (128 << 10) + 2)
+        );
+        // The last bytes need no step's room.
+        let mut others: Vec<_> = (0..6).map(|_| budget.hold(None)).collect();
+        assert!(others.iter_mut().all(|held| held.take_more(9 << 20)));
+        let left = (56 << 20) - budget.used();
+        assert!(!held.take(left + 1) && held.take(left));
+    }
+
+    #[test]
+    fn what_a_request_under_way_takes_is_in_its_actor_s_account() {
+        let budget = Budget::new(64 << 20);
+        let mut own = budget.hold(Some("a"));
+        assert!(own.take(1) && own.take_more(8 << 20));
+        assert_eq!(budget.accounts()[&own.actor], (8 << 20) + 1);
+        let mut others: Vec<_> = (0..3).map(|_| budget.hold(Some("b"))).collect();
+        assert!(others.iter_mut().all(|held| held.take(8 << 20)));
+        assert!(!budget.hold(Some("a")).take(65 << 10), "a share is gone");
+        drop(own);
+        assert!(!budget.accounts().contains_key(&Some(Arc::from("a"))));
+    }
+
+    #[test]
     fn a_request_under_way_may_use_the_reserve() {
         let budget = Budget::new(64 << 20);
         let mut own = budget.hold(Some("a"));
         assert!(own.take(8 << 20));
-        let mut others: Vec<_> = (0..6).map(|_| budget.hold(None)).collect();
+        let mut others: Vec<_> = ["b", "c", "d", "e", "f", "g"]
+            .map(|actor| budget.hold(Some(actor)))
+            .into();
         assert!(others.iter_mut().all(|held| held.take(8 << 20)));
         assert!(!own.take(1), "a share and the reserve");
         assert!(own.take_more(8 << 20) && !own.take_more(1));
-        assert_eq!(budget.accounts()["a"], 16 << 20);
+        assert_eq!(budget.accounts()[&Some(Arc::from("a"))], 16 << 20);
         drop((own, others));
         assert_eq!(budget.used(), 0);
         assert!(budget.accounts().is_empty());
+    }
+
+    /// The same rules, computed from scratch.
+    struct Model {
+        actor: Option<&'static str>,
+        bytes: usize,
+        taken: usize,
+    }
+
+    const MAX: usize = 1024;
+
+    impl Model {
+        fn is_large(&self) -> bool {
+            self.taken > MAX / 64
+        }
+
+        /// Whether request `who` may reach `sum` bytes.
+        fn fits(all: &[Self], who: usize, sum: usize, has_actors: bool) -> bool {
+            let own = &all[who];
+            let used: usize = all.iter().map(|request| request.taken).sum();
+            let after = used - own.taken + sum;
+            if sum <= MAX / 64 {
+                return after <= MAX;
+            }
+            let is_other =
+                |(index, request): &(usize, &Self)| *index != who && request.actor == own.actor && request.is_large();
+            let others: usize = all
+                .iter()
+                .enumerate()
+                .filter(is_other)
+                .map(|(_, request)| request.taken)
+                .sum();
+            let has_share = others + sum <= MAX / 8 || used < MAX / 2 || !has_actors;
+            after <= MAX - MAX / 8 && has_share
+        }
     }
 
     proptest! {
@@ -215,39 +349,50 @@ mod tests {
         /// refuse a request, and at the end all bytes are given back.
         #[test]
         fn what_is_held_never_exceeds_the_budget(
-            steps in prop::collection::vec((0_usize..8, 0_usize..300, 0_u8..8), 0..120),
+            steps in prop::collection::vec((0_usize..8, 0_usize..300, 0_u8..10), 0..120),
+            has_actors: bool,
         ) {
-            const MAX: usize = 1024;
             let budget = Budget::new(MAX);
-            let actor = |who: usize| [None, Some("a"), Some("b"), Some("c")][who % 4];
-            let mut held: Vec<_> = (0..8).map(|who| (budget.hold(actor(who)), 0_usize)).collect();
-            for (who, bytes, leaves) in steps {
-                if leaves == 0 {
-                    held[who] = (budget.hold(actor(who)), 0);
-                    continue;
+            let actor = |who: usize| if has_actors { [None, Some("a"), Some("b"), Some("c")][who % 4] } else { None };
+            let begin = |who: usize| (budget.hold(actor(who)), Model { actor: actor(who), bytes: 0, taken: 0 });
+            let (mut held, mut models): (Vec<_>, Vec<_>) = (0..8).map(begin).unzip();
+            for (who, bytes, step) in steps {
+                let sum = models[who].bytes + bytes;
+                match step {
+                    0 => (held[who], models[who]) = begin(who),
+                    1 => {
+                        held[who].trim();
+                        models[who].taken = models[who].bytes;
+                    }
+                    2 => {
+                        let used: usize = models.iter().map(|request| request.taken).sum();
+                        let fits = sum <= models[who].taken || used - models[who].taken + sum <= MAX;
+                        prop_assert_eq!(held[who].take_more(bytes), fits);
+                        if fits {
+                            models[who].bytes = sum;
+                            models[who].taken = sum.max(models[who].taken);
+                        }
+                    }
+                    _ => {
+                        let is_small = sum <= MAX / 64;
+                        let ahead = if is_small { sum } else { sum.next_multiple_of(MAX / 64) };
+                        let reached = if sum <= models[who].taken {
+                            Some(models[who].taken)
+                        } else {
+                            [ahead, sum].into_iter().find(|sum| Model::fits(&models, who, *sum, has_actors))
+                        };
+                        prop_assert_eq!(held[who].take(bytes), reached.is_some(), "{} to {}", bytes, sum);
+                        if let Some(reached) = reached {
+                            (models[who].bytes, models[who].taken) = (sum, reached);
+                        }
+                    }
                 }
-                let sum: usize = held.iter().map(|(_, bytes)| bytes).sum();
-                let own = held[who].1;
-                let taken = held[who].0.take(bytes);
-                // The same rules, computed from scratch.
-                let is_small = own + bytes <= MAX / 64;
-                let of_actor: usize = held
-                    .iter()
-                    .enumerate()
-                    .filter(|(other, (_, bytes))| actor(*other) == actor(who) && (*other == who || *bytes > MAX / 64))
-                    .map(|(_, (_, bytes))| bytes)
-                    .sum();
-                let fits = match actor(who) {
-                    _ if is_small => sum + bytes <= MAX,
-                    None => sum + bytes <= MAX - MAX / 8,
-                    Some(_) => sum + bytes <= MAX - MAX / 8 && (sum < MAX / 2 || of_actor + bytes <= MAX / 8),
-                };
-                prop_assert_eq!(taken, fits, "{} of {} in {}", bytes, own, sum);
-                held[who].1 += if taken { bytes } else { 0 };
-                let sum: usize = held.iter().map(|(_, bytes)| bytes).sum();
-                prop_assert!(sum <= MAX);
-                prop_assert_eq!(budget.used(), sum);
-                prop_assert!(held.iter().all(|(held, bytes)| held.bytes == *bytes), "nobody loses");
+                let used: usize = models.iter().map(|request| request.taken).sum();
+                prop_assert!(used <= MAX);
+                prop_assert_eq!(budget.used(), used);
+                for (held, model) in held.iter().zip(&models) {
+                    prop_assert_eq!((held.bytes, held.taken), (model.bytes, model.taken), "nobody loses");
+                }
             }
             drop(held);
             prop_assert_eq!(budget.used(), 0);

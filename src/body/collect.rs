@@ -119,6 +119,9 @@ where
         }
     }
     rope.push(gathered.freeze());
+    if let Some(held) = held {
+        held.trim();
+    }
     Ok(rope)
 }
 
