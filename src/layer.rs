@@ -112,10 +112,13 @@ impl BridgeLayer {
         self.set(|config| config.max_request_body = bytes)
     }
 
-    /// The bytes that all requests together may hold: request bodies, whole answers until they are read, and appended
-    /// rounds. A request that needs more is answered with 503. The last eighth is reserved for requests of at most 64
-    /// KiB; once half is taken, the larger requests of one [`Actor`](crate::Actor) get at most an eighth together.
-    /// Clones of a layer share the count. Default: 512 MiB.
+    /// The bytes that all requests together may hold: request bodies, whole answers until they are read, what streams
+    /// hold for a next round, and appended rounds. A request that needs more is answered with 503. Clones of a layer share
+    /// the count. Default: 512 MiB.
+    ///
+    /// The last eighth is reserved for small requests, of at most 64 KiB (or a 64th of `bytes`, if that is less). Once half
+    /// is taken, the larger requests of one [`Actor`](crate::Actor) get at most an eighth together. Requests without an
+    /// actor count as one actor's, unless all are without.
     pub fn max_held_bodies(self, bytes: usize) -> Self {
         self.set(|config| config.hold_at_most(bytes))
     }

@@ -96,7 +96,7 @@
 //! | of | default | setter | beyond it |
 //! |---|---|---|---|
 //! | one request body | 32 MiB | [`max_request_body`](BridgeLayer::max_request_body) | 413 |
-//! | bodies of requests, whole answers and appended rounds that are held | 512 MiB, the last eighth for small requests, an eighth for the large ones of one actor once half is taken | [`max_held_bodies`](BridgeLayer::max_held_bodies) | 503 to the request that asks for more |
+//! | bodies of requests, whole answers, what streams keep, and appended rounds, all together | 512 MiB, the last eighth for small requests, an eighth for the large ones of one actor once half is taken | [`max_held_bodies`](BridgeLayer::max_held_bodies) | 503 to the request that asks for more |
 //! | top-level members of a request · their names together | 1,000 · 256 KiB | | 400 |
 //! | a model's name | 256 bytes | [`max_model_name`](BridgeLayer::max_model_name) | 400 |
 //! | one reply, or the held part of a streamed turn | 32 MiB | [`max_response_body`](BridgeLayer::max_response_body) | 502 |
@@ -118,8 +118,8 @@
 //!
 //! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway
 //! example bounds them, and runs its tool servers on a separate thread: their SDK parses whatever they send where it is
-//! polled. Not limited: callers without an [`Actor`] have no shares, so only the limits of all requests together bound
-//! them; a provider that answers slowly holds the request's body for as long as the time-outs allow; an answer of a
+//! polled. Not limited: callers without an [`Actor`] share the limits of one actor, and where no caller has one, only the
+//! limits of all requests together bound them; a provider that answers slowly holds the request's body for as long as the time-outs allow; an answer of a
 //! keyed path, such as a list of models, is relayed unread and takes no place, so a concurrency limit above is what
 //! bounds callers who do not read theirs.
 //!

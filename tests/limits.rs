@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
 use support::*;
+use tower::ServiceExt;
 use tower_llm_bridge::record::Recorder;
 use tower_llm_bridge::tools::{ToolDefinition, ToolOutput, Tools, tool_fn};
 
@@ -19,11 +21,16 @@ fn layer() -> BridgeLayer {
 
 /// One delta of this content, the end, and the terminator.
 fn stream(content: &str) -> String {
+    stream_with(content, "{}", "stop")
+}
+
+/// The same with a delta at its end.
+fn stream_with(content: &str, last: &str, finish: &str) -> String {
     let chunk = |delta: &str, finish: &str| {
         format!("data: {{\"id\":\"p\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n")
     };
     let text = chunk(&format!(r#"{{"role":"assistant","content":"{content}"}}"#), "null");
-    text + &chunk("{}", r#""stop""#) + "data: [DONE]\n\n"
+    text + &chunk(last, &format!("{finish:?}")) + "data: [DONE]\n\n"
 }
 
 /// Counts how often its task is polled.
@@ -102,6 +109,81 @@ async fn what_rounds_append_counts_for_the_budget_of_all() {
     assert_eq!(answer.status, 200);
     let (seen, answer) = converse(&layer.max_held_bodies(MIB / 2), ask("hi"), rounds()).await;
     assert_eq!((answer.status.as_u16(), seen.len()), (503, 1), "{}", answer.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reply_of_a_round_counts_once() {
+    let mut vast: Value = serde_json::from_str(&tool_call(ECHO, "{}")).expect("a reply");
+    vast["choices"][0]["message"]["content"] = "x".repeat(600 << 10).into();
+    let rounds = || [vast.to_string(), completion("done")];
+    let (seen, answer) = converse(&layer().max_held_bodies(MIB), ask("hi"), rounds()).await;
+    assert_eq!((answer.status.as_u16(), seen.len()), (200, 2), "{}", answer.text());
+    let (seen, answer) = converse(&layer().max_held_bodies(MIB / 2), ask("hi"), rounds()).await;
+    assert_eq!((answer.status.as_u16(), seen.len()), (503, 1), "{}", answer.text());
+
+    let call = json!({ "tool_calls": [{ "index": 0, "id": "c", "type": "function",
+        "function": { "name": ECHO, "arguments": "{}" } }] });
+    let vast = stream_with(&"x".repeat(600 << 10), &call.to_string(), "tool_calls");
+    let rounds = [vast, stream("done")].map(Reply::events);
+    let (seen, answer) = converse(&layer().max_held_bodies(MIB), ask_streamed("hi"), rounds).await;
+    assert_eq!((answer.status.as_u16(), seen.len()), (200, 2));
+    assert!(answer.text().contains("done"));
+}
+
+/// Whether a request of 500 KiB finds room in a mebibyte while a stream has given `body` and goes on.
+async fn has_room_beside(layer: BridgeLayer, body: MockBody) -> bool {
+    let provider = Provider::queue([Reply::events(body.gate(&Gate::new())), completion("hi").into()]);
+    let stack = bridge(&layer.max_held_bodies(MIB), &provider);
+    let stream = stack.clone().oneshot(ask_streamed("hi")).await.expect("an answer");
+    let mut body = stream.into_body();
+    // Until it waits for the gate: keep-alives come then.
+    while !body
+        .frame()
+        .await
+        .expect("a frame")
+        .expect("no error")
+        .into_data()
+        .expect("data")
+        .starts_with(b":")
+    {}
+    let status = send(&stack, ask(&"x".repeat(500 << 10))).await.status;
+    drop(body);
+    status == 200
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_keeps_counts_for_the_budget_of_all() {
+    let delta = |content: &str| {
+        format!("data: {{\"id\":\"p\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{content}\"}}}}]}}\n\n")
+    };
+    let text = || (0..75).fold(MockBody::new(), |body, _| body.data(delta(&"y".repeat(8 << 10))));
+    assert!(!has_room_beside(layer(), text()).await, "the next round may need it");
+    assert!(
+        has_room_beside(layer().tools(Tools::default()), text()).await,
+        "nothing is kept"
+    );
+
+    let part = |body: MockBody| (0..75).fold(body.data(delta("y")), |body, _| body.data("y".repeat(8 << 10)));
+    let unfinished = part(MockBody::new());
+    assert!(
+        !has_room_beside(layer(), unfinished).await,
+        "an event that is not whole yet"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_the_budget_has_no_room_for_ends_with_an_error() {
+    let layer = layer().max_held_bodies(MIB / 2);
+    let (_, answer) = converse(&layer, ask_streamed("hi"), [Reply::events(stream(&"x".repeat(MIB)))]).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let body = MockBody::new().data(CHUNK).data(stream(&"x".repeat(MIB)));
+    let (_, answer) = converse(&layer, ask_streamed("hi"), [Reply::events(body)]).await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.text().contains("too many requests are held"),
+        "{}",
+        answer.text()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,13 +69,17 @@ impl Failure {
                 metrics::refused(Limit::ResponseBody);
                 Self::invalid("the answer is over the limit")
             }
-            CollectError::OverBudget => {
-                tracing::warn!("an answer was aborted: all requests together hold too many bytes");
-                metrics::refused(Limit::HeldBodies);
-                over_budget().into()
-            }
+            CollectError::OverBudget => Self::over_budget(),
             CollectError::Broken(cause) => Self::upstream(cause, credentials),
         }
+    }
+
+    /// All requests together hold as much as they may.
+    #[cold]
+    pub(crate) fn over_budget() -> Self {
+        tracing::warn!("a request was aborted: all requests together hold too many bytes");
+        metrics::refused(Limit::HeldBodies);
+        over_budget().into()
     }
 
     #[cold]

@@ -4,7 +4,6 @@
 use std::future::Future;
 
 use super::additions;
-use super::admit::over_budget;
 use super::answer::Failure;
 use super::facts;
 use super::provider::Provider;
@@ -54,7 +53,14 @@ pub(crate) trait ReadTurn<U: Upstream>: Send {
         F: Future<Output: Send> + Send;
 
     /// The turn as the next round's request repeats it.
-    fn replay(&mut self, answer: Self::Answer) -> Rope;
+    fn replay(&mut self, answer: Self::Answer) -> Replay;
+}
+
+/// A turn as the next round's request repeats it.
+pub(crate) struct Replay {
+    pub(crate) turn: Rope,
+    /// How many bytes of its answer were counted as held when they were read.
+    pub(crate) counted: usize,
 }
 
 /// The number of rounds that may run tools, and of those that did.
@@ -120,15 +126,14 @@ where
                 let mut calls = Calls::new(config, &mut conversation.interception, &turn, extensions, room);
                 reader.wait(calls.run()).await;
                 let results: Vec<ToolResult<'_>> = calls.into_results(PLACEHOLDER);
-                let replay = reader.replay(answer);
+                let Replay { turn: replay, counted } = reader.replay(answer);
                 let size = |result: &ToolResult<'_>| result.text.len() + result.call.id.len();
-                let more = replay.len() + results.iter().map(size).sum::<usize>();
-                if !conversation.held.take_more(more) {
-                    tracing::warn!("a request was aborted: all requests together hold too many bytes");
-                    metrics::refused(Limit::HeldBodies);
-                    return Err(over_budget().into());
+                let results_size = results.iter().map(size).sum::<usize>();
+                let uncounted = replay.len().saturating_sub(counted);
+                if !conversation.held.take_more(uncounted + results_size) {
+                    return Err(Failure::over_budget());
                 }
-                appended += more;
+                appended += replay.len() + results_size;
                 if appended > config.max_appended && !last {
                     tracing::warn!(
                         appended,

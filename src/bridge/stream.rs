@@ -23,7 +23,7 @@ use super::facts;
 use super::headers::is_encoded;
 use super::output::{Opening, Output};
 use super::provider::{Credentials, Provider};
-use super::rounds::{Conversation, ReadTurn, drive};
+use super::rounds::{Conversation, ReadTurn, Replay, drive};
 use crate::body::collect::{collect_after, discard};
 use crate::body::{ResponseBody, Sink};
 use crate::dialect::sse::Decoder;
@@ -45,6 +45,9 @@ const DRAIN_TIME: Duration = Duration::from_millis(250);
 /// requests of a thread.
 const YIELD: usize = 64 << 10;
 
+/// How many bytes a stream keeps before they are counted, so that most streams never are.
+const UNCOUNTED: usize = 16 << 10;
+
 /// How many bytes of comments may come before an answer.
 const MAX_COMMENTS: usize = 1 << 20;
 
@@ -55,6 +58,8 @@ struct Tee<B> {
     earlier: Earlier,
     /// The body of an answer that was read to its last event.
     incoming: Option<Pin<Box<B>>>,
+    /// How many bytes of the round's answer are counted as held.
+    counted: usize,
 }
 
 pub(crate) async fn answer<U: Upstream + 'static>(
@@ -79,6 +84,7 @@ pub(crate) async fn answer<U: Upstream + 'static>(
             ..Earlier::default()
         },
         incoming: None,
+        counted: 0,
     };
     let mut driver = Box::pin(run(conversation, reader).instrument(tracing::Span::current()));
     let head = poll_fn(|cx| {
@@ -234,6 +240,7 @@ where
             let reading = collect_after(first.clone(), body.as_mut(), config.max_response_body, held);
             let reply = output.during(reading).await?;
             let reply = reply.map_err(|error| Failure::unread(&error, &provider.credentials))?;
+            self.counted += reply.len();
             let read = if Aside::takes(reply.len()) {
                 let reader = request.reply_reader();
                 output.during_ours(config.aside.run(move || reader(reply))).await
@@ -296,6 +303,13 @@ where
             }
             let spare = || request.relay(setup);
             let relayed = output.relay_events(&mut decoder, &config.aside, spare).await;
+            let kept = output.relay.held() + decoder.held();
+            if kept >= self.counted + UNCOUNTED {
+                if !held.take_more(kept - self.counted) {
+                    return Err(Failure::over_budget());
+                }
+                self.counted = kept;
+            }
             if output.relay.take_usage_changed() {
                 facts::hold_usage(interception, &output.relay.completion());
             }
@@ -420,10 +434,14 @@ impl<U: Upstream> ReadTurn<U> for Tee<U::Body> {
         self.output.during_ours(tools).await
     }
 
-    fn replay(&mut self, answer: Self::Answer) -> Rope {
-        match answer {
+    fn replay(&mut self, answer: Self::Answer) -> Replay {
+        let turn = match answer {
             Some(reply) => reply.replay(&mut self.earlier),
             None => self.output.relay.replay(),
+        };
+        Replay {
+            turn,
+            counted: std::mem::take(&mut self.counted),
         }
     }
 }

@@ -10,19 +10,19 @@ use super::aside::Aside;
 use super::attempt::RoundWalk;
 use super::facts;
 use super::headers::is_encoded;
-use super::rounds::{Conversation, ReadTurn, drive};
+use super::rounds::{Conversation, ReadTurn, Replay, drive};
 use crate::body::ResponseBody;
 use crate::body::collect::collect_held;
 use crate::dialect::Reply;
 use crate::dialect::turn::{Earlier, Fault, Turn};
 use crate::record::Outcome;
-use crate::rope::Rope;
 use crate::upstream::Upstream;
 
 /// Reads whole replies.
-#[derive(Default)]
 struct Whole {
     earlier: Earlier,
+    /// The length of the last reply.
+    length: usize,
 }
 
 pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) -> Response<ResponseBody<U::Body>> {
@@ -31,6 +31,7 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
             reported_usage: conversation.provider.config.reported_usage,
             ..Earlier::default()
         },
+        length: 0,
     };
     let (limit, api) = (conversation.provider.config.request_timeout, conversation.provider.api);
     let driven = timeout(limit, drive(&mut conversation, &mut reader))
@@ -93,6 +94,7 @@ impl<U: Upstream> ReadTurn<U> for Whole {
             let body = read
                 .map_err(|_| Failure::timeout())?
                 .map_err(|error| Failure::unread(&error, &provider.credentials))?;
+            self.length = body.len();
             let read = if Aside::takes(body.len()) {
                 let reader = request.reply_reader();
                 provider.config.aside.run(move || reader(body)).await
@@ -126,7 +128,10 @@ impl<U: Upstream> ReadTurn<U> for Whole {
         tools.await
     }
 
-    fn replay(&mut self, (_, reply): Self::Answer) -> Rope {
-        reply.replay(&mut self.earlier)
+    fn replay(&mut self, (_, reply): Self::Answer) -> Replay {
+        Replay {
+            turn: reply.replay(&mut self.earlier),
+            counted: self.length,
+        }
     }
 }

@@ -249,6 +249,9 @@ pub(crate) trait Relay: Send {
 
     /// Ends a round that is followed by another: the model's turn, byte for byte.
     fn replay(&mut self) -> Rope;
+
+    /// How many bytes of this round are kept, for the next one or for records.
+    fn held(&self) -> usize;
 }
 
 /// `text` as a JSON string.

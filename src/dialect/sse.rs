@@ -127,6 +127,11 @@ impl Decoder {
         self.at = 0;
     }
 
+    /// How many bytes are held of an event that is not complete yet.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// How many bytes the next call of [`Self::next`] may process: all that are received and not consumed, or 0 if no
     /// line ends among the new ones.
     pub(crate) fn pending(&self) -> usize {

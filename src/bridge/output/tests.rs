@@ -62,6 +62,10 @@ impl Relay for Named {
     fn replay(&mut self) -> Rope {
         Rope::default()
     }
+
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 fn spare() -> Box<dyn Relay> {

@@ -400,4 +400,8 @@ impl Relay for ChatRelay {
         }
         self.fold.replay().into()
     }
+
+    fn held(&self) -> usize {
+        self.held
+    }
 }

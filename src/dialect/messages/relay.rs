@@ -396,6 +396,10 @@ impl Relay for MessagesRelay {
         self.is_later = true;
         self.fold.replay().into()
     }
+
+    fn held(&self) -> usize {
+        self.held
+    }
 }
 
 // === impl Type ===

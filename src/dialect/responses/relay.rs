@@ -419,4 +419,8 @@ impl Relay for ResponsesRelay {
         let texts = self.round.slots.iter().map(|slot| &slot.text);
         replay(texts.filter(|text| *text != UNTOLD), self.is_stored)
     }
+
+    fn held(&self) -> usize {
+        self.round.held
+    }
 }
