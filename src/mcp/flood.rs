@@ -4,6 +4,7 @@
 //! The SDK starts a task for each request of a server and reads on, whatever comes; so the bound is around its transport.
 
 use std::{
+    collections::{HashMap, VecDeque},
     fmt,
     future::Future,
     io,
@@ -15,7 +16,7 @@ use std::{
 
 use rmcp::{
     RoleClient,
-    model::{JsonRpcMessage, ServerNotification},
+    model::{ClientNotification, JsonRpcMessage, RequestId, ServerNotification},
     service::{RxJsonRpcMessage, TxJsonRpcMessage},
     transport::Transport,
 };
@@ -27,6 +28,9 @@ use tokio::{
 
 use crate::metrics::{self, Limit};
 
+#[cfg(test)]
+mod tests;
+
 /// Requests and notifications of a server, and answers to requests that were never sent.
 const MAX_UNSOLICITED: u32 = 100;
 /// Bytes of such messages, and of progress notifications: each is parsed, however large.
@@ -37,6 +41,8 @@ const MAX_PROGRESS: u32 = 1_000;
 const MAX_IDLE_LINES: u32 = 1_000;
 /// Bytes in which no message was found: more than the longest line that the SDK takes.
 const MAX_IDLE_BYTES: usize = 20 << 20;
+/// Requests of ours that were given up and may be answered all the same.
+const MAX_GIVEN_UP: usize = 256;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The counters of one session. Clones share them.
@@ -56,11 +62,26 @@ struct Counts {
     unsolicited: u32,
     unsolicited_bytes: usize,
     progress: u32,
-    /// Requests of ours without an answer yet.
-    unanswered: u32,
     idle_lines: u32,
     /// Since the last message.
     idle_bytes: usize,
+    asked: Asked,
+}
+
+/// The requests of ours to which an answer may come, each once.
+#[derive(Default)]
+struct Asked {
+    /// By id, whether an event with the answer has come.
+    open: HashMap<RequestId, bool>,
+    given_up: VecDeque<RequestId>,
+}
+
+/// The beginning of what a message is.
+#[cfg(feature = "mcp-http")]
+#[derive(serde::Deserialize)]
+struct Head {
+    id: Option<RequestId>,
+    method: Option<serde::de::IgnoredAny>,
 }
 
 /// A transport that ends when its server floods it.
@@ -101,13 +122,14 @@ impl Flood {
             JsonRpcMessage::Notification(notification)
                 if matches!(notification.notification, ServerNotification::ProgressNotification(_))
         );
-        let is_answer = matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_));
+        let answered = match &message {
+            JsonRpcMessage::Response(response) => Some(&response.id),
+            JsonRpcMessage::Error(error) => error.id.as_ref(),
+            _ => None,
+        };
         self.count(|counts| {
             let bytes = std::mem::take(&mut counts.idle_bytes);
-            let is_unsolicited = !is_answer || counts.unanswered == 0;
-            if is_answer {
-                counts.unanswered = counts.unanswered.saturating_sub(1);
-            }
+            let is_unsolicited = !answered.is_some_and(|id| counts.asked.answer(id));
             if is_unsolicited {
                 counts.unsolicited_bytes = counts.unsolicited_bytes.saturating_add(bytes);
             }
@@ -121,17 +143,33 @@ impl Flood {
         (!is_progress && self.0.reason.get().is_none()).then_some(message)
     }
 
-    /// Counts a request of ours, whose answer is expected.
-    fn ask(&self) {
-        self.count(|counts| counts.unanswered = counts.unanswered.saturating_add(1));
+    /// Notes a request of ours, whose answer is expected.
+    fn ask(&self, id: RequestId) {
+        self.count(|counts| {
+            counts.asked.open.insert(id, false);
+        });
     }
 
-    /// Counts one event of an HTTP stream with so many bytes, whether or not a message is found in it.
+    /// Notes that nobody waits for the answer any more.
+    fn give_up(&self, id: RequestId) {
+        self.count(|counts| counts.asked.give_up(id));
+    }
+
+    /// Counts one event of an HTTP stream. By its own words, since streams side by side do not tell in which order their
+    /// events are read as messages.
     #[cfg(feature = "mcp-http")]
-    pub(super) fn count_event(&self, bytes: usize) {
-        self.count(|counts| {
-            counts.idle_lines += 1;
-            counts.idle_bytes = counts.idle_bytes.saturating_add(bytes);
+    pub(super) fn count_event(&self, data: &str) {
+        let head = serde_json::from_str(data).unwrap_or(Head { id: None, method: None });
+        self.count(|counts| match head {
+            Head { id: None, method: None } => {
+                counts.idle_lines += 1;
+                counts.idle_bytes = counts.idle_bytes.saturating_add(data.len());
+            }
+            Head {
+                id: Some(id),
+                method: None,
+            } if counts.asked.arrive(&id) => {}
+            _ => counts.unsolicited_bytes = counts.unsolicited_bytes.saturating_add(data.len()),
         });
     }
 
@@ -155,7 +193,7 @@ impl Flood {
             *counts = Counts {
                 since: Some(now),
                 idle_bytes: counts.idle_bytes,
-                unanswered: counts.unanswered,
+                asked: std::mem::take(&mut counts.asked),
                 ..Counts::default()
             };
         }
@@ -193,6 +231,41 @@ impl Counts {
     }
 }
 
+// === impl Asked ===
+
+impl Asked {
+    /// Takes the answer to `id` in; whether it was expected.
+    fn answer(&mut self, id: &RequestId) -> bool {
+        self.open.remove(id).is_some() || self.forget(id)
+    }
+
+    /// Notes an event with the answer to `id`, before it is read as a message; whether it was expected.
+    #[cfg(feature = "mcp-http")]
+    fn arrive(&mut self, id: &RequestId) -> bool {
+        let is_expected = match self.open.get(id) {
+            Some(has_come) => !has_come,
+            None => self.forget(id),
+        };
+        if is_expected {
+            self.open.insert(id.clone(), true);
+        }
+        is_expected
+    }
+
+    fn give_up(&mut self, id: RequestId) {
+        if self.open.remove(&id).is_some() {
+            self.given_up.truncate(MAX_GIVEN_UP - 1);
+            self.given_up.push_front(id);
+        }
+    }
+
+    /// Whether `id` was among those given up.
+    fn forget(&mut self, id: &RequestId) -> bool {
+        let place = self.given_up.iter().position(|given_up| given_up == id);
+        place.and_then(|place| self.given_up.remove(place)).is_some()
+    }
+}
+
 // === impl Guarded ===
 
 impl<T> Guarded<T> {
@@ -208,10 +281,29 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Guarded<T> {
         &mut self,
         item: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
-        if matches!(item, JsonRpcMessage::Request(_)) {
-            self.flood.ask();
+        let mut asked = None;
+        match &item {
+            JsonRpcMessage::Request(request) => {
+                asked = Some(request.id.clone());
+                self.flood.ask(request.id.clone());
+            }
+            JsonRpcMessage::Notification(notification) => {
+                if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
+                    && let Some(id) = &cancelled.params.request_id
+                {
+                    self.flood.give_up(id.clone());
+                }
+            }
+            _ => {}
         }
-        self.transport.send(item)
+        let (sending, flood) = (self.transport.send(item), self.flood.clone());
+        async move {
+            let sent = sending.await;
+            if let (Err(_), Some(id)) = (&sent, asked) {
+                flood.give_up(id);
+            }
+            sent
+        }
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
@@ -249,119 +341,5 @@ impl<R: AsyncRead + Unpin> AsyncRead for GuardedRead<R> {
             self.flood.count_read(&buf.filled()[before..]);
         }
         polled
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use tokio::time::advance;
-
-    use super::*;
-
-    fn message(value: serde_json::Value) -> RxJsonRpcMessage<RoleClient> {
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn ping() -> RxJsonRpcMessage<RoleClient> {
-        message(json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" }))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_hundred_messages_a_second_pass_for_ever() {
-        let flood = Flood::default();
-        for _ in 0..50 {
-            for _ in 0..MAX_UNSOLICITED {
-                assert!(flood.pass(ping()).is_some());
-            }
-            advance(WINDOW).await;
-        }
-        assert_eq!(flood.reason(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn more_end_the_session() {
-        let flood = Flood::default();
-        for _ in 0..MAX_UNSOLICITED {
-            flood.pass(ping());
-        }
-        assert!(flood.pass(ping()).is_none());
-        advance(WINDOW).await;
-        assert!(flood.pass(ping()).is_none(), "it does not recover");
-        assert!(flood.noticed().await.contains("nobody asked for"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn answers_are_not_counted_and_progress_is_thrown_away() {
-        let flood = Flood::default();
-        for id in 0..5_000 {
-            flood.ask();
-            let answer = message(json!({ "jsonrpc": "2.0", "id": id, "result": {} }));
-            assert!(flood.pass(answer).is_some());
-        }
-        let progress = json!({ "jsonrpc": "2.0", "method": "notifications/progress",
-            "params": { "progressToken": 1, "progress": 1 } });
-        for _ in 0..MAX_PROGRESS {
-            assert!(flood.pass(message(progress.clone())).is_none());
-        }
-        assert_eq!(flood.reason(), None);
-        flood.pass(message(progress));
-        assert!(flood.reason().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn answers_that_nobody_asked_for_are_a_flood() {
-        let flood = Flood::default();
-        let answer = || message(json!({ "jsonrpc": "2.0", "id": 7, "result": {} }));
-        flood.ask();
-        for _ in 0..=MAX_UNSOLICITED {
-            assert!(flood.pass(answer()).is_some());
-        }
-        assert!(flood.pass(answer()).is_none());
-        assert!(flood.noticed().await.contains("nobody asked for"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn few_messages_of_many_bytes_are_a_flood() {
-        let flood = Flood::default();
-        for _ in 0..2 {
-            flood.count_read(&vec![b'x'; 2 << 20]);
-            assert!(flood.pass(ping()).is_some());
-        }
-        // An expected answer has no limit here.
-        flood.ask();
-        flood.count_read(&vec![b'x'; 8 << 20]);
-        assert!(
-            flood
-                .pass(message(json!({ "jsonrpc": "2.0", "id": 1, "result": {} })))
-                .is_some()
-        );
-        flood.count_read(b"x");
-        assert!(flood.pass(ping()).is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn lines_are_counted_unless_they_are_messages() {
-        let flood = Flood::default();
-        for _ in 0..5 * MAX_IDLE_LINES {
-            flood.count_read(b"{}\n");
-            flood.ask();
-            flood.pass(message(json!({ "jsonrpc": "2.0", "id": 1, "result": {} })));
-        }
-        assert_eq!(flood.reason(), None);
-        for _ in 0..=MAX_IDLE_LINES {
-            flood.count_read(b"oops\n");
-        }
-        assert!(flood.reason().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_without_an_end_is_noticed_however_slow() {
-        let flood = Flood::default();
-        for _ in 0..=MAX_IDLE_BYTES >> 16 {
-            flood.count_read(&[b'x'; 1 << 16]);
-            advance(WINDOW).await;
-        }
-        assert!(flood.reason().is_some());
     }
 }

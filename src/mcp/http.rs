@@ -282,8 +282,8 @@ impl Stream for Counted {
         }
         let polled = self.events.as_mut().poll_next(cx);
         if let Poll::Ready(Some(event)) = &polled {
-            let data = event.as_ref().ok().and_then(|event| event.data.as_ref());
-            self.flood.count_event(data.map_or(0, String::len));
+            let data = event.as_ref().ok().and_then(|event| event.data.as_deref());
+            self.flood.count_event(data.unwrap_or_default());
         }
         polled
     }
