@@ -1,17 +1,23 @@
 //! The attacks, each a function; their rows are named after the kinds of attack that the gateway was mended against.
 
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -31,6 +37,10 @@ pub(crate) struct Arena {
     pub(crate) scale: usize,
 }
 
+/// How often attackers were answered with which status.
+#[derive(Clone, Default)]
+struct Answers(Arc<Mutex<BTreeMap<String, usize>>>);
+
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
@@ -39,7 +49,8 @@ pub(crate) struct Attack {
     pub(crate) run: fn(Arena) -> Ended,
 }
 
-type Ended = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+/// What the attackers saw, for the table: a suite of attacks that never arrive would pass.
+type Ended = Pin<Box<dyn Future<Output = Result<String, Failure>>>>;
 
 const fn attack(name: &'static str, about: &'static str, run: fn(Arena) -> Ended) -> Attack {
     Attack {
@@ -154,10 +165,67 @@ pub(crate) static ATTACKS: &[Attack] = &[
     attack("D-hosts", "two Host headers", |arena| Box::pin(two_hosts(arena))),
 ];
 
+// === impl Arena ===
+
+impl Arena {
+    /// Attacks in this process.
+    pub(crate) async fn attack(self, name: &str) -> Result<String, Failure> {
+        let attack = ATTACKS.iter().find(|attack| attack.name == name);
+        let attack = attack.ok_or("there is no such attack")?;
+        (attack.run)(self).await
+    }
+
+    /// Attacks in a process of the lowest priority, which ends with what the attacker complains about.
+    pub(crate) async fn attacked_by(self, name: &str) -> Result<String, Failure> {
+        let mut attacker = Command::new("nice")
+            .args(["-n", "19"])
+            .arg(env::current_exe()?)
+            .args(["--role", "attack", name, &self.gateway.to_string()])
+            .arg(&self.record)
+            .args([self.time.as_secs_f64().to_string(), self.scale.to_string()])
+            // It ends when its stdin does.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdin = attacker.stdin.take();
+        let ended = attacker.wait_with_output().await?;
+        drop(stdin);
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if ended.status.success() {
+            return Ok(said(&ended.stdout));
+        }
+        Err(said(&ended.stderr).into())
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// `None` is a connection that broke.
+    fn count(&self, status: Option<StatusCode>) {
+        let status = status.map_or("broken".to_owned(), |status| status.as_u16().to_string());
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(status).or_insert(0) += 1;
+    }
+}
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts: Vec<String> = counts
+            .iter()
+            .map(|(status, count)| format!("{count} × {status}"))
+            .collect();
+        f.write_str(&counts.join(", "))
+    }
+}
+
 /// Until the attack's time is over.
-async fn rest(arena: &Arena, begun: Instant) -> Result<(), Failure> {
+async fn rest(arena: &Arena, begun: Instant) -> Result<String, Failure> {
     sleep_until(begun + arena.time).await;
-    Ok(())
+    Ok(String::new())
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -190,7 +258,7 @@ fn dense(length: usize) -> Vec<u8> {
     text
 }
 
-async fn stopped_uploads(arena: Arena) -> Result<(), Failure> {
+async fn stopped_uploads(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
     let body = question("small", false, &"x".repeat(30 * MIB));
     let mut uploads = JoinSet::new();
@@ -212,7 +280,7 @@ async fn hold(gateway: SocketAddr, bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn stopped_gzip(arena: Arena) -> Result<(), Failure> {
+async fn stopped_gzip(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
     let text = String::from_utf8(dense(31 * MIB))?;
     let packed = gzip(&question("small", false, &text))?;
@@ -225,29 +293,32 @@ async fn stopped_gzip(arena: Arena) -> Result<(), Failure> {
     rest(&arena, begun).await
 }
 
-async fn unread_streams(arena: Arena, model: &str, stream: bool) -> Result<(), Failure> {
+async fn unread_streams(arena: Arena, model: &str, stream: bool) -> Result<String, Failure> {
     let begun = Instant::now();
+    let answers = Answers::default();
     let mut held = JoinSet::new();
     for _ in 0..(21 / arena.scale).max(1) {
         let sender = unread(arena.gateway).await?;
         for _ in 0..196 / if stream { 1 } else { 8 } {
             let request = post(arena.gateway, ATTACKER, question(model, stream, ""))?;
-            let mut sender = sender.clone();
+            let (mut sender, answers) = (sender.clone(), answers.clone());
             held.spawn(async move {
                 let response = match sender.ready().await {
                     Ok(()) => sender.send_request(request).await,
                     Err(error) => Err(error),
                 };
+                answers.count(response.as_ref().map(|response| response.status()).ok());
                 sleep(Duration::from_secs(600)).await;
                 drop(response);
             });
         }
         sleep(arena.time / 50).await;
     }
-    rest(&arena, begun).await
+    rest(&arena, begun).await?;
+    Ok(answers.to_string())
 }
 
-async fn unread_http1(arena: Arena) -> Result<(), Failure> {
+async fn unread_http1(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
     let body = question("endless", true, "");
     let mut bytes = head(body.len(), "").into_bytes();
@@ -260,30 +331,33 @@ async fn unread_http1(arena: Arena) -> Result<(), Failure> {
     rest(&arena, begun).await
 }
 
-async fn unread_models(arena: Arena) -> Result<(), Failure> {
+async fn unread_models(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
+    let answers = Answers::default();
     let mut held = JoinSet::new();
     for _ in 0..(8 / arena.scale).max(1) {
         let sender = unread(arena.gateway).await?;
         for _ in 0..196 {
             let request = request(arena.gateway, ATTACKER, Method::GET, "/v1/models", Bytes::new())?;
-            let mut sender = sender.clone();
+            let (mut sender, answers) = (sender.clone(), answers.clone());
             held.spawn(async move {
                 let response = match sender.ready().await {
                     Ok(()) => sender.send_request(request).await,
                     Err(error) => Err(error),
                 };
+                answers.count(response.as_ref().map(|response| response.status()).ok());
                 sleep(Duration::from_secs(600)).await;
                 drop(response);
             });
         }
         sleep(arena.time / 20).await;
     }
-    rest(&arena, begun).await
+    rest(&arena, begun).await?;
+    Ok(answers.to_string())
 }
 
 /// Keeps so many callers busy with one question.
-async fn asked(arena: Arena, model: &'static str, stream: bool, callers: usize) -> Result<(), Failure> {
+async fn asked(arena: Arena, model: &'static str, stream: bool, callers: usize) -> Result<String, Failure> {
     busy(arena, callers, move |arena| {
         Ok(post(arena.gateway, ATTACKER, question(model, stream, ""))?)
     })
@@ -294,26 +368,29 @@ async fn busy(
     arena: Arena,
     callers: usize,
     make: impl Fn(&Arena) -> Result<http::Request<http_body_util::Full<Bytes>>, Failure>,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let begun = Instant::now();
     let request = make(&arena)?;
+    let answers = Answers::default();
     let mut asking = JoinSet::new();
     for _ in 0..callers {
-        let (arena, request) = (arena.clone(), request.clone());
+        let (arena, request, answers) = (arena.clone(), request.clone(), answers.clone());
         asking.spawn(async move {
             while Instant::now() < begun + arena.time {
-                // Whatever the answer: the bystander's counts.
-                if let Ok(mut caller) = Caller::connect(arena.gateway, ATTACKER).await {
-                    let _ = caller.send(request.clone()).await;
-                }
+                let answer = match Caller::connect(arena.gateway, ATTACKER).await {
+                    Ok(mut caller) => caller.send(request.clone()).await,
+                    Err(error) => Err(error),
+                };
+                answers.count(answer.map(|answer| answer.status).ok());
                 sleep(Duration::from_millis(20)).await;
             }
         });
     }
-    rest(&arena, begun).await
+    rest(&arena, begun).await?;
+    Ok(answers.to_string())
 }
 
-async fn broken_requests(arena: Arena) -> Result<(), Failure> {
+async fn broken_requests(arena: Arena) -> Result<String, Failure> {
     let text = "x".repeat(MIB - 4096);
     let body = format!(r#"{{"model":"small","messages":[{{"role":"user","content":"{text}"}},]}}"#);
     let packed = Bytes::from(gzip(body.as_bytes())?);
@@ -339,16 +416,16 @@ async fn broken_requests(arena: Arena) -> Result<(), Failure> {
             sent??;
         }
     }
-    Ok(())
+    Ok(String::new())
 }
 
-async fn many_members(arena: Arena) -> Result<(), Failure> {
+async fn many_members(arena: Arena) -> Result<String, Failure> {
     let members: String = (0..3_000_000 / arena.scale).map(|n| format!(r#""{n}":0,"#)).collect();
     let body = Bytes::from(format!(r#"{{{members}"model":"small","messages":[]}}"#));
     busy(arena, 2, move |arena| Ok(post(arena.gateway, ATTACKER, body.clone())?)).await
 }
 
-async fn many_tools(arena: Arena) -> Result<(), Failure> {
+async fn many_tools(arena: Arena) -> Result<String, Failure> {
     let tools = "0,".repeat(3_000_000 / arena.scale);
     let body = Bytes::from(format!(r#"{{"model":"small","input":"hi","tools":[{tools}0]}}"#));
     busy(arena, 2, move |arena| {
@@ -363,7 +440,7 @@ async fn many_tools(arena: Arena) -> Result<(), Failure> {
     .await
 }
 
-async fn slow_calls(arena: Arena) -> Result<(), Failure> {
+async fn slow_calls(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
     let mut held = JoinSet::new();
     for _ in 0..16 {
@@ -389,12 +466,12 @@ async fn slow_calls(arena: Arena) -> Result<(), Failure> {
     rest(&arena, begun).await
 }
 
-async fn long_prompts(arena: Arena) -> Result<(), Failure> {
+async fn long_prompts(arena: Arena) -> Result<String, Failure> {
     let body = question("small", false, &"x\\n".repeat(10 * MIB));
     busy(arena, 4, move |arena| Ok(post(arena.gateway, ATTACKER, body.clone())?)).await
 }
 
-async fn hidden_request(arena: Arena) -> Result<(), Failure> {
+async fn hidden_request(arena: Arena) -> Result<String, Failure> {
     let body = Bytes::from_static(b"DELETE /v1/files/f HTTP/1.1\r\nhost: provider\r\ncontent-length: 0\r\n\r\n");
     busy(arena, 2, move |arena| {
         Ok(request(
@@ -408,7 +485,7 @@ async fn hidden_request(arena: Arena) -> Result<(), Failure> {
     .await
 }
 
-async fn silent(arena: Arena) -> Result<(), Failure> {
+async fn silent(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
     let mut held = Vec::new();
     for _ in 0..300 {
@@ -417,7 +494,7 @@ async fn silent(arena: Arena) -> Result<(), Failure> {
     rest(&arena, begun).await
 }
 
-async fn odd_paths(arena: Arena) -> Result<(), Failure> {
+async fn odd_paths(arena: Arena) -> Result<String, Failure> {
     for path in [
         "/v1/models/..;/files",
         "/v1/models/..%00",
@@ -432,7 +509,7 @@ async fn odd_paths(arena: Arena) -> Result<(), Failure> {
     rest(&arena, Instant::now()).await
 }
 
-async fn harmful_headers(arena: Arena) -> Result<(), Failure> {
+async fn harmful_headers(arena: Arena) -> Result<String, Failure> {
     busy(arena, 2, |arena| {
         let mut request = post(arena.gateway, ATTACKER, question("small", false, ""))?;
         for (name, value) in [
@@ -450,7 +527,7 @@ async fn harmful_headers(arena: Arena) -> Result<(), Failure> {
     .await
 }
 
-async fn deleted_file(arena: Arena) -> Result<(), Failure> {
+async fn deleted_file(arena: Arena) -> Result<String, Failure> {
     let begun = Instant::now();
     fs::remove_file(&arena.record)?;
     let mut caller = Caller::connect(arena.gateway, ATTACKER).await?;
@@ -458,13 +535,13 @@ async fn deleted_file(arena: Arena) -> Result<(), Failure> {
     rest(&arena, begun).await?;
     let recorded = fs::read_to_string(&arena.record).unwrap_or_default();
     if recorded.contains("ended") {
-        Ok(())
+        Ok(String::new())
     } else {
         Err("nothing is recorded any more".into())
     }
 }
 
-async fn long_model(arena: Arena) -> Result<(), Failure> {
+async fn long_model(arena: Arena) -> Result<String, Failure> {
     let model = "m".repeat(8 * MIB);
     let body = question(&model, false, "");
     let answer = Caller::connect(arena.gateway, ATTACKER)
@@ -477,11 +554,11 @@ async fn long_model(arena: Arena) -> Result<(), Failure> {
     busy(arena, 2, move |arena| Ok(post(arena.gateway, ATTACKER, body.clone())?)).await
 }
 
-async fn two_hosts(arena: Arena) -> Result<(), Failure> {
+async fn two_hosts(arena: Arena) -> Result<String, Failure> {
     let bytes = b"GET /v1/models HTTP/1.1\r\nhost: gateway\r\nhost: other\r\nconnection: close\r\n\r\n";
     let line = raw_status(arena.gateway, bytes).await?;
     if line.contains(" 400 ") {
-        Ok(())
+        Ok(String::new())
     } else {
         Err(line.into())
     }

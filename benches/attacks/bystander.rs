@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::Failure;
 use crate::caller::Caller;
-use crate::provider::HARM;
 
 /// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -31,8 +30,6 @@ pub(crate) struct Latencies {
     /// Sorted.
     answered: Vec<Duration>,
     pub(crate) refused: usize,
-    /// How many forbidden requests the provider counted.
-    pub(crate) harm: u64,
 }
 
 // === impl Bystander ===
@@ -66,15 +63,10 @@ async fn watch(gateway: SocketAddr, stopped: &AtomicBool) -> Result<Latencies, F
     let mut caller = Caller::connect(gateway, "bystander").await?;
     while !stopped.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        let asked = timeout(PATIENCE, caller.ask("small", false)).await;
+        let asked = timeout(PATIENCE, caller.ask_messages()).await;
         match asked {
             Ok(Ok(answer)) if answer.status == StatusCode::OK => {
                 seen.answered.push(Instant::now().saturating_duration_since(begun));
-                let harm = answer
-                    .headers
-                    .get(HARM)
-                    .and_then(|harm| harm.to_str().ok()?.parse().ok());
-                seen.harm = harm.unwrap_or(0);
             }
             Ok(Ok(_)) => seen.refused += 1,
             Ok(Err(_)) | Err(_) => {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Failure;
+use crate::provider::HARM;
 
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 
@@ -67,6 +68,24 @@ impl Caller {
     pub(crate) async fn ask(&mut self, model: &str, stream: bool) -> Result<Answer, Failure> {
         self.send(post(self.gateway, self.actor, question(model, stream, ""))?)
             .await
+    }
+
+    /// As the bystander asks: over an API that has a provider of its own.
+    pub(crate) async fn ask_messages(&mut self) -> Result<Answer, Failure> {
+        let body =
+            Bytes::from_static(br#"{"model":"small","max_tokens":1,"messages":[{"role":"user","content":"hi"}]}"#);
+        let request = request(self.gateway, self.actor, Method::POST, "/v1/messages", body)?;
+        self.send(request).await
+    }
+
+    /// What the provider, if this is a connection to one, was asked and must not be.
+    pub(crate) async fn harm(&mut self) -> Result<u64, Failure> {
+        let answer = self.ask("small", false).await?;
+        let harm = answer
+            .headers
+            .get(HARM)
+            .ok_or("the provider does not say what it was asked")?;
+        Ok(harm.to_str()?.parse()?)
     }
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {

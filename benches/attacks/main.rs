@@ -1,14 +1,17 @@
 //! What one caller, provider or tool server can cost the others: `cargo bench -p gateway --bench attacks`.
 //!
 //! ```text
-//! attacker (this process) ─┐                ┌─► provider by script
-//!                          ├─► gateway ─────┤
-//! bystander (a thread) ────┘                └─► tool servers by script
+//! attacker ────┐              ┌─► attackers' provider
+//!              ├─► gateway ───┼─► tool servers
+//! bystander ───┘              └─► bystander's provider
 //! ```
 //!
 //! The gateway has its default settings. The bystander asks small questions, at rest and during each attack. An attack
 //! passes if all of them are answered, and the 99th percentile of their latency stays within five times that at rest; all
 //! attacks together pass if the gateway never takes more than a gigabyte.
+//!
+//! Attackers, their provider and the tool servers run at the lowest priority (`nice`): they stand for other machines, and
+//! take only what the gateway, the bystander and its provider leave of this one.
 //!
 //! Arguments, behind `--`: attacks to run (all by default, by their names in the table), `--quick` for a second each and
 //! smaller loads, `--seconds S` for one attack, `--gateway PATH` for another build of it than the one that cargo made for this,
@@ -36,6 +39,7 @@ use std::time::Duration;
 
 use attacks::{ATTACKS, Arena, Attack};
 use bystander::{Bystander, Latencies};
+use caller::Caller;
 use process::{Process, Setup};
 use tokio::time::sleep;
 
@@ -60,6 +64,8 @@ struct Options {
 struct Row {
     name: &'static str,
     about: &'static str,
+    /// What the attackers were answered.
+    answers: String,
     latencies: Latencies,
     allowed: Duration,
     peak: u64,
@@ -106,8 +112,8 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         }
     }
     let peak = rows.iter().map(|row| row.peak).max().unwrap_or(0);
-    println!("\n| attack | | asked | p50 | p99 | allowed | peak memory so far | |");
-    println!("|---|---|--:|--:|--:|--:|--:|---|");
+    println!("\n| attack | | attackers were answered | asked | p50 | p99 | allowed | peak memory so far | |");
+    println!("|---|---|---|--:|--:|--:|--:|--:|---|");
     for row in &rows {
         println!("{}", row.line());
     }
@@ -125,7 +131,7 @@ async fn on_one_gateway(
     attacks: &[&Attack],
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
-    let provider = Process::provider()?;
+    let (provider, bystanders) = (Process::nice_provider()?, Process::provider()?);
     let own = std::env::current_exe()?;
     let own = own.to_str().ok_or("the path of this program is not UTF-8")?;
     let setup = Setup::new(options.gateway.clone(), None);
@@ -135,11 +141,11 @@ async fn on_one_gateway(
             .flat_map(|server| {
                 [
                     "--mcp".to_owned(),
-                    format!("{server}=stdio:{own} --role tools {server}"),
+                    format!("{server}=stdio:nice -n 19 {own} --role tools {server}"),
                 ]
             })
             .collect();
-        Process::gateway_with(&setup, &provider, &tools)
+        Process::gateway_with(&setup, &provider, &bystanders, &tools)
     };
     // What the bystander sees when nobody attacks, of the same build with no tool server.
     let calm = start(&[])?;
@@ -156,18 +162,19 @@ async fn on_one_gateway(
             scale: if options.is_quick { 8 } else { 1 },
         };
         let bystander = Bystander::start(gateway.address);
-        let (ended, latencies) = bystander.during((attack.run)(arena)).await?;
-        let harm = latencies.harm;
-        let problem = match ended {
+        let (ended, latencies) = bystander.during(arena.attacked_by(attack.name)).await?;
+        let harm = Caller::connect(provider.address, "harm").await?.harm().await?;
+        let problem = match &ended {
             Err(problem) => Some(problem.to_string()),
-            Ok(()) if harm > 0 => Some(format!("{harm} requests reached the provider that must not")),
-            Ok(()) if latencies.refused > 0 => Some(format!("{} bystanders refused", latencies.refused)),
-            Ok(()) if latencies.percentile(99) > allowed => Some("slow".to_owned()),
-            Ok(()) => None,
+            Ok(_) if harm > 0 => Some(format!("{harm} requests reached the provider that must not")),
+            Ok(_) if latencies.refused > 0 => Some(format!("{} bystanders refused", latencies.refused)),
+            Ok(_) if latencies.percentile(99) > allowed => Some("slow".to_owned()),
+            Ok(_) => None,
         };
         let row = Row {
             name: attack.name,
             about: attack.about,
+            answers: ended.unwrap_or_default(),
             latencies,
             allowed,
             peak: gateway.peak()?,
@@ -218,6 +225,7 @@ impl Row {
         let Self {
             name,
             about,
+            answers,
             latencies,
             allowed,
             peak,
@@ -228,7 +236,7 @@ impl Row {
             .map_or("pass".to_owned(), |problem| format!("miss: {problem}"));
         let [p50, p99] = [50, 99].map(|percent| latencies.percentile(percent));
         format!(
-            "| {name} | {about} | {} | {p50:.1?} | {p99:.1?} | {allowed:.1?} | {} MB | {verdict} |",
+            "| {name} | {about} | {answers} | {} | {p50:.1?} | {p99:.1?} | {allowed:.1?} | {} MB | {verdict} |",
             latencies.count(),
             peak / 1_000_000
         )

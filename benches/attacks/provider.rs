@@ -1,11 +1,11 @@
 //! A provider by script: the name of the model is what it answers.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -14,13 +14,17 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use memchr::memmem;
 use tokio::net::TcpListener;
-use tokio::time::sleep;
 
 use crate::{Failure, roles};
 
 pub(crate) const WORKING_KEY: &str = "sk-working-0123456789abcdef";
 const KEY: &str = "Bearer sk-working-0123456789abcdef";
+/// Where a conversation holds the result of a call.
+const RESULT: &[u8] = br#""role":"tool""#;
+/// What the bystander is answered.
+const MESSAGE: &str = r#"{"id":"m","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"hi"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}"#;
 /// How many requests came that must not.
 pub(crate) const HARM: HeaderName = HeaderName::from_static("x-harm");
 
@@ -30,29 +34,47 @@ struct Pieces {
     left: usize,
 }
 
+/// What a model answers.
+#[derive(Clone)]
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    piece: Bytes,
+    pieces: usize,
+}
+
+/// The answers, made once: this provider shares the cores with what is measured.
+struct Script {
+    answers: HashMap<&'static str, Answer>,
+    /// How many requests came that must not.
+    harm: AtomicU64,
+}
+
 pub(crate) async fn serve() -> Result<(), Failure> {
+    let script = Arc::new(Script::new());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     roles::announce(&listener)?;
-    let harm = Arc::new(AtomicU64::new(0));
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let harm = Arc::clone(&harm);
-        let service = service_fn(move |request| answer(Arc::clone(&harm), request));
+        let script = Arc::clone(&script);
+        let service = service_fn(move |request| answer(Arc::clone(&script), request));
         // Attackers break many.
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
-async fn answer(harm: Arc<AtomicU64>, request: Request<Incoming>) -> Result<Response<Pieces>, Infallible> {
+async fn answer(script: Arc<Script>, request: Request<Incoming>) -> Result<Response<Pieces>, Infallible> {
     let (parts, mut body) = request.into_parts();
-    let (mut start, mut length) = (Vec::new(), 0);
+    let (mut start, mut end, mut length, mut has_results) = (Vec::new(), Vec::new(), 0, false);
     while let Some(Ok(frame)) = body.frame().await {
         let data = frame.data_ref().map_or(&b""[..], |data| data);
         length += data.len();
-        if start.len() < 256 {
-            start.extend_from_slice(data);
-        }
+        start.extend_from_slice(&data[..data.len().min(256_usize.saturating_sub(start.len()))]);
+        // Two frames may share what is looked for.
+        end.extend_from_slice(data);
+        has_results |= memmem::find(&end, RESULT).is_some();
+        end.drain(..end.len().saturating_sub(RESULT.len()));
     }
     // What has no key of the pool acts on nobody's account.
     let has_key = parts.headers.get(AUTHORIZATION).is_some_and(|value| value == KEY);
@@ -67,62 +89,21 @@ async fn answer(harm: Arc<AtomicU64>, request: Request<Incoming>) -> Result<Resp
         .iter()
         .any(|name| parts.headers.contains_key(*name))
         || (length > 0 && parts.method == Method::GET);
-    harm.fetch_add(u64::from(is_harmful), Ordering::Relaxed);
+    script.harm.fetch_add(u64::from(is_harmful), Ordering::Relaxed);
     let start = String::from_utf8_lossy(&start);
     let model = start
         .split(r#""model":""#)
         .nth(1)
         .and_then(|rest| rest.split('"').next())
         .unwrap_or("small");
-    let has_results = start.contains("tool_call_id") || length > 1_500;
-    let mut response = match model {
-        "slow" => {
-            sleep(Duration::from_secs(20)).await;
-            whole(said("late"))
-        }
-        "large" => whole(said(&"x".repeat(8 << 20))),
-        "endless" => stream(
-            &delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(32 << 10))),
-            usize::MAX,
-        ),
-        "vast-event" => stream(&delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(24 << 20))), 1),
-        "dense-event" => stream(&delta(&format!(r#"{{"x":[{}0]}}"#, "[],".repeat(4 << 20))), 1),
-        "dust" => stream(&delta(r#"{"content":""}"#), 200_000),
-        "line-without-end" => stream(
-            "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-            usize::MAX,
-        ),
-        "dense-reply" => whole(format!(r#"{{"x":[{}0],"choices":[]}}"#, "[],".repeat(8 << 20))),
-        "long-names" => {
-            let name = "n".repeat(4 << 20);
-            whole(format!(
-                r#"{{"id":"{name}","model":"{name}","choices":[{{"message":{{"content":"hi"}}}}]}}"#
-            ))
-        }
-        "vast-error" => {
-            let mut response = whole(format!(r#"{{"error":{{"message":"{}"}}}}"#, "[],".repeat(10 << 20)));
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-        "calls" => whole(calls("mine", "{}", 100_000)),
-        "calls-event" => {
-            let calls: Vec<_> = (0..100_000).map(|n| call(n, "mine", "{}")).collect();
-            stream(&delta(&format!(r#"{{"tool_calls":[{}]}}"#, calls.join(","))), 1)
-        }
-        "our-calls" if !has_results => whole(calls("bmcp_calm_quick", "{}", 1_000)),
-        "slow-calls" if !has_results => whole(calls("bmcp_calm_slow", "{}", 16)),
-        "quick-call" if !has_results => whole(calls("bmcp_calm_quick", "{}", 1)),
-        "vast-results" if !has_results => whole(calls("bmcp_calm_vast", "{}", 4)),
-        "nested-call" if !has_results => whole(calls("bmcp_deep_nested", r#"{\"n\":\"x\"}"#, 1)),
-        "listed-call" if !has_results => {
-            let numbers = vec!["4999"; 100_000].join(",");
-            whole(calls("bmcp_deep_listed", &format!(r#"{{\"n\":[{numbers}]}}"#), 1))
-        }
-        _ => whole(said("hi")),
-    };
+    let mut response = script.response(match parts.uri.path() {
+        path if path.ends_with("/messages") => "message",
+        _ if has_results => "small",
+        _ => model,
+    });
     response
         .headers_mut()
-        .insert(HARM, HeaderValue::from(harm.load(Ordering::Relaxed)));
+        .insert(HARM, HeaderValue::from(script.harm.load(Ordering::Relaxed)));
     Ok(response)
 }
 
@@ -153,23 +134,109 @@ fn delta(delta: &str) -> String {
     )
 }
 
-fn whole(body: String) -> Response<Pieces> {
-    respond("application/json", body, 1)
+fn whole(body: String) -> Answer {
+    Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        piece: body.into(),
+        pieces: 1,
+    }
 }
 
-fn stream(event: &str, count: usize) -> Response<Pieces> {
-    respond("text/event-stream", event.to_owned(), count)
+fn stream(event: String, pieces: usize) -> Answer {
+    Answer {
+        status: StatusCode::OK,
+        content_type: "text/event-stream",
+        piece: event.into(),
+        pieces,
+    }
 }
 
-fn respond(kind: &'static str, piece: String, left: usize) -> Response<Pieces> {
-    let mut response = Response::new(Pieces {
-        piece: piece.into(),
-        left,
-    });
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
+// === impl Script ===
+
+impl Script {
+    fn new() -> Self {
+        let name = "n".repeat(4 << 20);
+        let calls_in_event: Vec<_> = (0..100_000).map(|n| call(n, "mine", "{}")).collect();
+        let numbers = vec!["4999"; 100_000].join(",");
+        let answers = [
+            ("small", whole(said("hi"))),
+            ("message", whole(MESSAGE.to_owned())),
+            ("large", whole(said(&"x".repeat(8 << 20)))),
+            (
+                "endless",
+                stream(
+                    delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(32 << 10))),
+                    usize::MAX,
+                ),
+            ),
+            (
+                "vast-event",
+                stream(delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(24 << 20))), 1),
+            ),
+            (
+                "dense-event",
+                stream(delta(&format!(r#"{{"x":[{}0]}}"#, "[],".repeat(4 << 20))), 1),
+            ),
+            (
+                "calls-event",
+                stream(delta(&format!(r#"{{"tool_calls":[{}]}}"#, calls_in_event.join(","))), 1),
+            ),
+            ("dust", stream(delta(r#"{"content":""}"#), 200_000)),
+            (
+                "line-without-end",
+                stream(
+                    "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx".to_owned(),
+                    usize::MAX,
+                ),
+            ),
+            (
+                "dense-reply",
+                whole(format!(r#"{{"x":[{}0],"choices":[]}}"#, "[],".repeat(8 << 20))),
+            ),
+            (
+                "long-names",
+                whole(format!(
+                    r#"{{"id":"{name}","model":"{name}","choices":[{{"message":{{"content":"hi"}}}}]}}"#
+                )),
+            ),
+            (
+                "vast-error",
+                Answer {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    ..whole(format!(r#"{{"error":{{"message":"{}"}}}}"#, "[],".repeat(10 << 20)))
+                },
+            ),
+            ("calls", whole(calls("mine", "{}", 100_000))),
+            ("our-calls", whole(calls("bmcp_calm_quick", "{}", 1_000))),
+            ("slow-calls", whole(calls("bmcp_calm_slow", "{}", 16))),
+            ("quick-call", whole(calls("bmcp_calm_quick", "{}", 1))),
+            ("vast-results", whole(calls("bmcp_calm_vast", "{}", 4))),
+            ("nested-call", whole(calls("bmcp_deep_nested", r#"{\"n\":\"x\"}"#, 1))),
+            (
+                "listed-call",
+                whole(calls("bmcp_deep_listed", &format!(r#"{{\"n\":[{numbers}]}}"#), 1)),
+            ),
+        ];
+        Self {
+            answers: answers.into(),
+            harm: AtomicU64::new(0),
+        }
+    }
+
+    /// An unknown model answers as `small` does.
+    fn response(&self, model: &str) -> Response<Pieces> {
+        let answer = self.answers.get(model).unwrap_or(&self.answers["small"]);
+        let mut response = Response::new(Pieces {
+            piece: answer.piece.clone(),
+            left: answer.pieces,
+        });
+        *response.status_mut() = answer.status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        response
+    }
 }
 
 // === impl Pieces ===

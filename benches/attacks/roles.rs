@@ -1,9 +1,11 @@
-//! The provider and the tool servers, which this program is when it is started by itself.
+//! The provider, the tool servers and the attackers, which this program is when it is started by itself.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use crate::attacks::Arena;
 use crate::{Failure, provider, tool_server};
 
 /// What a server says when it can be called.
@@ -14,8 +16,24 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool, Failure> {
     match arguments[..] {
         ["provider"] => {
             end_with_parent();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // More threads than attackers keep busy, so that the scheduler finds one for the bystander.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(8)
+                .enable_all()
+                .build()?;
             runtime.block_on(provider::serve())?;
+        }
+        ["attack", name, gateway, record, seconds, scale] => {
+            end_with_parent();
+            let arena = Arena {
+                gateway: gateway.parse()?,
+                record: record.into(),
+                time: Duration::try_from_secs_f64(seconds.parse()?)?,
+                scale: scale.parse()?,
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let answers = runtime.block_on(arena.attack(name))?;
+            writeln!(io::stdout(), "{answers}")?;
         }
         // Ends when its input does.
         ["tools", kind] => tool_server::serve(kind)?,

@@ -58,28 +58,36 @@ impl Process {
         Self::start(Self::role(["--role", "provider"])?, None)
     }
 
+    /// The same at the lowest priority.
+    #[allow(dead_code, reason = "for the benchmark of attacks")]
+    pub(crate) fn nice_provider() -> Result<Self, Failure> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(env::current_exe()?);
+        command.args(["--role", "provider"]);
+        Self::start(command, None)
+    }
+
     pub(crate) fn floor(provider: &Self) -> Result<Self, Failure> {
         Self::start(Self::role(["--role", "floor", &provider.address.to_string()])?, None)
     }
 
     /// The gateway as its users run it.
     pub(crate) fn gateway(setup: &Setup, provider: &Self) -> Result<Self, Failure> {
-        Self::gateway_with(setup, provider, &[])
+        Self::gateway_with(setup, provider, provider, &[])
     }
 
-    /// The same with more arguments.
-    pub(crate) fn gateway_with(setup: &Setup, provider: &Self, more: &[String]) -> Result<Self, Failure> {
+    /// The same with a provider for each API and more arguments.
+    pub(crate) fn gateway_with(
+        setup: &Setup,
+        openai: &Self,
+        anthropic: &Self,
+        more: &[String],
+    ) -> Result<Self, Failure> {
         let record = record_file();
         let mut command = Command::new(&setup.gateway);
-        let (base, key) = (provider.base(), provider::WORKING_KEY);
-        command.args([
-            "--listen",
-            "127.0.0.1:0",
-            "--upstream",
-            &base,
-            "--anthropic-upstream",
-            &base,
-        ]);
+        let key = provider::WORKING_KEY;
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.args(["--upstream", &openai.base(), "--anthropic-upstream", &anthropic.base()]);
         command
             .args(["--key", key, "--anthropic-key", key])
             .arg("--record")
