@@ -66,6 +66,14 @@ pub fn count() -> Result<usize, String> {
     }
 }
 
+/// How many connections a listener has at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) most: usize,
+    /// The listener's value of the label `limit`, by which refused connections are counted.
+    pub(crate) limit: &'static str,
+}
+
 /// A runtime for one worker.
 ///
 /// # Errors
@@ -142,7 +150,11 @@ impl Workers {
         mut signals: Signals,
         drains: impl FnOnce(),
     ) -> (Signals, Result<(), String>) {
-        let mut acceptor = match Acceptor::start(listener, most, self.connections.clone()) {
+        let places = Places {
+            most,
+            limit: "connections",
+        };
+        let mut acceptor = match Acceptor::start(listener, places, self.connections.clone()) {
             Ok(acceptor) => acceptor,
             Err(error) => return (signals, Err(format!("cannot start accepting: {error}"))),
         };
@@ -192,7 +204,7 @@ struct Acceptor {
 impl Acceptor {
     fn start(
         listener: std::net::TcpListener,
-        most: usize,
+        places: Places,
         workers: Vec<mpsc::UnboundedSender<Incoming>>,
     ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
@@ -201,7 +213,7 @@ impl Acceptor {
         thread::Builder::new().name("accept".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept_into(listener, most, workers) => {}
+                    () = accept_into(listener, places, workers) => {}
                     _ = stopped => {}
                 }
             });
@@ -218,20 +230,21 @@ impl Acceptor {
     }
 }
 
-/// Accepts connections for `workers`, at most `most` at once; returns only if it cannot begin.
+/// Accepts connections for `workers`, as many at once as there are `places`; returns only if it cannot begin.
 pub(crate) async fn accept_into(
     listener: std::net::TcpListener,
-    most: usize,
+    places: Places,
     workers: Vec<mpsc::UnboundedSender<Incoming>>,
 ) {
     match TcpListener::from_std(listener) {
-        Ok(listener) => match hand_out(&listener, most, &workers).await {},
+        Ok(listener) => match hand_out(&listener, places, &workers).await {},
         Err(error) => error!(%error, "cannot accept connections"),
     }
 }
 
 /// Accepts connections and hands them to the workers in turn.
-async fn hand_out(listener: &TcpListener, most: usize, workers: &[mpsc::UnboundedSender<Incoming>]) -> Infallible {
+async fn hand_out(listener: &TcpListener, places: Places, workers: &[mpsc::UnboundedSender<Incoming>]) -> Infallible {
+    let Places { most, limit } = places;
     let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     let mut refused = 0_u64;
     let mut last_line = None;
@@ -244,10 +257,10 @@ async fn hand_out(listener: &TcpListener, most: usize, workers: &[mpsc::Unbounde
             // Closed at once: waiting in vain would be worse for the caller.
             drop(stream);
             refused += 1;
-            metrics::counter!("llm_bridge.refusals", "limit" => "connections").increment(1);
+            metrics::counter!("llm_bridge.refusals", "limit" => limit).increment(1);
             let now = Instant::now();
             if last_line.is_none_or(|last| now.saturating_duration_since(last) >= REFUSAL_LINES) {
-                warn!(most, refused, "too many connections, new ones are closed");
+                warn!(limit, most, refused, "too many connections, new ones are closed");
                 last_line = Some(now);
             }
         };

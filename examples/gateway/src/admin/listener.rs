@@ -15,10 +15,16 @@ use super::{
     routes::{self, Parts},
     site::Site,
 };
-use crate::{server, workers};
+use crate::{
+    server,
+    workers::{self, Places},
+};
 
-/// Connections at once: operators with open pages, probes, a collector of metrics.
-const CONNECTIONS: usize = 128;
+/// Connections of operators with open pages, probes and a collector of metrics.
+const PLACES: Places = Places {
+    most: 128,
+    limit: "operator_connections",
+};
 /// A shorter token can be guessed.
 const LONG_TOKEN: usize = 16;
 
@@ -74,7 +80,7 @@ impl Admin {
             let (sender, connections) = mpsc::unbounded_channel();
             let (_never_cut, cut) = watch::channel(false);
             tokio::select! {
-                () = workers::accept_into(listener, CONNECTIONS, vec![sender]) => {}
+                () = workers::accept_into(listener, PLACES, vec![sender]) => {}
                 () = server::serve(connections, app, Duration::ZERO, cut) => {}
                 never = metrics.keep_sorted() => match never {},
                 _ = stopped => {}

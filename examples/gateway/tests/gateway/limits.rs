@@ -1,5 +1,6 @@
 //! One caller cannot take the connections of the others.
 
+use http::{Method, StatusCode};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -45,6 +46,38 @@ async fn silent_connections_leave_those_alone_who_were_there_before() {
     assert_eq!(line, "HTTP/1.1 200 OK\r\n");
 
     drop((early, silent));
+    gateway.signal().await;
+    assert_eq!(gateway.end().await.0.code(), Some(0));
+}
+
+/// The connections that either listener refuses are counted separately.
+#[tokio::test]
+async fn silent_connections_to_the_operators_listener_are_not_taken_for_callers() {
+    let gateway = Gateway::start(&[]).await;
+    let admin = gateway.admin.expect("the demo has one");
+    // A connection that is kept, so that it has a place.
+    assert_eq!(
+        gateway.ask_admin(Method::GET, "/healthz", &[]).await.0.status,
+        StatusCode::OK
+    );
+    let mut silent = Vec::new();
+    for _ in 0..128 {
+        silent.push(TcpStream::connect(admin).await.expect("the system accepts it"));
+    }
+    let mut last = silent.pop().expect("there are many");
+    assert_eq!(within(last.read(&mut [0])).await.unwrap_or(0), 0, "it is refused");
+    assert_eq!(gateway.ask("hello").await.0, StatusCode::OK);
+
+    let (_, metrics) = gateway.ask_admin(Method::GET, "/metrics", &[]).await;
+    let refusals: Vec<_> = metrics
+        .lines()
+        .filter(|line| line.starts_with("llm_bridge_refusals_total"))
+        .collect();
+    assert_eq!(
+        refusals,
+        [r#"llm_bridge_refusals_total{limit="operator_connections"} 1"#]
+    );
+    drop(silent);
     gateway.signal().await;
     assert_eq!(gateway.end().await.0.code(), Some(0));
 }
