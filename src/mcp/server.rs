@@ -35,6 +35,7 @@ pub struct McpServer {
     pub(super) name: String,
     pub(super) endpoint: Endpoint,
     pub(super) max_calls: usize,
+    shown_address: Option<String>,
     allow: Vec<Regex>,
     deny: Vec<Regex>,
     pub(super) secrets: Secrets,
@@ -122,6 +123,7 @@ impl McpServer {
             name: name.into(),
             endpoint,
             max_calls: MAX_CALLS,
+            shown_address: None,
             allow: Vec::new(),
             deny: Vec::new(),
             secrets: Secrets::default(),
@@ -165,6 +167,22 @@ impl McpServer {
         self
     }
 
+    /// Shows operators this as the server's [address](super::McpServerSnapshot::address), for example in place of a wrapper
+    /// that starts the program.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_llm_bridge::mcp::McpServer;
+    ///
+    /// let server = McpServer::command("git", "nice", ["mcp-server-git"]).show_as("mcp-server-git");
+    /// assert!(format!("{server:?}").contains("mcp-server-git"));
+    /// ```
+    pub fn show_as(mut self, address: impl Into<String>) -> Self {
+        self.shown_address = Some(address.into());
+        self
+    }
+
     /// Offers only tools whose own name matches `pattern` somewhere; with several patterns, any of them. Without one, all
     /// are allowed.
     ///
@@ -202,6 +220,9 @@ impl McpServer {
 
     /// The address without anything that may be a secret. Arguments of a program often are.
     pub(super) fn address(&self) -> String {
+        if let Some(shown) = &self.shown_address {
+            return shown.clone();
+        }
         match &self.endpoint {
             #[cfg(feature = "mcp-http")]
             Endpoint::Http(endpoint) => endpoint.address(),

@@ -50,7 +50,8 @@ pub enum McpServerState {
 pub struct McpServerSnapshot {
     /// The name that its operator gave it.
     pub name: String,
-    /// Its URL without user information and query, or its program without arguments.
+    /// Its URL without user information and query, or its program without arguments, unless
+    /// [`McpServer::show_as`](super::McpServer::show_as) says otherwise.
     pub address: String,
     /// Whether it can be called.
     pub state: McpServerState,

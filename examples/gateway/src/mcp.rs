@@ -38,7 +38,9 @@ pub fn parse(value: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<McpS
             .next()
             .ok_or_else(|| format!("--mcp {name}: stdio: needs a command"))?;
         let mut command = process::ends_with_us(program, words).into_iter();
-        return Ok(McpServer::command(name, command.next().unwrap_or_default(), command));
+        let server = McpServer::command(name, command.next().unwrap_or_default(), command);
+        // On Linux the command is the gateway itself, which becomes the program.
+        return Ok(server.show_as(program));
     } else {
         McpServer::http(name, target).map_err(|problem| format!("--mcp: {problem}"))?
     };
@@ -124,4 +126,17 @@ async fn connect(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<McpServers
         warn!("not every MCP server has answered yet, going on without them");
     }
     Ok(servers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_shown_without_its_wrapper_and_arguments() {
+        let server = parse("tracker=stdio:mcp-tracker --key=s3cret", |_| None).expect("it is well-formed");
+        let shown = format!("{server:?}");
+        assert!(shown.contains("address: \"mcp-tracker\""), "{shown}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
 }
