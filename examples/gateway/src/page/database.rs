@@ -24,9 +24,6 @@ pub struct History(Source);
 enum Source {
     Sqlite(PathBuf),
     Postgres(Box<tokio_postgres::Config>),
-    /// Never answers, and counts how often it was asked.
-    #[cfg(test)]
-    Stuck(std::sync::Arc<std::sync::atomic::AtomicUsize>),
 }
 
 type Row = Vec<Option<String>>;
@@ -55,13 +52,6 @@ impl History {
         let options = format!("{options} -c statement_timeout=10s -c default_transaction_read_only=on");
         config.options(options);
         Ok(Self(Source::Postgres(Box::new(config))))
-    }
-
-    /// A database that never answers; the number says how often it was asked.
-    #[cfg(test)]
-    pub(super) fn stuck() -> (Self, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
-        let asked = std::sync::Arc::default();
-        (Self(Source::Stuck(std::sync::Arc::clone(&asked))), asked)
     }
 
     pub(super) async fn pictures(&self, range: Range) -> Result<Pictures, String> {
@@ -126,11 +116,6 @@ impl History {
                     .map_err(|error| error.to_string())
             }
             Source::Postgres(config) => ask_postgres(config, &queries).await.map_err(|error| error.to_string()),
-            #[cfg(test)]
-            Source::Stuck(asked) => {
-                asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                std::future::pending().await
-            }
         }
     }
 }

@@ -130,3 +130,43 @@ async fn ask<T: Send + 'static>(
 fn since(at: Instant) -> Duration {
     Instant::now().saturating_duration_since(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Reloading the page must not run more queries.
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_does_not_answer_is_asked_by_one_query_at_a_time_and_then_not_for_a_while() {
+        let state = Arc::new(tokio::sync::Mutex::new(State::default()));
+        let queries = Arc::new(AtomicU32::new(0));
+        let read = || async {
+            let queries = Arc::clone(&queries);
+            let query = async move {
+                queries.fetch_add(1, Ordering::Relaxed);
+                std::future::pending::<Result<(), String>>().await
+            };
+            ask(Arc::clone(&state).lock_owned().await, query, |_, ()| {}).await
+        };
+        let start = Instant::now();
+        for _ in 0..3 {
+            let reading = timeout(Duration::from_secs(1), read());
+            reading.await.expect_err("this client leaves before the answer");
+        }
+        assert_eq!(queries.load(Ordering::Relaxed), 1, "the others waited for the first");
+        for _ in 0..3 {
+            assert_eq!(read().await, None);
+        }
+        assert_eq!((queries.load(Ordering::Relaxed), since(start)), (1, PATIENCE));
+        tokio::time::advance(REST).await;
+        for _ in 0..3 {
+            assert_eq!(read().await, None);
+        }
+        assert_eq!(
+            (queries.load(Ordering::Relaxed), since(start)),
+            (2, 2 * PATIENCE + REST)
+        );
+    }
+}

@@ -210,33 +210,6 @@ fn the_address_of_a_database_is_not_repeated() {
     assert!(!problem.contains("s3cret"), "{problem}");
 }
 
-/// Reloading the page must not run more queries.
-#[tokio::test(start_paused = true)]
-async fn a_database_that_does_not_answer_is_asked_once_in_a_while() {
-    let (history, asked) = History::stuck();
-    let router = router(Page::new().history(Some(history)));
-    let asked = || asked.load(std::sync::atomic::Ordering::Relaxed);
-    let start = tokio::time::Instant::now();
-    let seconds = || tokio::time::Instant::now().saturating_duration_since(start).as_secs();
-    let prompt = format!("/api/prompt/{}", Uuid::now_v7());
-    let paths = ["/api/history/hours", "/api/history/days", &prompt];
-    // Three readers leave before the answer.
-    for path in paths {
-        let reading = tokio::time::timeout(std::time::Duration::from_secs(1), get(&router, path));
-        reading.await.expect_err("no answer");
-    }
-    assert_eq!(asked(), 1, "the others waited");
-    for path in paths {
-        assert_eq!(get(&router, path).await.0, StatusCode::SERVICE_UNAVAILABLE);
-    }
-    assert_eq!((asked(), seconds()), (1, 15), "what failed is remembered");
-    tokio::time::advance(past::REST).await;
-    for path in paths {
-        assert_eq!(get(&router, path).await.0, StatusCode::SERVICE_UNAVAILABLE);
-    }
-    assert_eq!((asked(), seconds()), (2, 50));
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_database_that_is_back_is_read_again() {
     let folder = std::env::temp_dir().join(format!("page-{}", Uuid::now_v7()));
