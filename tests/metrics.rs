@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, header};
@@ -13,9 +14,11 @@ use support::*;
 use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_llm_bridge::Actor;
+use tower_llm_bridge::mcp::{McpServer, McpServers};
 use tower_llm_bridge::metrics::{METRICS, MetricKind, describe};
 use tower_llm_bridge::pool::KeyPool;
-use tower_llm_bridge::record::Recorder;
+use tower_llm_bridge::record::price::{OwnPrices, Rates};
+use tower_llm_bridge::record::{Recorder, sql::SqliteSink};
 use tower_llm_bridge::tools::{ToolCall, ToolDefinition, Tools, tool_fn};
 
 /// One metric with one set of labels.
@@ -77,6 +80,8 @@ fn ask_model(model: &str) -> Request<MockBody> {
 /// A layer with all parts, and the events that keep its recorder open.
 fn layer() -> (BridgeLayer, tower_llm_bridge::record::Events) {
     let (recorder, events) = Recorder::channel(8);
+    let rates = Rates::per_million("100000", "1000000", "EUR").expect("amounts");
+    let recorder = recorder.price(OwnPrices::new().model("gpt-4o-2024-08-06", rates));
     let layer = BridgeLayer::new().pool(pool(2)).recorder(recorder);
     (layer.tools(Tools::new([echo()])), events)
 }
@@ -117,6 +122,8 @@ async fn one_conversation_is_measured_in_all_its_parts() {
         measured.of("llm_bridge.cache.tokens", &[model, ("class", "read")]),
         [4.0]
     );
+    let euros = [model, ("currency", "EUR"), ("gen_ai.provider.name", "openai")];
+    assert_eq!(measured.of("llm_bridge.cost", &euros), [3.0, 6.0], "of each round");
     let completed = [model, ("outcome", "completed"), ("gen_ai.provider.name", "openai")];
     assert_eq!(measured.of("gen_ai.client.operation.duration", &completed), [13.0]);
     let overhead = measured.of("llm_bridge.overhead", &[("llm_bridge.dialect", "chat_completions")]);
@@ -162,12 +169,22 @@ async fn one_conversation_is_measured_in_all_its_parts() {
 
 #[tokio::test(start_paused = true)]
 async fn every_metric_is_in_the_table_with_its_labels_and_unit() {
-    let recorder = DebuggingRecorder::new();
+    let recorder = Arc::new(DebuggingRecorder::new());
     let snapshotter = recorder.snapshotter();
+    // Global as well, because a sink reports on its own threads.
+    metrics::set_global_recorder(Arc::clone(&recorder)).expect("no other test sets one");
     let _installed = metrics::set_default_local_recorder(&recorder);
     describe();
-    let (layer, _events) = layer();
+    let (layer, events) = layer();
     let layer = layer.pool(pool(1)).max_model_name(10);
+    let folder = std::env::temp_dir().join(format!("metrics-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let spool = folder.join("spool");
+    std::fs::write(&spool, "not an event\n").expect("a file");
+    let sink = SqliteSink::open(folder.join("records.db")).expect("a database");
+    let sink = std::thread::spawn(move || sink.spool(spool).run(events));
+    let wiki = McpServer::stream("wiki", || async { Ok(tokio::io::empty()) });
+    let servers = McpServers::connect([wiki], []).expect("a set of servers");
     let usage = r#"{"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}"#;
     let stream = format!("{CHUNK}data: {{\"id\":\"a\",\"choices\":[],\"usage\":{usage}}}\n\ndata: [DONE]\n\n");
     let replies = [
@@ -183,6 +200,9 @@ async fn every_metric_is_in_the_table_with_its_labels_and_unit() {
     assert_eq!(send(&stack, ask_streamed("hi")).await.status, 200);
     assert_eq!(send(&stack, ask("hi")).await.status, 429);
     assert_eq!(send(&stack, ask_model("a-model-with-a-long-name")).await.status, 400);
+    drop((layer, stack, servers));
+    sink.join().expect("no panic").expect("everything is stored");
+    std::fs::remove_dir_all(&folder).expect("the folder goes");
 
     let snapshot = snapshotter.snapshot().into_vec();
     let mut seen = BTreeSet::new();

@@ -9,7 +9,10 @@ use super::{
     server::McpServer,
     snapshot::{McpServerSnapshot, McpServerState},
 };
-use crate::tools::{Tool, Tools};
+use crate::{
+    metrics,
+    tools::{Tool, Tools},
+};
 
 /// Written by one supervisor per server, read by everybody.
 pub(super) struct Published {
@@ -77,6 +80,7 @@ impl Published {
 
 impl Status {
     fn new(server: &McpServer) -> Self {
+        metrics::tool_server_up(&server.name, false);
         Self {
             name: server.name.clone(),
             address: server.address(),
@@ -91,6 +95,7 @@ impl Status {
     pub(super) fn enter(&mut self, state: McpServerState) {
         self.state = state;
         self.since = Instant::now();
+        metrics::tool_server_up(&self.name, state == McpServerState::Ready);
     }
 
     fn snapshot(&self, now: Instant) -> McpServerSnapshot {
@@ -103,5 +108,11 @@ impl Status {
             tools: self.tools.clone(),
             last_error: self.last_error.clone(),
         }
+    }
+}
+
+impl Drop for Status {
+    fn drop(&mut self) {
+        metrics::tool_server_up(&self.name, false);
     }
 }

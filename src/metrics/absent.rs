@@ -35,7 +35,7 @@ impl Meter {
 // === impl Operation ===
 
 impl Operation {
-    pub(crate) fn usage(&mut self, _usage: &TokenUsage) {}
+    pub(crate) fn usage(&mut self, _usage: &TokenUsage, _cost: Option<(f64, &str)>) {}
 
     pub(crate) fn stopwatch(&self) -> Option<Stopwatch> {
         None
@@ -69,5 +69,17 @@ impl KeyMeter {
 }
 
 pub(crate) fn free_places(_places: usize) {}
+
+#[cfg(feature = "mcp")]
+pub(crate) fn tool_server_up(_name: &str, _is_up: bool) {}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn sink_written(_sink: &'static str, _events: u64) {}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn sink_waiting(_sink: &'static str, _events: u64) {}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn sink_failed(_sink: &'static str, _reason: &'static str) {}
 
 pub(crate) fn refused(_limit: Limit) {}

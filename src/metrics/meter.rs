@@ -4,7 +4,7 @@
 //! Each set of labels is built once and kept; reporting a number is a look-up in the recorder.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
@@ -13,11 +13,19 @@ use std::{
 use metrics::{Key, Label, Level, Metadata, SharedString};
 use tokio::time::Instant;
 
-use super::{
-    Limit,
-    names::{self, label},
+#[cfg(feature = "mcp")]
+pub(crate) use self::levels::tool_server_up;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::levels::{sink_failed, sink_waiting, sink_written};
+pub(crate) use self::{
+    keys::{KeyMeter, keys},
+    levels::{free_places, refused},
 };
-use crate::types::{Dialect, KeyHint, TokenUsage};
+use super::names::{self, label};
+use crate::types::{Dialect, TokenUsage};
+
+mod keys;
+mod levels;
 
 /// Whether anything is measured.
 pub(crate) const IS_ON: bool = true;
@@ -28,12 +36,11 @@ pub(super) const MOST: usize = 64;
 pub(super) const OTHER: &str = "other";
 /// The only one of the conventions' operations that passes through the bridge.
 const CHAT: &str = "chat";
-/// The outcome of most attempts.
-const ACCEPTED: &str = "accepted";
+/// How many currencies of one model are reported.
+const MOST_CURRENCIES: usize = 8;
 
 static METADATA: Metadata<'static> = Metadata::new("llm_bridge", Level::INFO, None);
 static IN_FLIGHT: Key = Key::from_static_name(names::IN_FLIGHT);
-static FREE_PLACES: Key = Key::from_static_name(names::FREE_PLACES);
 
 /// The labels of one layer and its clones.
 #[derive(Clone, Default)]
@@ -78,12 +85,6 @@ struct New {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 
-/// The labels of one key.
-pub(crate) struct KeyMeter {
-    hint: SharedString,
-    accepted: Key,
-}
-
 /// The labels of one model at one provider.
 struct Series {
     provider: Arc<str>,
@@ -95,6 +96,8 @@ struct Series {
     first_token: Key,
     completed: Key,
     overhead: [Key; Dialect::COUNT],
+    /// By currency. A price hook of the user names them.
+    costs: Mutex<Vec<(String, Key)>>,
 }
 
 struct ToolSeries {
@@ -232,8 +235,8 @@ fn of_provider(series: &[Arc<Series>], provider: &str) -> Option<Arc<Series>> {
 // === impl Operation ===
 
 impl Operation {
-    /// Reports one round's tokens.
-    pub(crate) fn usage(&mut self, usage: &TokenUsage) {
+    /// Reports one round's tokens, and its cost if it has one: an amount and its currency.
+    pub(crate) fn usage(&mut self, usage: &TokenUsage, cost: Option<(f64, &str)>) {
         let Some(running) = &mut self.0 else { return };
         let series = running.answered();
         let (read, written) = (usage.cache_read_input_tokens, usage.cache_write_input_tokens);
@@ -245,6 +248,9 @@ impl Operation {
             if tokens > 0 {
                 count(key, tokens);
             }
+        }
+        if let Some((amount, currency)) = cost {
+            series.cost(amount, currency);
         }
     }
 
@@ -337,56 +343,6 @@ impl Stopwatch {
     }
 }
 
-// === impl KeyMeter ===
-
-impl KeyMeter {
-    pub(crate) fn new(hint: &KeyHint) -> Self {
-        static HINTS: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-        let mut hints = HINTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let hints = hints.get_or_insert_default();
-        let is_own = hints.contains(hint.as_str()) || (hints.len() < MOST && hints.insert(hint.as_str().to_owned()));
-        let hint = if is_own {
-            SharedString::from_shared(hint.as_str().into())
-        } else {
-            SharedString::const_str(OTHER)
-        };
-        Self {
-            accepted: attempts(&hint, ACCEPTED),
-            hint,
-        }
-    }
-
-    /// Counts a call of the provider, by its outcome for the key.
-    pub(crate) fn attempt(&self, outcome: &'static str) {
-        if outcome == ACCEPTED {
-            count(&self.accepted, 1);
-        } else {
-            count(&attempts(&self.hint, outcome), 1);
-        }
-    }
-
-    /// Counts a change of state: of a model in the key's domain, of the whole domain, or of the key.
-    pub(crate) fn transition(&self, scope: &'static str, state: &'static str) {
-        let labels = [
-            (label::HINT, self.hint.clone()),
-            (label::SCOPE, SharedString::const_str(scope)),
-            (label::STATE, SharedString::const_str(state)),
-        ];
-        count(&key(names::KEY_TRANSITIONS, labels), 1);
-    }
-}
-
-impl fmt::Debug for KeyMeter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyMeter").finish_non_exhaustive()
-    }
-}
-
-fn attempts(hint: &SharedString, outcome: &'static str) -> Key {
-    let outcome = (label::OUTCOME, SharedString::const_str(outcome));
-    key(names::KEY_ATTEMPTS, [(label::HINT, hint.clone()), outcome])
-}
-
 // === impl Series ===
 
 impl Series {
@@ -421,8 +377,24 @@ impl Series {
                 let dialect = (label::DIALECT, SharedString::const_str(dialect.as_str()));
                 key(names::OVERHEAD, [provider(), dialect])
             }),
+            costs: Mutex::default(),
             provider: name,
             model,
+        }
+    }
+
+    fn cost(&self, amount: f64, currency: &str) {
+        let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        if !costs.iter().any(|(known, _)| known == currency) && costs.len() < MOST_CURRENCIES {
+            let labels = [
+                (label::PROVIDER, SharedString::from_shared(Arc::clone(&self.provider))),
+                (label::MODEL, self.model.clone()),
+                (label::CURRENCY, currency.to_owned().into()),
+            ];
+            costs.push((currency.to_owned(), key(names::COST, labels)));
+        }
+        if let Some((_, key)) = costs.iter().find(|(known, _)| known == currency) {
+            observe(key, amount);
         }
     }
 
@@ -462,34 +434,4 @@ impl ToolSeries {
         ];
         key(names::TOOL_CALLS, labels)
     }
-}
-
-// === levels and refusals ===
-
-/// Reports how many interceptions the recorder would admit.
-pub(crate) fn free_places(places: usize) {
-    metrics::with_recorder(|recorder| {
-        let gauge = recorder.register_gauge(&FREE_PLACES, &METADATA);
-        gauge.set(u32::try_from(places).unwrap_or(u32::MAX));
-    });
-}
-
-/// Reports how many keys of a provider's pool are in each state.
-pub(crate) fn keys<const N: usize>(provider: &str, states: [(&'static str, u32); N]) {
-    for (state, keys) in states {
-        let labels = [
-            (label::PROVIDER, provider.to_owned().into()),
-            (label::STATE, SharedString::const_str(state)),
-        ];
-        metrics::with_recorder(|recorder| {
-            recorder.register_gauge(&key(names::KEYS, labels), &METADATA).set(keys);
-        });
-    }
-}
-
-/// Counts something that was refused or cut.
-#[cold]
-pub(crate) fn refused(limit: Limit) {
-    let labels = [(label::LIMIT, SharedString::const_str(limit.as_str()))];
-    count(&key(names::REFUSALS, labels), 1);
 }

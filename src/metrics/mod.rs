@@ -10,6 +10,7 @@
 //! | `gen_ai.client.operation.duration` | histogram | seconds | `gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model`, `outcome` | Time from the admission of a request to its end, all rounds included. |
 //! | `gen_ai.server.time_to_first_token` | histogram | seconds | `gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model` | Time from the admission of a streamed request to the first part of its answer. |
 //! | `llm_bridge.cache.tokens` | counter | count | `gen_ai.provider.name`, `gen_ai.request.model`, `class` | Input tokens that the provider read from its prompt cache, or wrote to it. |
+//! | `llm_bridge.cost` | histogram | count | `gen_ai.provider.name`, `gen_ai.request.model`, `currency` | Cost of one round, in units of the currency; rounds without a price are left out. |
 //! | `llm_bridge.overhead` | histogram | seconds | `gen_ai.provider.name`, `llm_bridge.dialect` | Time from a whole request to its answer, or to the first part of a stream, less the time of the inner service and of tools. |
 //! | `llm_bridge.interceptions.in_flight` | gauge | count | | Requests that were admitted and have not ended. |
 //! | `llm_bridge.recorder.free_places` | gauge | count | | Interceptions that the recorder would admit now. |
@@ -19,13 +20,18 @@
 //! | `llm_bridge.key.exhaustions` | counter | count | `gen_ai.provider.name`, `reason` | Requests for which no key was usable. |
 //! | `llm_bridge.tool.calls` | counter | count | `tool_server`, `gen_ai.tool.name`, `outcome` | Calls of injected tools. |
 //! | `llm_bridge.tool.call.duration` | histogram | seconds | `tool_server` | Time of a call of an injected tool. |
+//! | `llm_bridge.tool_server.up` | gauge | count | `tool_server` | 1 while a tool server can be called, else 0. |
+//! | `llm_bridge.sink.written` | counter | count | `sink` | Events that a sink has stored. |
+//! | `llm_bridge.sink.waiting` | gauge | count | `sink` | Events that a sink has received and not stored yet. |
+//! | `llm_bridge.sink.failures` | counter | count | `sink`, `reason` | Attempts to store events that failed because the sink was unavailable, and events that it refused. |
 //! | `llm_bridge.refusals` | counter | count | `limit` | What was refused or cut because it was over a limit. |
 //!
 //! # Labels are bounded
 //!
 //! Model names come from callers, so a model gets its own label only once a provider has answered for it, and at most
 //! 64 models of one [`BridgeLayer`](crate::BridgeLayer) and its clones do; all others are `other`. The same bound holds
-//! for tools and for key hints. No label has a user's id, a key, or a text of a request.
+//! for tools and for key hints. At most 64 tool servers, and 8 currencies of each model, are reported at all. No label
+//! has a user's id, a key, or a text of a request.
 //!
 //! # The state of keys
 //!
@@ -62,6 +68,10 @@ mod table;
 
 #[cfg(feature = "metrics")]
 pub(crate) use self::meter::keys;
+#[cfg(feature = "mcp")]
+pub(crate) use self::meter::tool_server_up;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::meter::{sink_failed, sink_waiting, sink_written};
 #[cfg(feature = "metrics")]
 pub use self::table::{METRICS, Metric, MetricKind, describe};
 pub(crate) use self::{

@@ -55,6 +55,9 @@ const TOKENS: &[f64] = &[
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0,
     67108864.0,
 ];
+const COST: &[f64] = &[
+    0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0,
+];
 const OPERATION: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36,
 ];
@@ -125,6 +128,15 @@ pub const METRICS: &[Metric] = &[
         &[label::PROVIDER, label::MODEL, label::CLASS],
         "Input tokens that the provider read from its prompt cache, or wrote to it.",
     ),
+    Metric {
+        unit: "count",
+        ..seconds(
+            names::COST,
+            &[label::PROVIDER, label::MODEL, label::CURRENCY],
+            "Cost of one round, in units of the currency; rounds without a price are left out.",
+            COST,
+        )
+    },
     seconds(
         names::OVERHEAD,
         &[label::PROVIDER, label::DIALECT],
@@ -168,6 +180,22 @@ pub const METRICS: &[Metric] = &[
         &[label::TOOL_SERVER],
         "Time of a call of an injected tool.",
         OPERATION,
+    ),
+    gauge(
+        names::TOOL_SERVER_UP,
+        &[label::TOOL_SERVER],
+        "1 while a tool server can be called, else 0.",
+    ),
+    counter(names::SINK_WRITTEN, &[label::SINK], "Events that a sink has stored."),
+    gauge(
+        names::SINK_WAITING,
+        &[label::SINK],
+        "Events that a sink has received and not stored yet.",
+    ),
+    counter(
+        names::SINK_FAILURES,
+        &[label::SINK, label::REASON],
+        "Attempts to store events that failed because the sink was unavailable, and events that it refused.",
     ),
     counter(
         names::REFUSALS,

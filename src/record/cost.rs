@@ -86,6 +86,11 @@ impl Amount {
         self.0.checked_mul(count.into()).map(Self)
     }
 
+    /// The amount for a metric, to some 15 digits.
+    pub(super) fn approximate(self) -> f64 {
+        self.0 as f64 / ONE as f64
+    }
+
     /// A millionth of it, for rates that are quoted per million. Exact for amounts with up to 12 digits after the
     /// point.
     pub(super) fn per_million(self) -> Self {

@@ -109,6 +109,12 @@ impl Events {
         self
     }
 
+    /// How many events are queued, for a metric.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.receiver.len()
+    }
+
     fn show(&mut self, envelope: Envelope) -> Envelope {
         if let Some(inspector) = &mut self.inspector {
             inspector(&envelope.event);

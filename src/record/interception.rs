@@ -143,7 +143,8 @@ impl Interception {
         }
         if let Fact::TokenUsage { usage, cost, .. } = &fact {
             self.usage += *usage;
-            self.operation.usage(usage);
+            let amount = cost.as_ref().map(|cost| (cost.amount.approximate(), &*cost.currency));
+            self.operation.usage(usage, amount);
             self.cost.add(cost.as_ref());
             // Each round's usage is recorded once.
             self.held = None;

@@ -277,7 +277,7 @@ fn to_file(mut file: RecordFile, mut events: Events, orders: &Orders) -> Result<
         {
             push(&mut batch, &event);
         }
-        if let Err((problem, lost)) = write(&mut file, &batch, orders) {
+        if let Err((problem, lost)) = write(&mut file, &batch, orders, || events.queued()) {
             let lost = lost + std::iter::from_fn(|| events.blocking_recv()).count();
             return Err(format!("{lost} records are lost: {problem}"));
         }
@@ -311,8 +311,13 @@ fn report_unwritable(event: &Event, error: &serde_json::Error) {
 }
 
 /// Writes all of `batch`, however often it has to try; gives up only when the gateway is `ending`, and then returns how
-/// many lines are not in the file.
-fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io::Error, usize)> {
+/// many lines are not in the file. `queued` more events wait.
+fn write(
+    file: &mut RecordFile,
+    batch: &[u8],
+    orders: &Orders,
+    queued: impl Fn() -> usize,
+) -> Result<(), (io::Error, usize)> {
     let mut rest = batch;
     let mut failures = 0;
     let mut last_tries = 0;
@@ -333,6 +338,8 @@ fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => error,
         };
+        metrics::counter!("llm_bridge.sink.failures", "sink" => "file", "reason" => "unavailable").increment(1);
+        report_waiting(lines(rest) + queued());
         if failures % REPORT_EVERY == 0 {
             error!(%error, "cannot write records; they are kept, but new requests will get 503 when no place is left");
         }
@@ -340,7 +347,7 @@ fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io
         if orders.ending.load(Ordering::Relaxed) {
             last_tries += 1;
             if last_tries == LAST_TRIES {
-                return Err((error, rest.iter().filter(|byte| **byte == b'\n').count()));
+                return Err((error, lines(rest)));
             }
         }
         thread::park_timeout(RETRY);
@@ -348,7 +355,17 @@ fn write(file: &mut RecordFile, batch: &[u8], orders: &Orders) -> Result<(), (io
     if failures > 0 {
         info!(failures, "records are written again, none is lost");
     }
+    metrics::counter!("llm_bridge.sink.written", "sink" => "file").increment(lines(batch) as u64);
+    report_waiting(queued());
     Ok(())
+}
+
+fn report_waiting(events: usize) {
+    metrics::gauge!("llm_bridge.sink.waiting", "sink" => "file").set(events as f64);
+}
+
+fn lines(batch: &[u8]) -> usize {
+    batch.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// The result of a database's sink, as a line of the log or as an error.

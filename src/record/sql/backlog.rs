@@ -45,8 +45,9 @@ struct Head {
 
 struct State {
     tail: Half,
-    /// How many bytes of the head are not stored.
+    /// How much of the head is not stored, in bytes and in lines.
     unstored: u64,
+    unstored_lines: u64,
     /// Nothing more is appended.
     is_closed: bool,
     /// Nothing more is read: the writer gave up.
@@ -85,6 +86,7 @@ impl Backlog {
         Ok(Self {
             state: Mutex::new(State {
                 unstored: head.length(),
+                unstored_lines: head.lines(),
                 since: (tail.length() > 0).then(Instant::now),
                 tail,
                 is_closed: false,
@@ -168,7 +170,7 @@ impl Backlog {
             // The head is empty: `forget` has cleared it.
             mem::swap(&mut head.half, &mut state.tail);
             head.start = 0;
-            state.unstored = head.half.length();
+            (state.unstored, state.unstored_lines) = (head.half.length(), head.half.lines());
             state.since = None;
         }
         let start = head.start;
@@ -183,7 +185,10 @@ impl Backlog {
             head.half.clear()?;
             head.start = 0;
         }
-        lock(&self.state).unstored = head.half.length() - head.start;
+        let mut state = lock(&self.state);
+        state.unstored = head.half.length() - head.start;
+        state.unstored_lines = state.unstored_lines.saturating_sub(count(lines));
+        drop(state);
         self.changed.notify_all();
         Ok(())
     }
@@ -202,16 +207,10 @@ impl Backlog {
         }
     }
 
-    /// How many lines are left.
-    pub(super) fn count(&self) -> io::Result<u64> {
-        let mut head = lock(&self.head);
-        let (mut start, mut total) = (head.start, 0);
-        while start < head.half.length() {
-            let lines = head.half.read(start, usize::MAX)?;
-            start += lines.len() as u64;
-            total += count(&lines);
-        }
-        Ok(total + lock(&self.state).tail.lines())
+    /// How many lines are not stored.
+    pub(super) fn waiting(&self) -> u64 {
+        let state = lock(&self.state);
+        state.unstored_lines + state.tail.lines()
     }
 
     /// Whether the lines outlive the process.

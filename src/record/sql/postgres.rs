@@ -113,6 +113,8 @@ impl fmt::Debug for PostgresSink {
 impl Connect for Connector {
     type Store = PostgresStore;
 
+    const SINK: &str = "postgres";
+
     fn connect(&mut self) -> Result<PostgresStore, StoreError> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()

@@ -87,6 +87,8 @@ impl SqliteSink {
 impl Connect for PathBuf {
     type Store = SqliteStore;
 
+    const SINK: &str = "sqlite";
+
     fn connect(&mut self) -> Result<SqliteStore, StoreError> {
         SqliteStore::open(self)
     }

@@ -103,6 +103,8 @@ impl Scripted {
 impl Connect for Scripted {
     type Store = Self;
 
+    const SINK: &str = "test";
+
     fn connect(&mut self) -> Result<Self, StoreError> {
         let mut answers = self.answers.lock().unwrap();
         let error = match answers.front() {
@@ -257,6 +259,67 @@ fn written(settings: Settings, database: Scripted, emit_all: impl FnOnce(&Record
     (summary, logs.text())
 }
 
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics_tell_what_is_written_what_waits_and_what_fails() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let folder = Folder::new();
+    let measured = |settings: Settings, database: Scripted| -> Vec<(String, u64)> {
+        let recorder = DebuggingRecorder::new();
+        metrics::with_local_recorder(&recorder, || {
+            written(settings, database, |recorder| {
+                emit(recorder, "u", [prompt("fine"), prompt("poison")]);
+            });
+        });
+        let snapshot = recorder.snapshotter().snapshot().into_vec();
+        let mut values: Vec<_> = snapshot
+            .into_iter()
+            .filter(|(key, ..)| key.key().name().starts_with("llm_bridge.sink."))
+            .map(|(key, .., value)| {
+                let labels: Vec<_> = key.key().labels().map(metrics::Label::value).collect();
+                let value = match value {
+                    DebugValue::Counter(count) => count,
+                    DebugValue::Gauge(level) => *level as u64,
+                    DebugValue::Histogram(_) => panic!("a sink has no histogram"),
+                };
+                (format!("{} {}", key.key().name(), labels.join(" ")), value)
+            })
+            .collect();
+        values.sort();
+        values
+    };
+    let expect = |values: &[(&str, u64)]| -> Vec<(String, u64)> {
+        let values = values.iter();
+        values
+            .map(|(name, value)| (format!("llm_bridge.sink.{name}"), *value))
+            .collect()
+    };
+    let patient = Settings {
+        drain: Duration::from_secs(60),
+        ..settings(Some(&folder.path("stored")))
+    };
+    let database = Scripted {
+        poison: Some("poison"),
+        ..Scripted::answering([Answer::NoConnection, Answer::NoConnection])
+    };
+    let stored = expect(&[
+        ("failures test refused", 1),
+        ("failures test unavailable", 2),
+        ("waiting test", 0),
+        ("written test", 3),
+    ]);
+    assert_eq!(measured(patient, database), stored);
+
+    let impatient = Settings {
+        drain: Duration::ZERO,
+        ..settings(Some(&folder.path("left")))
+    };
+    let database = Scripted::answering([Answer::NoConnection]);
+    let left = expect(&[("failures test unavailable", 1), ("waiting test", 4)]);
+    assert_eq!(measured(impatient, database), left);
+}
+
 #[test]
 fn a_refused_row_that_no_file_can_keep_is_named_in_the_log_without_its_content() {
     let folder = Folder::new();
@@ -288,6 +351,9 @@ fn a_writer_that_panics_closes_the_recorder_and_leaves_nobody_waiting() {
     struct Panics;
     impl Connect for Panics {
         type Store = Scripted;
+
+        const SINK: &str = "test";
+
         fn connect(&mut self) -> Result<Scripted, StoreError> {
             panic!("a bug")
         }
@@ -365,6 +431,9 @@ fn tables_of_a_newer_version_end_the_run() {
     struct Newer;
     impl Connect for Newer {
         type Store = Scripted;
+
+        const SINK: &str = "test";
+
         fn connect(&mut self) -> Result<Scripted, StoreError> {
             Err(StoreError::Version(99))
         }

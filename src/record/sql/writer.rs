@@ -20,6 +20,7 @@ use super::{
     settings::Settings,
     summary::Summary,
 };
+use crate::metrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -29,6 +30,9 @@ const MAX_REJECTED: u64 = 64 << 20;
 /// Opens a database, again after each failure.
 pub(super) trait Connect: Send + 'static {
     type Store: Store;
+
+    /// The sink's name in metrics.
+    const SINK: &str;
 
     /// Opens the database and brings its tables up to date.
     fn connect(&mut self) -> Result<Self::Store, StoreError>;
@@ -80,6 +84,7 @@ impl<C: Connect> Writer<C> {
 
     fn write_all(&mut self) -> Result<Summary, SqlError> {
         let unreadable = |error| SqlError::spool("the spool cannot be read", error);
+        self.report_waiting();
         loop {
             let next = self.backlog.next(self.settings.batch_wait).map_err(unreadable)?;
             let Next::Lines(lines) = next else {
@@ -90,6 +95,7 @@ impl<C: Connect> Writer<C> {
                 return self.give_up();
             }
             self.backlog.forget(&lines).map_err(unreadable)?;
+            self.report_waiting();
         }
     }
 
@@ -144,6 +150,8 @@ impl<C: Connect> Writer<C> {
                 Err(StoreError::Down(error)) => error,
             };
             self.store = None;
+            metrics::sink_failed(C::SINK, "unavailable");
+            self.report_waiting();
             if reported
                 .is_none_or(|reported| Instant::now().saturating_duration_since(reported) > Duration::from_secs(60))
             {
@@ -181,10 +189,12 @@ impl<C: Connect> Writer<C> {
         }
         self.summary.mended += mended;
         self.summary.stored += rows.len() as u64;
+        metrics::sink_written(C::SINK, rows.len() as u64);
     }
 
     /// Keeps the line in the file of refused rows, or else names the loss.
     fn set_aside(&mut self, line: &str, why: &dyn fmt::Display) {
+        metrics::sink_failed(C::SINK, "refused");
         let EventId {
             interception_id,
             sequence,
@@ -210,6 +220,10 @@ impl<C: Connect> Writer<C> {
         }
     }
 
+    fn report_waiting(&self) {
+        metrics::sink_waiting(C::SINK, self.backlog.waiting());
+    }
+
     /// `<spool>.rejected`.
     fn rejected_path(&self) -> Option<PathBuf> {
         let mut path = self.settings.spool.clone()?.into_os_string();
@@ -218,10 +232,7 @@ impl<C: Connect> Writer<C> {
     }
 
     fn give_up(&mut self) -> Result<Summary, SqlError> {
-        let left = self
-            .backlog
-            .count()
-            .map_err(|error| SqlError::spool("the spool cannot be read", error))?;
+        let left = self.backlog.waiting();
         if self.settings.spool.is_some() {
             tracing::error!(
                 left,

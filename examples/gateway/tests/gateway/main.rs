@@ -275,6 +275,13 @@ async fn a_full_disk_is_told_and_lost_records_are_counted() {
     let mut gateway = Gateway::start_recording(&arguments, scratch("none")).await;
     assert_eq!(gateway.ask("hello").await.0, StatusCode::OK);
     gateway.until_logged("cannot write records").await;
+    let (_, metrics) = gateway.ask_admin(Method::GET, "/metrics", &[]).await;
+    let failures = r#"llm_bridge_sink_failures_total{sink="file",reason="unavailable"} "#;
+    assert!(metrics.contains(failures), "{metrics}");
+    let waiting = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"llm_bridge_sink_waiting{sink="file"} "#));
+    assert!(waiting.is_some_and(|events| events != "0"), "{metrics}");
     gateway.signal().await;
     let (status, log, _) = gateway.end().await;
     assert_eq!(status.code(), Some(1), "{log}");

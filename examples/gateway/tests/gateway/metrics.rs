@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tower_llm_bridge::metrics::{METRICS, Metric, MetricKind};
 
-use crate::harness::{CHAT, Gateway, bytes, command, scratch};
+use crate::harness::{CHAT, Gateway, bytes, command, scratch, within};
 
 const DASHBOARD: &str = include_str!("../../grafana-dashboard.json");
 
@@ -83,6 +83,14 @@ async fn what_the_gateway_does_is_collected_by_its_listed_names() {
     let openais = "gen_ai_provider_name=\"openai\",state=\"usable\"";
     assert_eq!(value("llm_bridge_keys", openais), 2.0);
     assert_eq!(value("llm_bridge_interceptions_in_flight", ""), 0.0);
+    // Records are written a moment later.
+    let written = async {
+        while !collect(&gateway)
+            .await
+            .contains("llm_bridge_sink_written_total{sink=\"file\"} 6\n")
+        {}
+    };
+    within(written).await;
     let described = "# HELP llm_bridge_key_attempts_total Calls of the provider with a key of a pool";
     assert!(text.contains(described), "{text}");
     gateway.signal().await;
