@@ -75,6 +75,8 @@ struct Work {
 /// The effect of a run of events.
 #[derive(Debug, Default)]
 pub(super) struct Relayed {
+    /// Events may be left: those before them had as many bytes as were allowed.
+    pub(super) is_cut: bool,
     pub(super) answers: bool,
     pub(super) shows: bool,
     pub(super) done: bool,
@@ -165,11 +167,13 @@ impl Output {
         done
     }
 
-    /// Feeds the relay with the events received so far. If they are large, the relay moves to another thread for it,
-    /// where it holds up no other request; `spare` makes the relay that stands in its place meanwhile.
+    /// Feeds the relay with the events received so far, up to about `most` bytes of them. If they are large, the relay moves
+    /// to another thread and takes all, where it holds up no other request; `spare` makes the relay that stands in its
+    /// place meanwhile.
     pub(super) async fn relay_events(
         &mut self,
         decoder: &mut Decoder,
+        most: usize,
         aside: &Aside,
         spare: impl FnOnce() -> Box<dyn Relay>,
     ) -> Relayed {
@@ -179,13 +183,13 @@ impl Output {
             let events = mem::replace(decoder, Decoder::new(0));
             let work = move |lent: &mut Lent| {
                 let Lent { relay, out, work } = lent;
-                work.relayed = relay_all(&mut **relay, &mut work.decoder, out, wants_id);
+                work.relayed = relay_all(&mut **relay, &mut work.decoder, out, wants_id, usize::MAX);
             };
             let done = self.lend(events, aside, spare, work).await;
             *decoder = done.decoder;
             done.relayed
         } else {
-            relay_all(&mut *self.relay, decoder, &mut self.out, wants_id)
+            relay_all(&mut *self.relay, decoder, &mut self.out, wants_id, most)
         };
         if wants_id {
             self.first_id = relayed.first_id.take();
@@ -242,26 +246,23 @@ impl Output {
         lent.work
     }
 
-    /// Handles the end of the provider's body. An unterminated final event counts if only its blank line is missing.
-    /// Returns whether the answer is complete.
-    pub(super) fn relay_end(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
-        if let Some(rest) = decoder.finish() {
-            let whole = self.out.len();
-            match self.relay.event(&rest, &mut self.out) {
-                Ok(progress) => {
-                    if self.out.len() > whole {
-                        // The caller needs the missing end too, to see a whole event.
-                        self.out.extend_from_slice(missing_end(rest.raw()));
-                    }
-                    if progress == Progress::Done {
-                        return Ok(true);
-                    }
-                }
-                Err(Fault::Refused(error)) => return Err(Fault::Refused(error)),
-                Err(Fault::Shape(_)) => self.out.truncate(whole),
-            }
+    /// Handles the end of the provider's body: `done` says whether the answer is complete. A large unfinished event moves to
+    /// another thread with the relay, as [`Self::relay_events`] does.
+    pub(super) async fn relay_end(
+        &mut self,
+        decoder: &mut Decoder,
+        aside: &Aside,
+        spare: impl FnOnce() -> Box<dyn Relay>,
+    ) -> Relayed {
+        if !Aside::takes(decoder.held()) {
+            return end_all(&mut *self.relay, decoder, &mut self.out);
         }
-        Ok(self.relay.end(&mut self.out))
+        let rest = mem::replace(decoder, Decoder::new(0));
+        let work = |lent: &mut Lent| {
+            let Lent { relay, out, work } = lent;
+            work.relayed = end_all(&mut **relay, &mut work.decoder, out);
+        };
+        self.lend(rest, aside, spare, work).await.relayed
     }
 
     /// Opens the answer that is being relayed, unless it is open already.
@@ -316,10 +317,15 @@ impl Output {
     }
 }
 
-/// Feeds a relay with the events received so far.
-fn relay_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut, wants_id: bool) -> Relayed {
+/// Feeds a relay with the events received so far, until they have `most` bytes.
+fn relay_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut, wants_id: bool, most: usize) -> Relayed {
     let mut relayed = Relayed::default();
+    let mut bytes = 0;
     while relayed.fault.is_none() && !relayed.done {
+        if bytes >= most {
+            relayed.is_cut = true;
+            break;
+        }
         let event = match decoder.next() {
             Ok(Some(event)) => event,
             Ok(None) => break,
@@ -328,6 +334,7 @@ fn relay_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut, w
                 break;
             }
         };
+        bytes += event.raw().len();
         match relay.event(&event, out) {
             Ok(Progress::Aside) => {}
             Ok(Progress::Held) => relayed.answers = true,
@@ -342,6 +349,29 @@ fn relay_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut, w
         }
     }
     relayed
+}
+
+/// Ends a relay's round. An unterminated final event counts if only its blank line is missing.
+fn end_all(relay: &mut dyn Relay, decoder: &mut Decoder, out: &mut BytesMut) -> Relayed {
+    let mut ended = Relayed::default();
+    if let Some(rest) = decoder.finish() {
+        let whole = out.len();
+        match relay.event(&rest, out) {
+            Ok(progress) => {
+                if out.len() > whole {
+                    // The caller needs the missing end too, to see a whole event.
+                    out.extend_from_slice(missing_end(rest.raw()));
+                }
+                ended.done = progress == Progress::Done;
+            }
+            Err(Fault::Shape(_)) => out.truncate(whole),
+            Err(fault @ Fault::Refused(_)) => ended.fault = Some(fault),
+        }
+    }
+    if !ended.done && ended.fault.is_none() {
+        ended.done = relay.end(out);
+    }
+    ended
 }
 
 /// The head of a stream whose provider has not answered yet.

@@ -17,6 +17,8 @@ mod tests;
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// The most memory that the buffers keep for the next event.
 const KEEP: usize = 64 * 1024;
+/// The size of the pieces in which a long line is held.
+const PIECE: usize = 256 * 1024;
 
 /// Cuts a stream into events. In the long run it allocates nothing, and it copies only events that do not lie within one
 /// frame, each byte once.
@@ -30,6 +32,8 @@ pub(crate) struct Decoder {
     at: usize,
     /// The bytes of the current event that came in earlier frames.
     held: Vec<u8>,
+    /// Those beyond [`PIECE`], until a line ends. In one buffer, each growth would copy mebibytes at once.
+    pieces: Vec<Vec<u8>>,
     block: Block,
     /// Reused by events whose data has several lines.
     joined: Vec<u8>,
@@ -104,6 +108,7 @@ impl Decoder {
             frame: Bytes::new(),
             at: 0,
             held: Vec::new(),
+            pieces: Vec::new(),
             block: Block::default(),
             joined: Vec::new(),
             after_cr: false,
@@ -129,7 +134,7 @@ impl Decoder {
 
     /// How many bytes are held of an event that is not complete yet.
     pub(crate) fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.pieces.iter().map(Vec::len).sum::<usize>()
     }
 
     /// How many bytes the next call of [`Self::next`] may process: all that are received and not consumed, or 0 if no
@@ -137,7 +142,7 @@ impl Decoder {
     pub(crate) fn pending(&self) -> usize {
         let rest = &self.frame[self.at..];
         match memchr2(b'\n', b'\r', rest) {
-            Some(_) => self.held.len() + rest.len(),
+            Some(_) => self.held() + rest.len(),
             None => 0,
         }
     }
@@ -157,6 +162,7 @@ impl Decoder {
     pub(crate) fn finish(&mut self) -> Option<Event<'_>> {
         debug_assert_eq!(self.at, self.frame.len(), "there are events left");
         self.begin();
+        self.join(0);
         if self.held.is_empty() {
             return None;
         }
@@ -175,6 +181,11 @@ impl Decoder {
             return too_long;
         }
         self.begin();
+        if !self.pieces.is_empty()
+            && let Some(len) = line_len(&self.frame[self.at..])
+        {
+            self.join(len + 1);
+        }
         let Self {
             frame, at, held, block, ..
         } = self;
@@ -191,7 +202,7 @@ impl Decoder {
         }
         // Either the whole event is in `frame[start..]`, or all of it up to `at` is held.
         let start = *at;
-        let is_held = !held.is_empty();
+        let is_held = !held.is_empty() || !self.pieces.is_empty();
         while let Some(len) = line_len(&frame[*at..]) {
             let end = *at + len;
             let after = end + 1;
@@ -220,13 +231,39 @@ impl Decoder {
             }
         }
         let unheld = &frame[if is_held { *at } else { start }..];
-        if held.len() + unheld.len() > self.max_event {
+        let unheld = frame.slice_ref(unheld);
+        if self.held() + unheld.len() > self.max_event {
             return too_long;
         }
-        held.extend_from_slice(unheld);
-        *frame = Bytes::new();
-        *at = 0;
+        self.hold(&unheld);
+        self.frame = Bytes::new();
+        self.at = 0;
         Ok(None)
+    }
+
+    /// Keeps the beginning of an event.
+    fn hold(&mut self, mut bytes: &[u8]) {
+        if self.pieces.is_empty() && self.held.len() + bytes.len() <= PIECE {
+            return self.held.extend_from_slice(bytes);
+        }
+        while !bytes.is_empty() {
+            let last = self.pieces.pop_if(|last| last.len() < PIECE);
+            let mut piece = last.unwrap_or_else(|| Vec::with_capacity(PIECE));
+            let (fits, rest) = bytes.split_at(bytes.len().min(PIECE - piece.len()));
+            piece.extend_from_slice(fits);
+            self.pieces.push(piece);
+            bytes = rest;
+        }
+    }
+
+    /// Makes what is held one buffer again, with room for `more` bytes.
+    fn join(&mut self, more: usize) {
+        if !self.pieces.is_empty() {
+            self.held.reserve_exact(self.held() - self.held.len() + more);
+            for piece in self.pieces.drain(..) {
+                self.held.extend_from_slice(&piece);
+            }
+        }
     }
 
     /// Clears the event that the last call returned.
@@ -289,7 +326,7 @@ impl fmt::Debug for Decoder {
         f.debug_struct("Decoder")
             .field("max_event", &self.max_event)
             .field("unread", &(self.frame.len() - self.at))
-            .field("held", &self.held.len())
+            .field("held", &self.held())
             .finish_non_exhaustive()
     }
 }

@@ -96,7 +96,7 @@ async fn a_stream_that_waits_for_a_place_is_kept_alive() {
         let mut output = output(Named("own", None), sink);
         output.silence.listen(Duration::from_secs(15));
         let mut decoder = vast_event();
-        let relayed = output.relay_events(&mut decoder, &places, spare).await;
+        let relayed = output.relay_events(&mut decoder, usize::MAX, &places, spare).await;
         assert!(relayed.shows && relayed.fault.is_none());
         output.flush().await;
         assert_eq!(output.turn(VAST, &places, spare).await.calls.len(), 0);
@@ -132,7 +132,7 @@ async fn a_stream_that_is_out_of_time_gets_its_relay_back() {
     let mut output = output(Named("own", Some(ends)), Sink::default());
     let mut decoder = vast_event();
     {
-        let mut reading = pin!(output.relay_events(&mut decoder, &aside, spare));
+        let mut reading = pin!(output.relay_events(&mut decoder, usize::MAX, &aside, spare));
         // Time does not pass by itself while another thread is at work.
         assert!(timeout(Duration::ZERO, reading.as_mut()).await.is_err());
     }
@@ -141,4 +141,36 @@ async fn a_stream_that_is_out_of_time_gets_its_relay_back() {
     let failure = Failure::timeout();
     output.relay.fail(failure.words(), &mut output.out);
     assert_eq!(output.out, "eventown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_of_many_events_is_relayed_in_runs() {
+    let mut output = output(Named("own", None), Sink::default());
+    let mut decoder = Decoder::new(VAST);
+    decoder.push("data: 89\n\n".repeat(100).into());
+    let mut runs = Vec::new();
+    loop {
+        let relayed = output.relay_events(&mut decoder, 95, &Aside::new(1), spare).await;
+        runs.push(output.out.split().len() / "event".len());
+        if !relayed.is_cut {
+            break;
+        }
+    }
+    // The last run finds that nothing is left.
+    assert_eq!(runs, [10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vast_event_without_its_end_is_read_on_another_thread() {
+    let aside = Aside::new(1);
+    let (end, ends) = mpsc::channel();
+    let mut output = output(Named("own", Some(ends)), Sink::default());
+    let mut decoder = Decoder::new(2 * VAST);
+    decoder.push(format!("data: {}", "x".repeat(VAST)).into());
+    assert!(!output.relay_events(&mut decoder, usize::MAX, &aside, spare).await.done);
+    let mut ending = Box::pin(output.relay_end(&mut decoder, &aside, spare));
+    assert!(timeout(Duration::ZERO, ending.as_mut()).await.is_err());
+    end.send(()).unwrap();
+    assert!(ending.await.done);
+    assert_eq!(output.out, "event\n\n");
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Decoder, Event, TooLong, missing_end};
+use super::{Decoder, Event, PIECE, TooLong, missing_end};
 
 const MAX: usize = 1 << 20;
 
@@ -305,6 +305,39 @@ fn time_is_linear_and_memory_reused() {
         assert!(round == 0 || now == capacity);
         capacity = now;
     }
+}
+
+#[test]
+fn long_lines_are_held_in_pieces() {
+    let [first, second] = [2 * PIECE + 100, PIECE + 1].map(|length| "x".repeat(length));
+    for end in ["\n", "\r", "\r\n"] {
+        let stream = format!("data: {first}{end}data: {second}{end}{end}data: {second}").into_bytes();
+        let whole = decode(&[&stream], stream.len()).unwrap();
+        assert_eq!(whole.events.len(), 1);
+        for frame in [
+            1000,
+            PIECE - 1,
+            PIECE,
+            PIECE + 1,
+            PIECE + first.len() % PIECE,
+            first.len() + 6,
+        ] {
+            let frames: Vec<&[u8]> = stream.chunks(frame).collect();
+            assert_eq!(decode(&frames, stream.len()).unwrap(), whole, "frames of {frame} bytes");
+        }
+        let line_ends = (0..stream.len()).filter(|&at| stream[at].is_ascii_whitespace());
+        for cut in line_ends.flat_map(|at| at..=at + 1) {
+            let (left, right) = stream.split_at(cut);
+            assert_eq!(decode(&[left, right], stream.len()).unwrap(), whole, "cut at {cut}");
+        }
+    }
+    let mut decoder = Decoder::new(4 * PIECE);
+    for frame in first.as_bytes().chunks(1000) {
+        decoder.push(Bytes::copy_from_slice(frame));
+        assert!(decoder.next().unwrap().is_none());
+        assert!(decoder.held.capacity() < 2 * PIECE && decoder.pieces.iter().all(|piece| piece.capacity() == PIECE));
+    }
+    assert_eq!(decoder.held(), first.len());
 }
 
 #[test]
