@@ -5,9 +5,11 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 /// Twice the keep-alive interval: within it every active reader has asked for bytes.
@@ -15,6 +17,9 @@ const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The least time between two checks of all readers: while something is scarce, every request asks for one.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Frames below this length are not watched: a writer buffers a few frames at most.
+const WATCHED: usize = 4 << 10;
 
 /// The rest of a conversation; its output goes through the [`Sink`](super::Sink) that it holds.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -34,7 +39,21 @@ struct Registry {
 pub(super) struct Stream {
     id: u64,
     readers: Readers,
+    last_read: Arc<LastRead>,
     state: Mutex<State>,
+}
+
+/// When a reader last asked for bytes, or took them. An active reader asks every 10 s at least, since keep-alives wake it;
+/// a slow one that asks for more only once it has taken all of a writer's buffer.
+struct LastRead {
+    began: Instant,
+    millis: AtomicU64,
+}
+
+/// Bytes whose writer drops them once the reader has taken them.
+struct Watched {
+    bytes: Bytes,
+    last_read: Arc<LastRead>,
 }
 
 pub(super) struct State {
@@ -42,8 +61,6 @@ pub(super) struct State {
     pub(super) driver: Option<Driver>,
     /// Whether the place was taken back.
     pub(super) is_cut: bool,
-    /// When the reader last asked for bytes. An active reader asks every 10 s at least, since keep-alives wake it.
-    asked: Instant,
 }
 
 // === impl Readers ===
@@ -56,17 +73,20 @@ impl Readers {
         let stream = Arc::new(Stream {
             id,
             readers: self.clone(),
+            last_read: Arc::new(LastRead {
+                began: Instant::now(),
+                millis: AtomicU64::new(0),
+            }),
             state: Mutex::new(State {
                 driver: Some(driver),
                 is_cut: false,
-                asked: Instant::now(),
             }),
         });
         registry.streams.insert(id, Arc::downgrade(&stream));
         stream
     }
 
-    /// Ends every stream whose reader has not asked for bytes for `patience`; returns their number.
+    /// Ends every stream whose reader has taken no bytes for `patience`; returns their number.
     pub(crate) fn end_stalled(&self, patience: Duration) -> usize {
         let (now, patience) = (Instant::now(), patience.max(SHORTEST_PATIENCE));
         let streams: Vec<_> = {
@@ -84,7 +104,7 @@ impl Readers {
             let Ok(mut state) = stream.state.try_lock() else {
                 continue;
             };
-            if now.saturating_duration_since(state.asked) >= patience
+            if stream.last_read.before(now) >= patience
                 && let Some(driver) = state.driver.take()
             {
                 state.is_cut = true;
@@ -108,9 +128,17 @@ impl std::fmt::Debug for Readers {
 impl Stream {
     /// The stream's state, for a reader that asks for bytes.
     pub(super) fn ask(&self) -> MutexGuard<'_, State> {
-        let mut state = lock(&self.state);
-        state.asked = Instant::now();
-        state
+        self.last_read.note();
+        lock(&self.state)
+    }
+
+    /// `bytes`, which tell when their writer is done with them.
+    pub(super) fn watch(&self, bytes: Bytes) -> Bytes {
+        if bytes.len() < WATCHED {
+            return bytes;
+        }
+        let last_read = Arc::clone(&self.last_read);
+        Bytes::from_owner(Watched { bytes, last_read })
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -122,6 +150,36 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         lock(&self.readers.0).streams.remove(&self.id);
+    }
+}
+
+// === impl LastRead ===
+
+impl LastRead {
+    fn note(&self) {
+        let millis = Instant::now().saturating_duration_since(self.began).as_millis();
+        self.millis
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long before `now` it was.
+    fn before(&self, now: Instant) -> Duration {
+        let then = Duration::from_millis(self.millis.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.began).saturating_sub(then)
+    }
+}
+
+// === impl Watched ===
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.last_read.note();
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
@@ -50,9 +50,11 @@ enum Kind<B> {
     },
 }
 
-/// A whole answer longer than this is handed over in pieces of this length, so that it can be ended when its reader
-/// stops reading.
-const PIECE: usize = 64 << 10;
+/// A whole answer longer than this is handed over in pieces, so that it can be ended when its reader stops reading.
+const PACED: usize = 64 << 10;
+
+/// How much of a whole answer is handed over at once. A reader that takes as much within its patience is not ended.
+const PIECE: usize = 16 << 10;
 
 /// Makes the last event of a stream whose place was taken back, so that it does not look like a clean end.
 pub(crate) type Cut = fn(Dialect) -> Bytes;
@@ -92,7 +94,7 @@ impl<B> ResponseBody<B> {
 
     /// A whole answer, whose bytes are `held` until its reader has taken them.
     pub(crate) fn paced(body: Rope, held: Held, readers: &Readers, dialect: Dialect) -> Self {
-        if body.len() <= PIECE {
+        if body.len() <= PACED {
             return Self::full(body);
         }
         let (sink, length) = (Sink::default(), body.len());
@@ -113,14 +115,11 @@ impl<B> ResponseBody<B> {
 
 /// Hands a whole answer over, piece by piece.
 async fn hand_over(mut body: Rope, held: Held, sink: Sink) {
-    while let Some(mut segment) = body.pop_front() {
-        while segment.len() > PIECE {
+    while let Some(segment) = body.pop_front() {
+        for piece in segment.chunks(PIECE) {
             // A copy: a slice in a writer's buffer would keep the whole answer in memory.
-            let piece = Bytes::copy_from_slice(&segment[..PIECE]);
-            segment.advance(PIECE);
-            sink.send(piece).await;
+            sink.send(Bytes::copy_from_slice(piece)).await;
         }
-        sink.send(segment).await;
     }
     drop(held);
 }
@@ -153,7 +152,7 @@ where
                 let mut state = stream.ask();
                 let mut frame = |bytes: Bytes| {
                     *left = left.map(|left| left.saturating_sub(bytes.len()));
-                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                    Poll::Ready(Some(Ok(Frame::data(stream.watch(bytes)))))
                 };
                 if let Some(bytes) = outlet.take() {
                     return frame(bytes);
@@ -300,14 +299,54 @@ mod tests {
         let mut body = answer();
         assert_eq!(
             body.frame().await.unwrap().unwrap().into_data().unwrap().len(),
-            64 << 10
+            16 << 10
         );
         tokio::time::advance(std::time::Duration::from_secs(60)).await;
         assert_eq!(readers.end_stalled(std::time::Duration::from_secs(60)), 1);
         assert!(rest(&budget), "given back because it is needed");
         // The connection notices that bytes are missing.
-        assert_eq!(body.size_hint().exact(), Some(236 << 10));
+        assert_eq!(body.size_hint().exact(), Some(284 << 10));
         assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_keeps_its_place_as_long_as_it_takes_anything() {
+        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 20));
+        let patience = std::time::Duration::from_secs(60);
+        let mut body = ResponseBody::<Empty<Bytes>>::paced(
+            vec![1; 512 << 10].into(),
+            budget.hold(None),
+            &readers,
+            super::Dialect::Messages,
+        );
+        // A writer fills its buffer, and asks for more once the reader has taken all of it.
+        let mut buffer = Vec::new();
+        for _ in 0..16 {
+            buffer.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
+        }
+        while let Some(frame) = buffer.pop() {
+            tokio::time::advance(patience / 2).await;
+            assert_eq!(readers.end_stalled(patience), 0, "{} left", buffer.len());
+            drop(frame);
+        }
+        buffer.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
+        tokio::time::advance(patience).await;
+        assert_eq!(readers.end_stalled(patience), 1, "nothing more was taken");
+    }
+
+    #[tokio::test]
+    async fn a_piece_in_a_writer_s_buffer_keeps_nothing_else() {
+        let answer = Bytes::from(vec![1; 100 << 10]);
+        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 20));
+        let whole = answer.clone().into();
+        let mut body =
+            ResponseBody::<Empty<Bytes>>::paced(whole, budget.hold(None), &readers, super::Dialect::Messages);
+        let mut buffer = Vec::new();
+        while let Some(frame) = body.frame().await {
+            buffer.push(frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(buffer.iter().map(Bytes::len).sum::<usize>(), 100 << 10);
+        assert!(answer.is_unique());
     }
 
     #[tokio::test(start_paused = true)]
