@@ -113,8 +113,8 @@ impl BridgeLayer {
     }
 
     /// The bytes that all requests together may hold: request bodies, whole answers until they are read, what streams
-    /// hold for a next round, and appended rounds. A request that needs more is answered with 503. Clones of a layer share
-    /// the count. Default: 512 MiB.
+    /// hold for a next round, and appended rounds. An answer of a keyed path counts as 64 KiB until it is read. A request
+    /// that needs more is answered with 503. Clones of a layer share the count. Default: 512 MiB.
     ///
     /// The last eighth is reserved for small requests, of at most 64 KiB (or a 64th of `bytes`, if that is less). Once half
     /// is taken, the larger requests of one [`Actor`](crate::Actor) get at most an eighth together. Requests without an

@@ -118,10 +118,9 @@
 //!
 //! Connections, uploads that stall, decompression and header sizes are the server's above the layer; the gateway
 //! example bounds them, and runs its tool servers on a separate thread: their SDK parses whatever they send where it is
-//! polled. Not limited: callers without an [`Actor`] share the limits of one actor, and where no caller has one, only the
-//! limits of all requests together bound them; a provider that answers slowly holds the request's body for as long as the time-outs allow; an answer of a
-//! keyed path, such as a list of models, is relayed unread and takes no place, so a concurrency limit above is what
-//! bounds callers who do not read theirs.
+//! polled. An answer of a keyed path, such as a list of models, is relayed unread and counts as a small request's bytes.
+//! Not limited: where no caller has an [`Actor`], only the limits of all requests together bound them; a provider that
+//! answers slowly holds the request's body for as long as the time-outs allow.
 //!
 //! # Features
 //!

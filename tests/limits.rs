@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Request;
 use http_body_util::BodyExt;
+use hyper::body::SizeHint;
 use serde_json::{Value, json};
 use support::*;
 use tower::ServiceExt;
@@ -193,6 +195,103 @@ async fn a_whole_answer_counts_for_the_budget_of_all() {
     assert_eq!(answer.status, 200);
     let (_, answer) = converse(&layer().max_held_bodies(MIB), ask("hi"), vast()).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
+}
+
+/// A request of a keyed path.
+fn models() -> Request<MockBody> {
+    Request::get("/v1/models").body(MockBody::new()).expect("a request")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_a_keyed_path_that_nobody_reads_makes_room_for_others() {
+    for has_length in [true, false] {
+        let alive = Alive::default();
+        let size = if has_length {
+            SizeHint::with_exact(8)
+        } else {
+            SizeHint::default()
+        };
+        let script = {
+            let alive = alive.clone();
+            move |_: &Seen| {
+                Reply::json(
+                    200,
+                    MockBody::new()
+                        .data("half")
+                        .data("half")
+                        .claims(size)
+                        .watched(&alive),
+                )
+            }
+        };
+        let stack = bridge(&layer().max_held_bodies(MIB), &Provider::answering(script));
+        let ask = async || stack.clone().oneshot(models()).await.expect("an answer");
+        let mut unread = Vec::new();
+        while unread.len() < 64 {
+            let response = ask().await;
+            assert_eq!(response.status(), 200, "{}", unread.len());
+            unread.push(response.into_body());
+        }
+        assert_eq!(ask().await.status(), 503, "they take all that there is");
+        tokio::time::advance(Duration::from_secs(59)).await;
+        let mut read = unread.pop().expect("one of them");
+        assert_eq!(
+            read.frame()
+                .await
+                .expect("a frame")
+                .expect("no error")
+                .into_data()
+                .expect("data"),
+            "half"
+        );
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let response = ask().await;
+        assert_eq!(
+            (response.status().as_u16(), alive.count()),
+            (200, 2),
+            "the one that is read, and the new one"
+        );
+        assert_eq!(pieces(read).await.len(), 1);
+        assert_eq!(pieces(response.into_body()).await.len(), 2);
+        assert_eq!(alive.count(), 0);
+
+        // It does not look like an answer that has come to its end.
+        let cut = unread.pop().expect("one of them");
+        assert!(!hyper::body::Body::is_end_stream(&cut));
+        let rest = tokio::time::timeout(Duration::from_secs(60), pieces(cut)).await;
+        assert_eq!(rest.ok(), has_length.then(Vec::new));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_waits_for_the_provider_is_not_taken_for_one_that_does_not_read() {
+    let gate = Gate::new();
+    let body = MockBody::new().data("y".repeat(8 << 10)).gate(&gate).data("rest");
+    let provider = Provider::queue([Reply::json(200, body), Reply::json(200, "{}"), completion("hi").into()]);
+    let stack = bridge(&layer().max_held_bodies(64 << 10), &provider);
+    let mut body = stack.clone().oneshot(models()).await.expect("an answer").into_body();
+    let first = body.frame().await;
+    let mut rest = std::pin::pin!(pieces(body));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), rest.as_mut())
+            .await
+            .is_err()
+    );
+    // Its writer is done with it only now.
+    drop(first);
+    tokio::time::advance(Duration::from_secs(120)).await;
+    let large = chat(MockBody::new().data("x".repeat(40 << 10)).gate(&Gate::new()));
+    let mut large = std::pin::pin!(send(&stack, large));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), large.as_mut())
+            .await
+            .is_err(),
+        "more than half is taken"
+    );
+    assert_eq!(send(&stack, models()).await.status, 200);
+    gate.open();
+    let rest = tokio::time::timeout(Duration::from_secs(1), rest).await;
+    assert_eq!(Piece::join(&rest.expect("it goes on")), "rest");
 }
 
 #[tokio::test(start_paused = true)]

@@ -120,6 +120,12 @@ impl Held {
         has_room
     }
 
+    /// Holds, for the same actor, what an answer takes that is relayed unread: about what a small request does.
+    pub(crate) fn for_answer(&self) -> Option<Self> {
+        let mut held = self.budget.hold(self.actor.as_deref());
+        held.take(self.budget.small()).then_some(held)
+    }
+
     /// Takes `bytes` for a request under way: neither its actor's share nor the reserve for small requests bounds it.
     pub(crate) fn take_more(&mut self, bytes: usize) -> bool {
         let sum = self.bytes.saturating_add(bytes);

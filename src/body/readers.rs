@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const WATCHED: usize = 4 << 10;
 /// The rest of a conversation; its output goes through the [`Sink`](super::Sink) that it holds.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// All streams of one bridge that are being read.
+/// All answers of one bridge that are being read.
 #[derive(Clone, Default)]
 pub(crate) struct Readers(Arc<Mutex<Registry>>);
 
@@ -32,15 +32,15 @@ pub(crate) struct Readers(Arc<Mutex<Registry>>);
 struct Registry {
     next: u64,
     looked: Option<Instant>,
-    streams: HashMap<u64, Weak<Stream>>,
+    streams: HashMap<u64, Weak<dyn EndStalled>>,
 }
 
-/// One stream; its body owns it.
-pub(super) struct Stream {
+/// One answer, made by `T`; its body owns it.
+pub(super) struct Stream<T> {
     id: u64,
     readers: Readers,
     last_read: Arc<LastRead>,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
 }
 
 /// When a reader last asked for bytes, or took them. An active reader asks every 10 s at least, since keep-alives wake it;
@@ -48,25 +48,33 @@ pub(super) struct Stream {
 struct LastRead {
     began: Instant,
     millis: AtomicU64,
+    /// Whether it asked, and the provider has nothing yet.
+    waits: AtomicBool,
 }
 
 /// Bytes whose writer drops them once the reader has taken them.
-struct Watched {
+struct Piece {
     bytes: Bytes,
     last_read: Arc<LastRead>,
 }
 
-pub(super) struct State {
+pub(super) struct State<T> {
     /// None once it has ended, or once its place was taken back.
-    pub(super) driver: Option<Driver>,
+    pub(super) source: Option<T>,
     /// Whether the place was taken back.
     pub(super) is_cut: bool,
+}
+
+/// A [`Stream`] of any kind.
+trait EndStalled: Send + Sync {
+    /// Ends the answer if its reader has taken no bytes for `patience`; whether it did.
+    fn end_stalled(&self, now: Instant, patience: Duration) -> bool;
 }
 
 // === impl Readers ===
 
 impl Readers {
-    pub(super) fn add(&self, driver: Driver) -> Arc<Stream> {
+    pub(super) fn add<T: Send + 'static>(&self, source: T) -> Arc<Stream<T>> {
         let mut registry = lock(&self.0);
         let id = registry.next;
         registry.next += 1;
@@ -76,13 +84,15 @@ impl Readers {
             last_read: Arc::new(LastRead {
                 began: Instant::now(),
                 millis: AtomicU64::new(0),
+                waits: AtomicBool::new(false),
             }),
             state: Mutex::new(State {
-                driver: Some(driver),
+                source: Some(source),
                 is_cut: false,
             }),
         });
-        registry.streams.insert(id, Arc::downgrade(&stream));
+        let weak: Weak<Stream<T>> = Arc::downgrade(&stream);
+        registry.streams.insert(id, weak);
         stream
     }
 
@@ -98,22 +108,8 @@ impl Readers {
             registry.looked = Some(now);
             registry.streams.values().filter_map(Weak::upgrade).collect()
         };
-        let mut ended = 0;
-        for stream in streams {
-            // A locked state is being read at this moment.
-            let Ok(mut state) = stream.state.try_lock() else {
-                continue;
-            };
-            if stream.last_read.before(now) >= patience
-                && let Some(driver) = state.driver.take()
-            {
-                state.is_cut = true;
-                ended += 1;
-                drop(state);
-                drop(driver);
-            }
-        }
-        ended
+        let is_ended = |stream: &Arc<dyn EndStalled>| stream.end_stalled(now, patience);
+        streams.iter().filter(|stream| is_ended(stream)).count()
     }
 }
 
@@ -125,11 +121,17 @@ impl std::fmt::Debug for Readers {
 
 // === impl Stream ===
 
-impl Stream {
+impl<T> Stream<T> {
     /// The stream's state, for a reader that asks for bytes.
-    pub(super) fn ask(&self) -> MutexGuard<'_, State> {
+    pub(super) fn ask(&self) -> MutexGuard<'_, State<T>> {
+        self.last_read.waits.store(false, Ordering::Relaxed);
         self.last_read.note();
         lock(&self.state)
+    }
+
+    /// Notes that the reader waits for the provider. A driver need not: its keep-alives make the reader ask again.
+    pub(super) fn note_wait(&self) {
+        self.last_read.waits.store(true, Ordering::Relaxed);
     }
 
     /// `bytes`, which tell when their writer is done with them.
@@ -138,16 +140,36 @@ impl Stream {
             return bytes;
         }
         let last_read = Arc::clone(&self.last_read);
-        Bytes::from_owner(Watched { bytes, last_read })
+        Bytes::from_owner(Piece { bytes, last_read })
     }
 
     pub(super) fn has_ended(&self) -> bool {
         let state = lock(&self.state);
-        state.driver.is_none() && !state.is_cut
+        state.source.is_none() && !state.is_cut
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State<T>> {
+        lock(&self.state)
     }
 }
 
-impl Drop for Stream {
+impl<T: Send> EndStalled for Stream<T> {
+    fn end_stalled(&self, now: Instant, patience: Duration) -> bool {
+        // A locked state is being read at this moment.
+        let Ok(mut state) = self.state.try_lock() else {
+            return false;
+        };
+        if self.last_read.before(now) < patience {
+            return false;
+        }
+        let source = state.source.take();
+        state.is_cut |= source.is_some();
+        drop(state);
+        source.is_some()
+    }
+}
+
+impl<T> Drop for Stream<T> {
     fn drop(&mut self) {
         lock(&self.readers.0).streams.remove(&self.id);
     }
@@ -164,20 +186,23 @@ impl LastRead {
 
     /// How long before `now` it was.
     fn before(&self, now: Instant) -> Duration {
+        if self.waits.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
         let then = Duration::from_millis(self.millis.load(Ordering::Relaxed));
         now.saturating_duration_since(self.began).saturating_sub(then)
     }
 }
 
-// === impl Watched ===
+// === impl Piece ===
 
-impl AsRef<[u8]> for Watched {
+impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Watched {
+impl Drop for Piece {
     fn drop(&mut self) {
         self.last_read.note();
     }

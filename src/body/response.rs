@@ -40,14 +40,26 @@ pub struct ResponseBody<B> {
 enum Kind<B> {
     Passthrough(#[pin] B),
     Full(Rope),
+    /// The provider's own, ended if its reader stops reading.
+    Watched {
+        stream: Arc<Stream<Watched<B>>>,
+        /// Whether its length was announced.
+        has_length: bool,
+    },
     Driven {
-        stream: Arc<Stream>,
+        stream: Arc<Stream<Driver>>,
         outlet: Outlet,
         cut: Cut,
         dialect: Dialect,
         /// How much of an answer of known length is left.
         left: Option<usize>,
     },
+}
+
+/// A body of the provider, and what is held for it while it is not read to its end.
+struct Watched<B> {
+    body: Pin<Box<B>>,
+    _held: Held,
 }
 
 /// A whole answer longer than this is handed over in pieces, so that it can be ended when its reader stops reading.
@@ -78,6 +90,27 @@ impl<B> ResponseBody<B> {
 
     pub(crate) fn full(body: Rope) -> Self {
         Self { kind: Kind::Full(body) }
+    }
+
+    /// Wraps a body that is handed on as it is until its reader stops reading.
+    pub(crate) fn watched(body: B, held: Held, readers: &Readers) -> Self
+    where
+        B: Body + Send + 'static,
+    {
+        if body.is_end_stream() {
+            return Self::passthrough(body);
+        }
+        let has_length = body.size_hint().exact().is_some();
+        let body = Watched {
+            body: Box::pin(body),
+            _held: held,
+        };
+        Self {
+            kind: Kind::Watched {
+                stream: readers.add(body),
+                has_length,
+            },
+        }
     }
 
     pub(crate) fn driven(driver: Driver, outlet: Outlet, readers: &Readers, cut: Cut, dialect: Dialect) -> Self {
@@ -142,6 +175,26 @@ where
         match self.project().kind.project() {
             KindProj::Passthrough(body) => body.poll_frame(cx),
             KindProj::Full(rope) => Poll::Ready(rope.pop_front().map(|bytes| Ok(Frame::data(bytes)))),
+            KindProj::Watched { stream, has_length } => {
+                let mut state = stream.ask();
+                let Some(source) = &mut state.source else {
+                    // The connection notices that announced bytes are missing. Without a length an end would look like
+                    // the answer's own, and there is no error to give: the reader has to give up.
+                    let is_whole = *has_length || !state.is_cut;
+                    return if is_whole { Poll::Ready(None) } else { Poll::Pending };
+                };
+                match source.body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame.map_data(|bytes| stream.watch(bytes))))),
+                    Poll::Ready(last) => {
+                        state.source = None;
+                        Poll::Ready(last)
+                    }
+                    Poll::Pending => {
+                        stream.note_wait();
+                        Poll::Pending
+                    }
+                }
+            }
             KindProj::Driven {
                 stream,
                 outlet,
@@ -157,7 +210,7 @@ where
                 if let Some(bytes) = outlet.take() {
                     return frame(bytes);
                 }
-                let Some(running) = &mut state.driver else {
+                let Some(running) = &mut state.source else {
                     let is_cut = std::mem::take(&mut state.is_cut);
                     let last = is_cut.then(|| cut(*dialect)).filter(|last| !last.is_empty());
                     return last.map_or(Poll::Ready(None), frame);
@@ -165,7 +218,7 @@ where
                 let ended = running.as_mut().poll(cx).is_ready();
                 if ended {
                     // Releases the provider's connection now, not when the caller drops the body.
-                    state.driver = None;
+                    state.source = None;
                 }
                 match outlet.take() {
                     Some(bytes) => frame(bytes),
@@ -180,6 +233,11 @@ where
         match &self.kind {
             Kind::Passthrough(body) => body.is_end_stream(),
             Kind::Full(rope) => rope.is_empty(),
+            Kind::Watched { stream, .. } => {
+                let state = stream.state();
+                let is_end = |source: &Watched<B>| source.body.is_end_stream();
+                state.source.as_ref().map_or(!state.is_cut, is_end)
+            }
             Kind::Driven { left: Some(0), .. } => true,
             Kind::Driven { stream, outlet, .. } => stream.has_ended() && outlet.is_empty(),
         }
@@ -189,6 +247,14 @@ where
         match &self.kind {
             Kind::Passthrough(body) => body.size_hint(),
             Kind::Full(rope) => SizeHint::with_exact(rope.len() as u64),
+            Kind::Watched { stream, .. } => {
+                let state = stream.state();
+                state
+                    .source
+                    .as_ref()
+                    .map(|source| source.body.size_hint())
+                    .unwrap_or_default()
+            }
             Kind::Driven { left: Some(left), .. } => SizeHint::with_exact(*left as u64),
             Kind::Driven { .. } => SizeHint::default(),
         }
@@ -200,6 +266,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
         f.write_str(match self.kind {
             Kind::Passthrough(_) => "ResponseBody::Passthrough",
             Kind::Full(_) => "ResponseBody::Full",
+            Kind::Watched { .. } => "ResponseBody::Watched",
             Kind::Driven { .. } => "ResponseBody::Driven",
         })
     }

@@ -77,12 +77,12 @@ where
         let Admitted {
             actor,
             credentials,
-            held: _held,
+            held,
             ..
         } = admitted;
         let aim = (Target::Count, None);
         let provider = Provider::new(config, api, upstream, credentials, head, actor.as_ref(), aim);
-        return keyed::relay(provider, api, request.encode()).await;
+        return keyed::relay(provider, api, request.encode(), &held).await;
     }
     let mut interception = match begin(&config, api, &head, &admitted, &*request).await {
         Ok(interception) => interception,

@@ -8,7 +8,7 @@ use http::{Method, Response, request};
 use hyper::body::Body;
 
 use super::admit::{Admitted, admit, refuse_encoded, unparsable};
-use super::answer::bridge_response;
+use super::answer::{Failure, bridge_response};
 use super::attempt::RoundWalk;
 use super::config::Config;
 use super::headers;
@@ -16,6 +16,7 @@ use super::provider::{Provider, Target};
 use super::route::{StoredName, names_stored};
 use super::stored::StoredAnswers;
 use crate::body::ResponseBody;
+use crate::body::budget::Held;
 use crate::dialect::{self, Api};
 use crate::error::BridgeError;
 use crate::json::{Member, Scanner, walk};
@@ -29,7 +30,7 @@ pub(crate) async fn answer<U, B>(
     body: B,
 ) -> Response<ResponseBody<U::Body>>
 where
-    U: Upstream,
+    U: Upstream + 'static,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Send,
 {
     let api = match names_stored(&config, head.uri.path()) {
@@ -47,7 +48,7 @@ where
                 admitted.actor.as_ref(),
                 (Target::Keyed, None),
             );
-            relay(provider, api, body).await
+            relay(provider, api, body, &admitted.held).await
         }
         Err(error) => bridge_response(api, error, None),
     }
@@ -125,11 +126,15 @@ async fn resolve(stored: &StoredAnswers, body: Rope, scanner: &Scanner, member: 
 }
 
 /// Sends a request without rounds and records, and hands the answer on.
-pub(super) async fn relay<U: Upstream>(
+pub(super) async fn relay<U: Upstream + 'static>(
     mut provider: Provider<U>,
     api: &dyn Api,
     body: Rope,
+    held: &Held,
 ) -> Response<ResponseBody<U::Body>> {
+    let Some(held) = held.for_answer() else {
+        return Failure::over_budget().into_response(api, None);
+    };
     let mut walk = RoundWalk::new(provider.caller);
     match provider.attempt(&mut walk, &body, None).await {
         // Providers may echo the key in error bodies, so those are read and redacted.
@@ -144,7 +149,7 @@ pub(super) async fn relay<U: Upstream>(
             // The body is the provider's own, so its length stays true, for `HEAD` too.
             headers::clean_response(&mut parts.headers, provider.credentials.key_finder());
             parts.version = http::Version::default();
-            Response::from_parts(parts, ResponseBody::passthrough(body))
+            Response::from_parts(parts, ResponseBody::watched(body, held, &provider.config.readers))
         }
         Err(failure) => failure.into_response(api, None),
     }
