@@ -294,3 +294,30 @@ async fn accept(listener: &TcpListener) -> TcpStream {
         }
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use http_body_util::Full;
+    use nix::sys::signal::{Signal, raise};
+    use tower::service_fn;
+
+    use super::*;
+
+    /// A load balancer that still sends requests must not meet a closed port while it is told that all is well.
+    #[tokio::test]
+    async fn readiness_turns_before_accepting_stops() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = service_fn(|_: Request<body::Incoming>| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+        });
+        let workers = Workers::start(1, Duration::ZERO, || Ok(app)).unwrap();
+        let signals = Signals::install().unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        let mut accepted = None;
+        let drains = || accepted = Some(std::net::TcpStream::connect(address).is_ok());
+        let (_, served) = workers.serve(listener, 8, signals, drains).await;
+        assert_eq!((served, accepted), (Ok(()), Some(true)));
+        assert!(std::net::TcpStream::connect(address).is_err(), "it is closed now");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, fs};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use crate::harness::{Gateway, scratch};
 use crate::records::Records;
@@ -68,6 +68,11 @@ async fn a_record_writer_that_ends_while_requests_are_served_is_an_error_in_the_
     let mut gateway = Gateway::start_recording(&arguments, scratch("none")).await;
     gateway.until_logged("the record writer ended").await;
     assert_eq!(gateway.ask("unrecorded").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let (head, reason) = gateway.ask_admin(Method::GET, "/readyz", &[]).await;
+    assert_eq!(
+        (head.status, reason.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "the record writer has ended\n")
+    );
     gateway.signal().await;
     let (status, log, _) = gateway.end().await;
     assert_eq!(status.code(), Some(1), "{log}");
