@@ -24,7 +24,7 @@ use super::{
 /// How long a database may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the database is not asked after a failure.
-pub(super) const REST: Duration = Duration::from_secs(20);
+pub(super) const REST: Duration = Duration::from_secs(10);
 
 /// The source of the past: a database or memory.
 pub(super) struct Past {
