@@ -158,6 +158,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::pin;
     use std::task::{Context, Poll};
 
     use hyper::body::Frame;
@@ -194,45 +195,91 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_body_that_is_there_is_read_with_yields() {
+        let body = || Slow {
+            frames: vec![1 << 20],
+            is_ready: false,
+        };
+        let polls = |future: Pin<Box<dyn Future<Output = ()> + '_>>| {
+            let mut task = task::spawn(future);
+            (1..).find(|_| task.poll().is_ready())
+        };
+        let mut held = Budget::new(64 << 20).hold(None);
+        let mut longest = 0;
+        let reading = polls(Box::pin(async {
+            let look = |part: &[u8]| longest = longest.max(part.len());
+            let read = collect_held(pin!(body()), 4 << 20, &mut held, look).await;
+            assert_eq!(read.map(|rope| rope.len()).ok(), Some(1 << 20));
+        }));
+        assert_eq!(longest, 64 << 10);
+        // One more for the frame's own wait.
+        assert_eq!(reading, Some((1 << 20) / (64 << 10) + 2));
+        let frames = vec![64 << 10; 16];
+        let discarding = polls(Box::pin(async {
+            let body = Slow {
+                frames,
+                is_ready: false,
+            };
+            discard(pin!(body), 4 << 20, Duration::from_secs(60)).await;
+        }));
+        assert_eq!(discarding, Some(2 * 16 + 1), "a wait and a yield for each frame");
+    }
+
     proptest! {
-        /// Whatever the order in which callers send: the held bytes never exceed the budget, and every read ends.
+        /// Whatever the order in which callers send: each frame is counted when it comes, a refused upload gives all back,
+        /// one that was read holds exactly its bytes, and every read ends.
         #[test]
-        fn no_interleaving_of_uploads_exceeds_the_budget(
+        fn uploads_hold_what_came_of_them(
             uploads in prop::collection::vec((prop::collection::vec(0_usize..3_000, 0..6), 0_usize..3), 1..8),
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..100),
         ) {
             const MAX: usize = 8 << 10;
-            let budget = Budget::new(MAX);
+            // The rules are the budget's own; what is read of each upload is counted again, frame by frame, by another one.
+            let (budget, expected) = (Budget::new(MAX), Budget::new(MAX));
             let mut reading: Vec<_> = uploads
                 .into_iter()
                 .map(|(frames, actor)| {
-                    let (whole, mut held) = (frames.iter().sum::<usize>(), budget.hold([None, Some("a"), Some("b")][actor]));
+                    let actor = [None, Some("a"), Some("b")][actor];
+                    let (whole, mut held) = (frames.iter().sum::<usize>(), budget.hold(actor));
+                    let (coming, counted) = (frames.clone(), expected.hold(actor));
                     let read = async move {
-                        let body = std::pin::pin!(Slow { frames, is_ready: false });
+                        let body = pin!(Slow { frames, is_ready: false });
                         let read = collect_held(body, 1 << 20, &mut held, |_| ()).await;
                         // A request that was read keeps its bytes; a refused one gives them back.
                         read.map(|rope| (rope.len() == whole, held)).map_err(|error| matches!(error, CollectError::OverBudget))
                     };
-                    Some(task::spawn(Box::pin(read)))
+                    Some((task::spawn(Box::pin(read)), coming, counted))
                 })
                 .collect();
-            let (mut served, mut polls) = (Vec::new(), 0);
+            let mut served = Vec::new();
             let rest = (0..16).flat_map(|_| 0..reading.len());
             let order: Vec<_> = order.iter().map(|index| index.index(reading.len())).chain(rest).collect();
             for index in order {
-                let Some(read) = &mut reading[index] else { continue };
-                polls += 1;
-                if let Poll::Ready(ended) = read.poll() {
-                    match ended {
-                        Ok((is_whole, held)) => {
-                            prop_assert!(is_whole);
-                            served.push(held);
-                        }
-                        Err(is_over_budget) => prop_assert!(is_over_budget),
+                let Some((read, coming, counted)) = &mut reading[index] else { continue };
+                let ended = match read.poll() {
+                    Poll::Pending => None,
+                    Poll::Ready(ended) => Some(ended),
+                };
+                // Each poll reads one frame.
+                let next = coming.pop();
+                let has_room = next.is_none_or(|length| counted.take(length));
+                match ended {
+                    None => prop_assert!(next.is_some() && has_room),
+                    Some(Err(is_over_budget)) => {
+                        prop_assert!(is_over_budget && !has_room);
+                        reading[index] = None;
                     }
-                    reading[index] = None;
+                    Some(Ok((is_whole, held))) => {
+                        prop_assert!(is_whole && next.is_none());
+                        if let Some((_, _, mut counted)) = reading[index].take() {
+                            counted.trim();
+                            served.push((held, counted));
+                        }
+                    }
                 }
-                prop_assert!(budget.used() <= MAX, "after {polls} polls");
+                prop_assert_eq!(budget.used(), expected.used());
+                prop_assert!(budget.used() <= MAX);
             }
             prop_assert!(reading.iter().all(Option::is_none), "somebody waits for ever");
             drop(served);
