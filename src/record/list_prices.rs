@@ -195,6 +195,15 @@ mod tests {
     }
 
     #[test]
+    fn tokens_written_to_a_cache_cost_as_input_where_the_list_has_no_rate_for_them() {
+        let written = Case {
+            counts: [980, 100, 500, 20],
+            ..GPT
+        };
+        assert_eq!(price(&written), price(&GPT));
+    }
+
+    #[test]
     fn tiers_cost_by_the_answers_word() {
         let tier = |tier| {
             price(&Case {

@@ -16,15 +16,12 @@ use super::{
     site::Site,
 };
 use crate::{
-    server,
+    descriptors, server,
     workers::{self, Places},
 };
 
-/// Connections of operators with open pages, probes and a collector of metrics.
-const PLACES: Places = Places {
-    most: 128,
-    limit: "operator_connections",
-};
+/// The most connections: of operators with open pages, probes and a collector of metrics.
+const CONNECTIONS: usize = 128;
 /// A shorter token can be guessed.
 const LONG_TOKEN: usize = 16;
 
@@ -76,11 +73,16 @@ impl Admin {
         let app = routes::routes(parts, metrics.clone(), site, access);
         let runtime = workers::runtime().map_err(|error| format!("cannot start a runtime: {error}"))?;
         let (stop, stopped) = oneshot::channel();
+        let places = Places {
+            // With few descriptors, at most half of those that callers leave free.
+            most: CONNECTIONS.min(descriptors::connections() / 4),
+            limit: "operator_connections",
+        };
         let serve = async move {
             let (sender, connections) = mpsc::unbounded_channel();
             let (_never_cut, cut) = watch::channel(false);
             tokio::select! {
-                () = workers::accept_into(listener, PLACES, vec![sender]) => {}
+                () = workers::accept_into(listener, places, vec![sender]) => {}
                 () = server::serve(connections, app, Duration::ZERO, cut) => {}
                 never = metrics.keep_sorted() => match never {},
                 _ = stopped => {}

@@ -50,6 +50,27 @@ async fn silent_connections_leave_those_alone_who_were_there_before() {
     assert_eq!(gateway.end().await.0.code(), Some(0));
 }
 
+/// Few descriptors, and the operator's listener is full: callers are served, which takes connections to the provider.
+#[tokio::test]
+async fn silent_connections_to_the_operators_listener_leave_descriptors_for_callers() {
+    let mut provider = Provider::start().await;
+    let arguments = ["--upstream", &provider.url, "--key", KEY, "--admin", "127.0.0.1:0"];
+    let mut gateway = Gateway::start_with_files(FILES, &arguments).await;
+    let admin = gateway.admin.expect("it is asked for");
+    let mut silent = Vec::new();
+    for _ in 0..FILES {
+        silent.push(TcpStream::connect(admin).await.expect("the system accepts it"));
+    }
+    gateway.until_logged("too many connections").await;
+    let asked = gateway.ask_later("hello");
+    let call = provider.arrival().await;
+    call.answer.send(completion("served")).expect("the call is waited for");
+    assert_eq!(within(asked).await.expect("no panic").0, StatusCode::OK);
+    drop(silent);
+    gateway.signal().await;
+    assert_eq!(gateway.end().await.0.code(), Some(0));
+}
+
 /// The connections that either listener refuses are counted separately.
 #[tokio::test]
 async fn silent_connections_to_the_operators_listener_are_not_taken_for_callers() {
