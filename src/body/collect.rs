@@ -18,7 +18,7 @@ const SMALL_FRAME: usize = 1 << 10;
 const SEGMENT: usize = 16 << 10;
 
 /// How many bytes are scanned between two yields, so that no body holds up the other requests of a thread.
-const YIELD: usize = 64 << 10;
+const YIELD: usize = 16 << 10;
 
 /// Why a body could not be read to its end.
 #[derive(Debug)]
@@ -212,9 +212,9 @@ mod tests {
             let read = collect_held(pin!(body()), 4 << 20, &mut held, look).await;
             assert_eq!(read.map(|rope| rope.len()).ok(), Some(1 << 20));
         }));
-        assert_eq!(longest, 64 << 10);
+        assert_eq!(longest, YIELD);
         // One more for the frame's own wait.
-        assert_eq!(reading, Some((1 << 20) / (64 << 10) + 2));
+        assert_eq!(reading, Some((1 << 20) / YIELD + 2));
         let frames = vec![64 << 10; 16];
         let discarding = polls(Box::pin(async {
             let body = Slow {
