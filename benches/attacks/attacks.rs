@@ -307,7 +307,7 @@ async fn unread_streams(arena: Arena, model: &str, stream: bool) -> Result<Strin
                     Ok(()) => sender.send_request(request).await,
                     Err(error) => Err(error),
                 };
-                answers.count(response.as_ref().map(|response| response.status()).ok());
+                answers.count(response.as_ref().map(http::Response::status).ok());
                 sleep(Duration::from_secs(600)).await;
                 drop(response);
             });
@@ -345,7 +345,7 @@ async fn unread_models(arena: Arena) -> Result<String, Failure> {
                     Ok(()) => sender.send_request(request).await,
                     Err(error) => Err(error),
                 };
-                answers.count(response.as_ref().map(|response| response.status()).ok());
+                answers.count(response.as_ref().map(http::Response::status).ok());
                 sleep(Duration::from_secs(600)).await;
                 drop(response);
             });

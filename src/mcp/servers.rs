@@ -73,7 +73,11 @@ impl McpServers {
         servers: impl IntoIterator<Item = McpServer>,
         local: impl IntoIterator<Item = Tool>,
     ) -> Result<Self, McpServerError> {
-        let servers: Vec<McpServer> = servers.into_iter().collect();
+        Self::connect_all(servers.into_iter().collect(), local.into_iter().collect())
+    }
+
+    /// Not generic: a caller's crate would compile the supervisors again, and the MCP SDK with them.
+    fn connect_all(servers: Vec<McpServer>, local: Vec<Tool>) -> Result<Self, McpServerError> {
         let mut names = HashSet::new();
         for server in &servers {
             if server.name.is_empty() {
@@ -84,7 +88,7 @@ impl McpServers {
             }
         }
 
-        let published = Arc::new(Published::new(&servers, local.into_iter().collect()));
+        let published = Arc::new(Published::new(&servers, local));
         let connections: Vec<Connection> = servers.into_iter().map(Connection::new).collect::<Result<_, _>>()?;
         let mut supervisors = JoinSet::new();
         for (index, connection) in connections.into_iter().enumerate() {

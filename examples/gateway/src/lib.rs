@@ -1,5 +1,5 @@
-//! A gateway for AI clients, to run as it is or as a start for your own. This library has its parts; `main.rs` connects
-//! them.
+//! A gateway for AI clients, to run as it is or as a start for your own. This library has its parts; `program`
+//! connects them.
 //!
 //! ```text
 //! caller ─► workers ─► server ─► routes ─► Bridge ─► upstream ─► provider
@@ -23,6 +23,7 @@ pub mod first_bytes;
 pub mod mcp;
 pub mod page;
 pub mod process;
+pub mod program;
 pub mod recorder;
 pub mod routes;
 pub mod server;
