@@ -5,11 +5,9 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 /// Twice the keep-alive interval: within it every active reader has asked for bytes.
@@ -17,9 +15,6 @@ const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The least time between two checks of all readers: while something is scarce, every request asks for one.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Frames below this length are not watched: a writer buffers a few frames at most.
-const WATCHED: usize = 4 << 10;
 
 /// The rest of a conversation; its output goes through the [`Sink`](super::Sink) that it holds.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -39,23 +34,7 @@ struct Registry {
 pub(super) struct Stream<T> {
     id: u64,
     readers: Readers,
-    last_read: Arc<LastRead>,
     state: Mutex<State<T>>,
-}
-
-/// When a reader last asked for bytes, or took them. An active reader asks every 10 s at least, since keep-alives wake it;
-/// a slow one that asks for more only once it has taken all of a writer's buffer.
-struct LastRead {
-    began: Instant,
-    millis: AtomicU64,
-    /// Whether it asked, and the provider has nothing yet.
-    waits: AtomicBool,
-}
-
-/// Bytes whose writer drops them once the reader has taken them.
-struct Piece {
-    bytes: Bytes,
-    last_read: Arc<LastRead>,
 }
 
 pub(super) struct State<T> {
@@ -63,11 +42,14 @@ pub(super) struct State<T> {
     pub(super) source: Option<T>,
     /// Whether the place was taken back.
     pub(super) is_cut: bool,
+    /// When the reader last asked for bytes. An active reader asks every 10 s at least, since keep-alives wake it. None
+    /// while it waits for a provider that has none.
+    asked: Option<Instant>,
 }
 
 /// A [`Stream`] of any kind.
 trait EndStalled: Send + Sync {
-    /// Ends the answer if its reader has taken no bytes for `patience`; whether it did.
+    /// Ends the answer if its reader has not asked for bytes for `patience`; whether it did.
     fn end_stalled(&self, now: Instant, patience: Duration) -> bool;
 }
 
@@ -81,14 +63,10 @@ impl Readers {
         let stream = Arc::new(Stream {
             id,
             readers: self.clone(),
-            last_read: Arc::new(LastRead {
-                began: Instant::now(),
-                millis: AtomicU64::new(0),
-                waits: AtomicBool::new(false),
-            }),
             state: Mutex::new(State {
                 source: Some(source),
                 is_cut: false,
+                asked: Some(Instant::now()),
             }),
         });
         let weak: Weak<Stream<T>> = Arc::downgrade(&stream);
@@ -96,7 +74,7 @@ impl Readers {
         stream
     }
 
-    /// Ends every stream whose reader has taken no bytes for `patience`; returns their number.
+    /// Ends every stream whose reader has not asked for bytes for `patience`; returns their number.
     pub(crate) fn end_stalled(&self, patience: Duration) -> usize {
         let (now, patience) = (Instant::now(), patience.max(SHORTEST_PATIENCE));
         let streams: Vec<_> = {
@@ -124,23 +102,9 @@ impl std::fmt::Debug for Readers {
 impl<T> Stream<T> {
     /// The stream's state, for a reader that asks for bytes.
     pub(super) fn ask(&self) -> MutexGuard<'_, State<T>> {
-        self.last_read.waits.store(false, Ordering::Relaxed);
-        self.last_read.note();
-        lock(&self.state)
-    }
-
-    /// Notes that the reader waits for the provider. A driver need not: its keep-alives make the reader ask again.
-    pub(super) fn note_wait(&self) {
-        self.last_read.waits.store(true, Ordering::Relaxed);
-    }
-
-    /// `bytes`, which tell when their writer is done with them.
-    pub(super) fn watch(&self, bytes: Bytes) -> Bytes {
-        if bytes.len() < WATCHED {
-            return bytes;
-        }
-        let last_read = Arc::clone(&self.last_read);
-        Bytes::from_owner(Piece { bytes, last_read })
+        let mut state = lock(&self.state);
+        state.asked = Some(Instant::now());
+        state
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -153,13 +117,21 @@ impl<T> Stream<T> {
     }
 }
 
+impl<T> State<T> {
+    /// Notes that the reader waits for the provider. A driver need not: its keep-alives make the reader ask again.
+    pub(super) fn note_wait(&mut self) {
+        self.asked = None;
+    }
+}
+
 impl<T: Send> EndStalled for Stream<T> {
     fn end_stalled(&self, now: Instant, patience: Duration) -> bool {
         // A locked state is being read at this moment.
         let Ok(mut state) = self.state.try_lock() else {
             return false;
         };
-        if self.last_read.before(now) < patience {
+        let is_active = |asked| now.saturating_duration_since(asked) < patience;
+        if state.asked.is_none_or(is_active) {
             return false;
         }
         let source = state.source.take();
@@ -172,39 +144,6 @@ impl<T: Send> EndStalled for Stream<T> {
 impl<T> Drop for Stream<T> {
     fn drop(&mut self) {
         lock(&self.readers.0).streams.remove(&self.id);
-    }
-}
-
-// === impl LastRead ===
-
-impl LastRead {
-    fn note(&self) {
-        let millis = Instant::now().saturating_duration_since(self.began).as_millis();
-        self.millis
-            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// How long before `now` it was.
-    fn before(&self, now: Instant) -> Duration {
-        if self.waits.load(Ordering::Relaxed) {
-            return Duration::ZERO;
-        }
-        let then = Duration::from_millis(self.millis.load(Ordering::Relaxed));
-        now.saturating_duration_since(self.began).saturating_sub(then)
-    }
-}
-
-// === impl Piece ===
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        self.last_read.note();
     }
 }
 

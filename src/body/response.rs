@@ -65,7 +65,8 @@ struct Watched<B> {
 /// A whole answer longer than this is handed over in pieces, so that it can be ended when its reader stops reading.
 const PACED: usize = 64 << 10;
 
-/// How much of a whole answer is handed over at once. A reader that takes as much within its patience is not ended.
+/// How much of an answer is handed over at once. A server asks for more whenever it has sent one piece, so a reader that
+/// takes as much within its patience is not ended.
 const PIECE: usize = 16 << 10;
 
 /// Makes the last event of a stream whose place was taken back, so that it does not look like a clean end.
@@ -184,13 +185,13 @@ where
                     return if is_whole { Poll::Ready(None) } else { Poll::Pending };
                 };
                 match source.body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame.map_data(|bytes| stream.watch(bytes))))),
+                    Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
                     Poll::Ready(last) => {
                         state.source = None;
                         Poll::Ready(last)
                     }
                     Poll::Pending => {
-                        stream.note_wait();
+                        state.note_wait();
                         Poll::Pending
                     }
                 }
@@ -205,7 +206,7 @@ where
                 let mut state = stream.ask();
                 let mut frame = |bytes: Bytes| {
                     *left = left.map(|left| left.saturating_sub(bytes.len()));
-                    Poll::Ready(Some(Ok(Frame::data(stream.watch(bytes)))))
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
                 };
                 if let Some(bytes) = outlet.take() {
                     return frame(bytes);
@@ -309,8 +310,13 @@ impl Outlet {
         self.0.place().is_none()
     }
 
+    /// The next bytes, at most a piece.
     fn take(&self) -> Option<Bytes> {
-        self.0.place().take()
+        let mut place = self.0.place();
+        match &mut *place {
+            Some(bytes) if bytes.len() > PIECE => Some(bytes.split_to(PIECE)),
+            _ => place.take(),
+        }
     }
 }
 
@@ -377,28 +383,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_keeps_its_place_as_long_as_it_takes_anything() {
-        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 20));
+    async fn a_reader_that_takes_a_piece_of_a_long_event_keeps_its_place() {
+        let (sink, readers) = (Sink::default(), super::Readers::default());
+        let outlet = sink.outlet();
+        let event: Bytes = (0..40_000_u32).map(|n| (n % 251) as u8).collect();
+        let sent = event.clone();
+        let driver = Box::pin(async move { sink.send(sent).await });
+        let cut = |_| Bytes::new();
+        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, super::Dialect::Messages);
         let patience = std::time::Duration::from_secs(60);
-        let mut body = ResponseBody::<Empty<Bytes>>::paced(
-            vec![1; 512 << 10].into(),
-            budget.hold(None),
-            &readers,
-            super::Dialect::Messages,
-        );
-        // A writer fills its buffer, and asks for more once the reader has taken all of it.
-        let mut buffer = Vec::new();
-        for _ in 0..16 {
-            buffer.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
+        let (mut taken, mut pieces) = (Vec::new(), 0);
+        while let Some(frame) = body.frame().await {
+            taken.extend_from_slice(&frame.unwrap().into_data().unwrap());
+            pieces += 1;
+            tokio::time::advance(patience - std::time::Duration::from_secs(1)).await;
+            assert_eq!(readers.end_stalled(patience), 0);
         }
-        while let Some(frame) = buffer.pop() {
-            tokio::time::advance(patience / 2).await;
-            assert_eq!(readers.end_stalled(patience), 0, "{} left", buffer.len());
-            drop(frame);
-        }
-        buffer.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
-        tokio::time::advance(patience).await;
-        assert_eq!(readers.end_stalled(patience), 1, "nothing more was taken");
+        assert_eq!((pieces, taken == event), (3, true));
     }
 
     #[tokio::test]
