@@ -1,46 +1,24 @@
 //! The attacks, each a function; their rows are named after the kinds of attack that the gateway was mended against.
 
-use std::collections::BTreeMap;
-use std::env;
-use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::Failure;
-use crate::caller::{CHAT, Caller, post, question, raw, raw_status, request, unread};
+use crate::arena::{ATTACKER, Arena, busy, rest, unread_answers};
+use crate::caller::{CHAT, Caller, post, question, raw, raw_status, request};
 
 const MIB: usize = 1 << 20;
-const ATTACKER: &str = "attacker";
-
-/// Where an attack takes place.
-#[derive(Clone)]
-pub(crate) struct Arena {
-    pub(crate) gateway: SocketAddr,
-    pub(crate) record: PathBuf,
-    pub(crate) time: Duration,
-    /// Divides the load.
-    pub(crate) scale: usize,
-}
-
-/// How often attackers were answered with which status.
-#[derive(Clone, Default)]
-struct Answers(Arc<Mutex<BTreeMap<String, usize>>>);
-
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
@@ -165,67 +143,9 @@ pub(crate) static ATTACKS: &[Attack] = &[
     attack("D-hosts", "two Host headers", |arena| Box::pin(two_hosts(arena))),
 ];
 
-// === impl Arena ===
-
-impl Arena {
-    /// Attacks in this process.
-    pub(crate) async fn attack(self, name: &str) -> Result<String, Failure> {
-        let attack = ATTACKS.iter().find(|attack| attack.name == name);
-        let attack = attack.ok_or("there is no such attack")?;
-        (attack.run)(self).await
-    }
-
-    /// Attacks in a process of the lowest priority, which ends with what the attacker complains about.
-    pub(crate) async fn attacked_by(self, name: &str) -> Result<String, Failure> {
-        let mut attacker = Command::new("nice")
-            .args(["-n", "19"])
-            .arg(env::current_exe()?)
-            .args(["--role", "attack", name, &self.gateway.to_string()])
-            .arg(&self.record)
-            .args([self.time.as_secs_f64().to_string(), self.scale.to_string()])
-            // It ends when its stdin does.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdin = attacker.stdin.take();
-        let ended = attacker.wait_with_output().await?;
-        drop(stdin);
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if ended.status.success() {
-            return Ok(said(&ended.stdout));
-        }
-        Err(said(&ended.stderr).into())
-    }
-}
-
-// === impl Answers ===
-
-impl Answers {
-    /// `None` is a connection that broke.
-    fn count(&self, status: Option<StatusCode>) {
-        let status = status.map_or("broken".to_owned(), |status| status.as_u16().to_string());
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(status).or_insert(0) += 1;
-    }
-}
-
-impl fmt::Display for Answers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts: Vec<String> = counts
-            .iter()
-            .map(|(status, count)| format!("{count} × {status}"))
-            .collect();
-        f.write_str(&counts.join(", "))
-    }
-}
-
-/// Until the attack's time is over.
-async fn rest(arena: &Arena, begun: Instant) -> Result<String, Failure> {
-    sleep_until(begun + arena.time).await;
-    Ok(String::new())
+/// The attack of this name.
+pub(crate) fn named(name: &str) -> Option<&'static Attack> {
+    ATTACKS.iter().find(|attack| attack.name == name)
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -294,28 +214,14 @@ async fn stopped_gzip(arena: Arena) -> Result<String, Failure> {
 }
 
 async fn unread_streams(arena: Arena, model: &str, stream: bool) -> Result<String, Failure> {
-    let begun = Instant::now();
-    let answers = Answers::default();
-    let mut held = JoinSet::new();
-    for _ in 0..(21 / arena.scale).max(1) {
-        let sender = unread(arena.gateway).await?;
-        for _ in 0..196 / if stream { 1 } else { 8 } {
-            let request = post(arena.gateway, ATTACKER, question(model, stream, ""))?;
-            let (mut sender, answers) = (sender.clone(), answers.clone());
-            held.spawn(async move {
-                let response = match sender.ready().await {
-                    Ok(()) => sender.send_request(request).await,
-                    Err(error) => Err(error),
-                };
-                answers.count(response.as_ref().map(http::Response::status).ok());
-                sleep(Duration::from_secs(600)).await;
-                drop(response);
-            });
-        }
-        sleep(arena.time / 50).await;
-    }
-    rest(&arena, begun).await?;
-    Ok(answers.to_string())
+    let each = 196 / if stream { 1 } else { 8 };
+    let request = post(arena.gateway, ATTACKER, question(model, stream, ""))?;
+    unread_answers(arena, &request, 21, each).await
+}
+
+async fn unread_models(arena: Arena) -> Result<String, Failure> {
+    let request = request(arena.gateway, ATTACKER, Method::GET, "/v1/models", Bytes::new())?;
+    unread_answers(arena, &request, 8, 196).await
 }
 
 async fn unread_http1(arena: Arena) -> Result<String, Failure> {
@@ -331,63 +237,12 @@ async fn unread_http1(arena: Arena) -> Result<String, Failure> {
     rest(&arena, begun).await
 }
 
-async fn unread_models(arena: Arena) -> Result<String, Failure> {
-    let begun = Instant::now();
-    let answers = Answers::default();
-    let mut held = JoinSet::new();
-    for _ in 0..(8 / arena.scale).max(1) {
-        let sender = unread(arena.gateway).await?;
-        for _ in 0..196 {
-            let request = request(arena.gateway, ATTACKER, Method::GET, "/v1/models", Bytes::new())?;
-            let (mut sender, answers) = (sender.clone(), answers.clone());
-            held.spawn(async move {
-                let response = match sender.ready().await {
-                    Ok(()) => sender.send_request(request).await,
-                    Err(error) => Err(error),
-                };
-                answers.count(response.as_ref().map(http::Response::status).ok());
-                sleep(Duration::from_secs(600)).await;
-                drop(response);
-            });
-        }
-        sleep(arena.time / 20).await;
-    }
-    rest(&arena, begun).await?;
-    Ok(answers.to_string())
-}
-
 /// Keeps so many callers busy with one question.
 async fn asked(arena: Arena, model: &'static str, stream: bool, callers: usize) -> Result<String, Failure> {
     busy(arena, callers, move |arena| {
         Ok(post(arena.gateway, ATTACKER, question(model, stream, ""))?)
     })
     .await
-}
-
-async fn busy(
-    arena: Arena,
-    callers: usize,
-    make: impl Fn(&Arena) -> Result<http::Request<http_body_util::Full<Bytes>>, Failure>,
-) -> Result<String, Failure> {
-    let begun = Instant::now();
-    let request = make(&arena)?;
-    let answers = Answers::default();
-    let mut asking = JoinSet::new();
-    for _ in 0..callers {
-        let (arena, request, answers) = (arena.clone(), request.clone(), answers.clone());
-        asking.spawn(async move {
-            while Instant::now() < begun + arena.time {
-                let answer = match Caller::connect(arena.gateway, ATTACKER).await {
-                    Ok(mut caller) => caller.send(request.clone()).await,
-                    Err(error) => Err(error),
-                };
-                answers.count(answer.map(|answer| answer.status).ok());
-                sleep(Duration::from_millis(20)).await;
-            }
-        });
-    }
-    rest(&arena, begun).await?;
-    Ok(answers.to_string())
 }
 
 async fn broken_requests(arena: Arena) -> Result<String, Failure> {

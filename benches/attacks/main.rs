@@ -23,6 +23,7 @@
     reason = "a benchmark's output is its purpose"
 )]
 
+mod arena;
 mod attacks;
 mod bystander;
 mod caller;
@@ -37,7 +38,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use attacks::{ATTACKS, Arena, Attack};
+use arena::Arena;
+use attacks::{ATTACKS, Attack};
 use bystander::{Bystander, Latencies};
 use caller::Caller;
 use process::{Process, Setup};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use crate::attacks::Arena;
-use crate::{Failure, provider, tool_server};
+use crate::arena::Arena;
+use crate::{Failure, attacks, provider, tool_server};
 
 /// What a server says when it can be called.
 pub(crate) const ANNOUNCEMENT: &str = "listening on http://";
@@ -32,7 +32,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool, Failure> {
                 scale: scale.parse()?,
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let answers = runtime.block_on(arena.attack(name))?;
+            let attack = attacks::named(name).ok_or("there is no such attack")?;
+            let answers = runtime.block_on((attack.run)(arena))?;
             writeln!(io::stdout(), "{answers}")?;
         }
         // Ends when its input does.
