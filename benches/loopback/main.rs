@@ -1,4 +1,5 @@
-//! Measures the gateway's cost as a multiple of a bare reverse proxy: `cargo bench --bench loopback`.
+//! Measures the gateway's cost as a multiple of a bare reverse proxy: `cargo bench -p gateway --bench loopback --features
+//! jemalloc`.
 //!
 //! ```text
 //!                    ┌─► floor ─────────────┐
@@ -46,8 +47,8 @@ use words::Api;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The gateway's allocator. The floor uses it as well, so that only its use differs.
-#[cfg(not(target_env = "msvc"))]
+/// The gateway's allocator when deployed. The floor uses it as well, so that only its use differs.
+#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
