@@ -101,7 +101,7 @@ fn answer<B>(kind: &'static str, body: B) -> Ready<Result<Response<B>, Infallibl
 
 /// The allocations of the second of two requests: the first fills caches. Building the request is not counted; the
 /// provider's answer is.
-fn blocking(kib: usize, tools: usize) -> AllocationInfo {
+async fn blocking(kib: usize, tools: usize) -> AllocationInfo {
     let (layer, _events) = layer(tools);
     let mut service = layer.layer(service_fn(|_: Request<RequestBody<Full<Bytes>>>| {
         answer("application/json", Full::new(support::reply()))
@@ -109,6 +109,8 @@ fn blocking(kib: usize, tools: usize) -> AllocationInfo {
     let requests = [(); 2].map(|()| post(Full::new(support::request(kib * KIB, false))));
     let mut last = AllocationInfo::default();
     for request in requests {
+        // The runtime empties its list of tasks that yielded, whose memory the first request took.
+        tokio::task::yield_now().await;
         let mut response = None;
         last = measure(|| response = Some(at_once(service.call(request))));
         let Ok(response) = response.unwrap();
@@ -218,22 +220,21 @@ async fn an_edited_body_shares_the_callers_memory_where_it_is_not_edited() {
 
 #[tokio::test]
 async fn allocations_do_not_grow_with_the_body() {
-    let (small, large) = (blocking(64, 0), blocking(512, 0));
-    // A large body yields while it is scanned, and the runtime keeps a list of wakers.
-    assert!(large.count_total <= small.count_total + 2, "{small:?} {large:?}");
+    let (small, large) = (blocking(64, 0).await, blocking(512, 0).await);
+    assert!(large.count_total <= small.count_total, "{small:?} {large:?}");
     assert!(large.bytes_total <= small.bytes_total + 512, "{small:?} {large:?}");
 }
 
 #[tokio::test]
 async fn a_request_without_tools_allocates_this_often() {
-    let allocations = blocking(64, 0);
+    let allocations = blocking(64, 0).await;
     assert!(allocations.count_total <= 60, "{allocations:?}");
     assert!(allocations.bytes_total <= 13 * KIB as u64 + 512, "{allocations:?}");
 }
 
 #[tokio::test]
 async fn definitions_of_tools_are_encoded_once_and_not_per_request() {
-    let (one, hundred) = (blocking(64, 1), blocking(64, 100));
+    let (one, hundred) = (blocking(64, 1).await, blocking(64, 100).await);
     assert_eq!(one.count_total, hundred.count_total);
     assert_eq!(one.bytes_total, hundred.bytes_total);
 }
