@@ -10,7 +10,7 @@ use http::{Response, response};
 use tokio::sync::oneshot;
 
 use super::answer::Failure;
-use super::aside::{Aside, Working};
+use super::aside::{Aside, Place, Working};
 use super::attempt::RoundWalk;
 use super::facts;
 use super::idle::{Silence, Silent};
@@ -214,7 +214,7 @@ impl Output {
         spare: impl FnOnce() -> Box<dyn Relay>,
         work: impl FnOnce(&mut Lent) + Send + 'static,
     ) -> Work {
-        let place = self.during_ours(aside.place()).await;
+        let place = self.place(aside).await;
         let mut lent = Lent {
             relay: mem::replace(&mut self.relay, spare()),
             out: mem::take(&mut self.out),
@@ -230,6 +230,24 @@ impl Output {
         });
         let lent = self.lent.insert(working).await;
         self.take_back(lent)
+    }
+
+    /// Waits for a place, with keep-alives for the caller meanwhile. Each of them waits anew: a caller that does not read it
+    /// must not be given the place, which this would not notice.
+    async fn place(&mut self, aside: &Aside) -> Place {
+        let left = self.silence.pause();
+        let place = loop {
+            // A separate statement: the wait must not live across the keep-alive.
+            let waited = self.silence.or(pin!(aside.place())).await;
+            match waited {
+                Ok(place) => break place,
+                Err(_) => self.keep_alive().await,
+            }
+        };
+        if let Some(left) = left {
+            self.silence.listen(left);
+        }
+        place
     }
 
     /// Waits for the relay, if another thread has it: a stream that is out of time ends with a word of its own relay.

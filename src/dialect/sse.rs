@@ -32,7 +32,8 @@ pub(crate) struct Decoder {
     at: usize,
     /// The bytes of the current event that came in earlier frames.
     held: Vec<u8>,
-    /// Those beyond [`PIECE`], until a line ends. In one buffer, each growth would copy mebibytes at once.
+    /// The rest of an unfinished line longer than [`PIECE`], until it ends. In one buffer, each growth would copy mebibytes at
+    /// once.
     pieces: Vec<Vec<u8>>,
     block: Block,
     /// Reused by events whose data has several lines.
@@ -243,7 +244,7 @@ impl Decoder {
 
     /// Keeps the beginning of an event.
     fn hold(&mut self, mut bytes: &[u8]) {
-        if self.pieces.is_empty() && self.held.len() + bytes.len() <= PIECE {
+        if self.pieces.is_empty() && self.held.len() + bytes.len() - self.block.line <= PIECE {
             return self.held.extend_from_slice(bytes);
         }
         while !bytes.is_empty() {
@@ -259,7 +260,7 @@ impl Decoder {
     /// Makes what is held one buffer again, with room for `more` bytes.
     fn join(&mut self, more: usize) {
         if !self.pieces.is_empty() {
-            self.held.reserve_exact(self.held() - self.held.len() + more);
+            self.held.reserve(self.held() - self.held.len() + more);
             for piece in self.pieces.drain(..) {
                 self.held.extend_from_slice(&piece);
             }

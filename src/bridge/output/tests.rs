@@ -126,6 +126,26 @@ async fn a_stream_that_waits_for_a_place_is_kept_alive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_whose_keep_alive_is_not_read_is_given_no_place() {
+    let (aside, sink) = (Aside::new(1), Sink::default());
+    let (place, outlet) = (aside.place().await, sink.outlet());
+    let places = aside.clone();
+    let driver = Box::pin(async move {
+        let mut output = output(Named("own", None), sink);
+        let _ = output.relay_events(&mut vast_event(), usize::MAX, &places, spare).await;
+    });
+    let (readers, cut) = (Readers::default(), |_| Bytes::new());
+    let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, Dialect::Messages);
+    let keep_alive = timeout(Duration::from_secs(60), body.frame()).await;
+    assert_eq!(keep_alive.unwrap().unwrap().unwrap().into_data().unwrap(), "own");
+    // Nobody polls the body from here on.
+    drop(place);
+    timeout(Duration::from_secs(60), aside.place())
+        .await
+        .expect("it is free");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_is_out_of_time_gets_its_relay_back() {
     let aside = Aside::new(1);
     let (end, ends) = mpsc::channel();

@@ -341,6 +341,20 @@ fn long_lines_are_held_in_pieces() {
 }
 
 #[test]
+fn many_short_lines_of_a_long_event_are_copied_a_few_times() {
+    let line = format!("data: {}\n", "x".repeat(100));
+    let mut decoder = Decoder::new(64 * PIECE);
+    let (mut buffers, mut last) = (0, 0);
+    while decoder.held() < 8 * PIECE {
+        decoder.push(Bytes::copy_from_slice(line.as_bytes()));
+        assert!(decoder.next().unwrap().is_none() && decoder.pieces.is_empty());
+        buffers += usize::from(decoder.held.capacity() != last);
+        last = decoder.held.capacity();
+    }
+    assert!(buffers < 20, "{buffers}");
+}
+
+#[test]
 fn prints_no_contents() {
     let mut decoder = Decoder::new(MAX);
     decoder.push(Bytes::from_static(b"data: secret\n\ndata: secret"));
