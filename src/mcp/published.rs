@@ -80,7 +80,7 @@ impl Published {
 
 impl Status {
     fn new(server: &McpServer) -> Self {
-        metrics::tool_server_up(&server.name, false);
+        metrics::tool_server_up(&server.name, false, false);
         Self {
             name: server.name.clone(),
             address: server.address(),
@@ -93,9 +93,14 @@ impl Status {
     }
 
     pub(super) fn enter(&mut self, state: McpServerState) {
+        let was_up = self.is_up();
         self.state = state;
         self.since = Instant::now();
-        metrics::tool_server_up(&self.name, state == McpServerState::Ready);
+        metrics::tool_server_up(&self.name, was_up, self.is_up());
+    }
+
+    fn is_up(&self) -> bool {
+        self.state == McpServerState::Ready
     }
 
     fn snapshot(&self, now: Instant) -> McpServerSnapshot {
@@ -113,6 +118,6 @@ impl Status {
 
 impl Drop for Status {
     fn drop(&mut self) {
-        metrics::tool_server_up(&self.name, false);
+        metrics::tool_server_up(&self.name, self.is_up(), false);
     }
 }

@@ -71,7 +71,7 @@ impl KeyMeter {
 pub(crate) fn free_places(_places: usize) {}
 
 #[cfg(feature = "mcp")]
-pub(crate) fn tool_server_up(_name: &str, _is_up: bool) {}
+pub(crate) fn tool_server_up(_name: &str, _was_up: bool, _is_up: bool) {}
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn sink_written(_sink: &'static str, _events: u64) {}

@@ -1,7 +1,7 @@
 //! Reports what belongs neither to a model nor to a key: places, tool servers, sinks and refusals.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -47,14 +47,20 @@ pub(crate) fn refused(limit: Limit) {
     count(&key(names::REFUSALS, labels), 1);
 }
 
-/// Reports whether a tool server can be called.
+/// Reports that a connection to a tool server came up, went down or neither. The server is up while any is: an application
+/// that reloads its servers has two for a while.
 #[cfg(feature = "mcp")]
-pub(crate) fn tool_server_up(name: &str, is_up: bool) {
-    static SERVERS: Names = Names::new();
-    if SERVERS.has_or_takes(name) {
-        let labels = [(label::TOOL_SERVER, name.to_owned().into())];
-        set(&key(names::TOOL_SERVER_UP, labels), u64::from(is_up));
+pub(crate) fn tool_server_up(name: &str, was_up: bool, is_up: bool) {
+    static CONNECTIONS: Mutex<Option<HashMap<String, usize>>> = Mutex::new(None);
+    let mut servers = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let servers = servers.get_or_insert_default();
+    if servers.len() >= MOST && !servers.contains_key(name) {
+        return;
     }
+    let up = servers.entry(name.to_owned()).or_default();
+    *up = (*up + usize::from(is_up)).saturating_sub(usize::from(was_up));
+    let labels = [(label::TOOL_SERVER, name.to_owned().into())];
+    set(&key(names::TOOL_SERVER_UP, labels), u64::from(*up > 0));
 }
 
 /// Counts events that a sink stored.
@@ -88,4 +94,31 @@ pub(crate) fn sink_failed(sink: &'static str, reason: &'static str) {
 pub(super) fn set(gauge: &Key, level: u64) {
     // Exact up to 2^53.
     metrics::with_recorder(|recorder| recorder.register_gauge(gauge, &METADATA).set(level as f64));
+}
+
+#[cfg(all(test, feature = "mcp"))]
+mod tests {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    use super::*;
+
+    #[test]
+    fn a_tool_server_is_up_while_any_connection_to_it_is() {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        ::metrics::with_local_recorder(&recorder, || {
+            for (was_up, is_up, level) in [
+                (false, false, 0.0),
+                (false, true, 1.0),
+                (false, false, 1.0),
+                (false, true, 1.0),
+                (true, false, 1.0),
+                (true, false, 0.0),
+            ] {
+                tool_server_up("reloaded", was_up, is_up);
+                let values: Vec<DebugValue> = snapshotter.snapshot().into_vec().into_iter().map(|row| row.3).collect();
+                assert_eq!(values, [DebugValue::Gauge(level.into())]);
+            }
+        });
+    }
 }

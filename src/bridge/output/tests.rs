@@ -140,7 +140,7 @@ async fn a_stream_whose_keep_alive_is_not_read_is_given_no_place() {
     assert_eq!(keep_alive.unwrap().unwrap().unwrap().into_data().unwrap(), "own");
     // Nobody polls the body from here on.
     drop(place);
-    timeout(Duration::from_secs(60), aside.place())
+    let _place = timeout(Duration::from_secs(60), aside.place())
         .await
         .expect("it is free");
 }
