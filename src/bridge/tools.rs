@@ -209,17 +209,21 @@ impl Invocation {
             checks,
             limit,
         } = self;
-        let arguments = match arguments {
-            Arguments::Checked(arguments) => arguments,
-            Arguments::Raw(raw) => {
-                let tool = tool.clone();
-                checks.run(move || tool.check(&raw)).await?
-            }
+        // The wait for a place to check them counts as well: others' checks may be long.
+        let answering = async {
+            let arguments = match arguments {
+                Arguments::Checked(arguments) => arguments,
+                Arguments::Raw(raw) => {
+                    let tool = tool.clone();
+                    checks.run(move || tool.check(&raw)).await?
+                }
+            };
+            let call = tool.call(id, arguments).with_extensions(extensions);
+            let answered = tool.service().oneshot(call).await;
+            answered.map_err(|error| error.to_string())
         };
-        let call = tool.call(id, arguments).with_extensions(extensions);
-        match timeout(limit, tool.service().oneshot(call)).await {
-            Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) => Err(error.to_string()),
+        match timeout(limit, answering).await {
+            Ok(outcome) => outcome,
             Err(_) => {
                 metrics::refused(Limit::ToolTime);
                 Err(format!(
@@ -277,8 +281,12 @@ mod tests {
         let place = config.checks.place().await;
         assert_eq!(run(100).await, done, "a short one is made at once");
         let mut waits = std::pin::pin!(run(100 << 10));
-        assert!(timeout(Duration::from_secs(60), waits.as_mut()).await.is_err());
+        assert!(timeout(Duration::from_secs(30), waits.as_mut()).await.is_err());
         drop(place);
         assert_eq!(waits.await, done);
+
+        let _place = config.checks.place().await;
+        let late = run(100 << 10).await.unwrap();
+        assert!(late.1 && late.0.contains("did not answer within"), "{late:?}");
     }
 }
