@@ -1,7 +1,7 @@
 //! Reports what belongs neither to a model nor to a key: places, tool servers, sinks and refusals.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Mutex, PoisonError},
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn refused(limit: Limit) {
 /// that reloads its servers has two for a while.
 #[cfg(feature = "mcp")]
 pub(crate) fn tool_server_up(name: &str, was_up: bool, is_up: bool) {
-    static CONNECTIONS: Mutex<Option<HashMap<String, usize>>> = Mutex::new(None);
+    static CONNECTIONS: Mutex<Option<std::collections::HashMap<String, usize>>> = Mutex::new(None);
     let mut servers = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let servers = servers.get_or_insert_default();
     if servers.len() >= MOST && !servers.contains_key(name) {
