@@ -17,7 +17,7 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    admin::{self, Admin, Readiness},
+    admin::{self, Admin, Metrics, Readiness},
     args::{self, Args, Command, Provider},
     demo::{self, Demo},
     descriptors, mcp,
@@ -102,6 +102,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
             provider.keys.clone_from(&demo.keys);
         }
     }
+    let metrics = arguments.admin.is_some().then(Metrics::install).transpose()?;
     let (tools, speaker) = mcp::start(arguments.mcp, tools).await?;
     let (recorder, events) = Recorder::channel(MAX_INTERCEPTIONS);
     let recorder = recorder.price(ListPrices::new());
@@ -123,8 +124,8 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
     drop(layer);
     let providers = [&openai, &anthropic].into_iter().flatten().map(Mount::provider);
     let readiness = Arc::new(Readiness::new(recorder, providers.collect()));
-    let admin = match arguments.admin {
-        Some(settings) => {
+    let admin = match arguments.admin.zip(metrics) {
+        Some((settings, metrics)) => {
             let pools = [&openai, &anthropic].into_iter().flatten();
             let page = pools.fold(page, |page, mount| match &mount.pool {
                 Some(pool) => page.pool(mount.name, pool.clone()),
@@ -133,6 +134,7 @@ async fn run(arguments: Args, workers: usize) -> Result<(), String> {
             let page = page.logout(settings.token.is_some());
             let parts = admin::Parts {
                 readiness: Arc::clone(&readiness),
+                metrics,
                 page: page::router(page),
             };
             Some(Admin::start(settings, parts).await?)

@@ -1,7 +1,7 @@
 //! The socket of the operator's listener, and the thread that serves it for as long as the gateway lives: while requests
 //! drain, operators and probes still get answers.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -11,7 +11,6 @@ use tracing::warn;
 
 use super::{
     access::Access,
-    metrics::Metrics,
     routes::{self, Parts},
     site::Site,
 };
@@ -69,8 +68,8 @@ impl Admin {
         let listener = listener.into_std().map_err(cannot)?;
         let access = Access::new(settings.token);
         let site = Site::new(address, settings.names, access.clone());
-        let metrics = Metrics::install(Arc::clone(&parts.readiness))?;
-        let app = routes::routes(parts, metrics.clone(), site, access);
+        let metrics = parts.metrics.clone();
+        let app = routes::routes(parts, site, access);
         let runtime = workers::runtime().map_err(|error| format!("cannot start a runtime: {error}"))?;
         let (stop, stopped) = oneshot::channel();
         let places = Places {

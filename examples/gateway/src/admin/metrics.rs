@@ -1,6 +1,6 @@
 //! Collects the process's metrics, and prints them as Prometheus reads them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -16,20 +16,19 @@ const SORTING: Duration = Duration::from_secs(5);
 
 /// The metrics of the process.
 #[derive(Clone)]
-pub(super) struct Metrics {
+pub struct Metrics {
     handle: PrometheusHandle,
-    readiness: Arc<Readiness>,
 }
 
 // === impl Metrics ===
 
 impl Metrics {
-    /// Begins to collect.
+    /// Begins to collect. To be called first: levels that were set before are lost, such as that of a tool server.
     ///
     /// # Errors
     ///
     /// Says that something else collects already.
-    pub(super) fn install(readiness: Arc<Readiness>) -> Result<Self, String> {
+    pub fn install() -> Result<Self, String> {
         let cannot = |error| format!("cannot collect metrics: {error}");
         // `_total` and the unit at the end of a name.
         let mut builder = PrometheusBuilder::new().with_recommended_naming(true);
@@ -39,7 +38,7 @@ impl Metrics {
         }
         let handle = builder.install_recorder().map_err(cannot)?;
         describe();
-        Ok(Self { handle, readiness })
+        Ok(Self { handle })
     }
 
     /// Keeps the memory bounded while nobody asks for them.
@@ -51,8 +50,8 @@ impl Metrics {
     }
 
     /// Everything, as text.
-    pub(super) fn answer(&self) -> Response {
-        self.readiness.publish_keys();
+    pub(super) fn answer(&self, readiness: &Readiness) -> Response {
+        readiness.publish_keys();
         ([(header::CONTENT_TYPE, FORMAT)], self.handle.render()).into_response()
     }
 }

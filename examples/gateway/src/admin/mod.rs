@@ -21,6 +21,7 @@ pub(crate) mod site;
 pub use self::{
     access::Access,
     listener::{Admin, Settings},
+    metrics::Metrics,
     readiness::{NotReady, Provider, Readiness},
     routes::Parts,
 };

@@ -26,15 +26,16 @@ const MAX_BODY: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct Parts {
     pub readiness: Arc<Readiness>,
+    pub metrics: Metrics,
     /// The page: `/`, its files, and `/api/…`.
     pub page: Router,
 }
 
 /// All routes, with the listener's checks before them.
-pub(super) fn routes(parts: Parts, metrics: Metrics, site: Site, access: Access) -> Router {
+pub(super) fn routes(parts: Parts, site: Site, access: Access) -> Router {
+    let (metrics, readiness) = (parts.metrics, Arc::clone(&parts.readiness));
     let guarded = Router::new()
-        .route("/metrics", get(async |State(metrics): State<Metrics>| metrics.answer()))
-        .with_state(metrics)
+        .route("/metrics", get(async move || metrics.answer(&readiness)))
         .merge(parts.page)
         .route_layer(from_fn_with_state(access.clone(), access::require));
     // Routes without a token: probes have none, and the login form asks for it.

@@ -97,6 +97,31 @@ async fn what_the_gateway_does_is_collected_by_its_listed_names() {
     assert_eq!(gateway.end().await.0.code(), Some(0));
 }
 
+/// An MCP server without tools.
+const SERVER: &str = r#"
+while read -r message; do
+  case "$message" in
+    *'"initialize"'*) echo '{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"wiki","version":"1"}}}' ;;
+    *'"tools/list"'*) echo '{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}' ;;
+  esac
+done
+"#;
+
+#[tokio::test]
+async fn a_tool_server_that_is_up_from_the_start_is_shown_as_up() {
+    let script = scratch("sh");
+    std::fs::write(&script, SERVER).expect("a file");
+    let server = format!("wiki=stdio:sh {}", script.display());
+    let gateway = Gateway::start(&["--mcp", &server]).await;
+    let text = collect(&gateway).await;
+    assert!(
+        text.contains("llm_bridge_tool_server_up{tool_server=\"wiki\"} 1\n"),
+        "{text}"
+    );
+    gateway.signal().await;
+    assert_eq!(gateway.end().await.0.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_thousand_models_take_a_bounded_number_of_lines() {
     let records = scratch("jsonl");
