@@ -65,7 +65,7 @@ struct Lent {
     work: Work,
 }
 
-/// The work, and what comes of it.
+/// The work's input and results.
 struct Work {
     decoder: Decoder,
     relayed: Relayed,
@@ -232,9 +232,9 @@ impl Output {
         self.take_back(lent)
     }
 
-    /// Waits for a place, with keep-alives for the caller meanwhile. Each of them waits anew: a caller that does not read it
-    /// must not be given the place, which this would not notice.
-    async fn place(&mut self, aside: &Aside) -> Place {
+    /// Waits for a place, with keep-alives for the caller meanwhile. Each keep-alive ends the wait and begins another: until
+    /// the caller reads it nobody polls this, and a place granted meanwhile would be lost to all.
+    pub(super) async fn place(&mut self, aside: &Aside) -> Place {
         let left = self.silence.pause();
         let place = loop {
             // A separate statement: the wait must not live across the keep-alive.

@@ -243,7 +243,8 @@ where
             self.counted += reply.len();
             let read = if Aside::takes(reply.len()) {
                 let reader = request.reply_reader();
-                output.during_ours(config.aside.run(move || reader(reply))).await
+                let place = output.place(&config.aside).await;
+                output.during_ours(place.begin(move || reader(reply))).await
             } else {
                 request.read_reply(reply)
             };
