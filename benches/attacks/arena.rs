@@ -1,4 +1,4 @@
-//! Where attacks take place, and what all of them do: keep callers busy, read nothing, count the answers.
+//! The parts that attacks share: their target, busy callers, unread answers, and a count of answers by status.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -38,7 +38,7 @@ struct Answers(Arc<Mutex<BTreeMap<String, usize>>>);
 // === impl Arena ===
 
 impl Arena {
-    /// Attacks in a process of the lowest priority, which ends with what the attacker complains about.
+    /// Attacks from a process of the lowest priority. Returns its count of answers, or its error.
     pub(crate) async fn attacked_by(self, name: &str) -> Result<String, Failure> {
         let mut attacker = Command::new("nice")
             .args(["-n", "19"])
@@ -91,7 +91,7 @@ pub(crate) async fn rest(arena: &Arena, begun: Instant) -> Result<String, Failur
     Ok(String::new())
 }
 
-/// Reads nothing of what `each` requests on each of so many connections are answered.
+/// Sends `each` requests on each of `connections`, and reads no answer.
 pub(crate) async fn unread_answers(
     arena: Arena,
     request: &Request<Full<Bytes>>,

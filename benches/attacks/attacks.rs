@@ -29,7 +29,7 @@ pub(crate) struct Attack {
     pub(crate) run: fn(Arena) -> Ended,
 }
 
-/// What the attackers saw, for the table: a suite of attacks that never arrive would pass.
+/// The attackers' answers, for the table: without them, attacks that never arrive would pass unnoticed.
 type Ended = Pin<Box<dyn Future<Output = Result<String, Failure>>>>;
 
 const fn attack(name: &'static str, about: &'static str, run: fn(Arena) -> Ended) -> Attack {

@@ -71,7 +71,7 @@ async fn answer(script: Arc<Script>, request: Request<Incoming>) -> Result<Respo
         let data = frame.data_ref().map_or(&b""[..], |data| data);
         length += data.len();
         start.extend_from_slice(&data[..data.len().min(256_usize.saturating_sub(start.len()))]);
-        // Two frames may share what is looked for.
+        // The text may be split between two frames.
         end.extend_from_slice(data);
         has_results |= memmem::find(&end, RESULT).is_some();
         end.drain(..end.len().saturating_sub(RESULT.len()));

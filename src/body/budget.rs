@@ -34,9 +34,9 @@ pub(crate) struct Held {
     budget: Budget,
     actor: Option<Arc<str>>,
     bytes: usize,
-    /// What was taken of the budget: the bytes, and what the next ones will need.
+    /// Bytes taken from the budget: `bytes`, and a part taken ahead for the next ones.
     taken: usize,
-    /// Whether what was taken is in the actor's account.
+    /// Whether `taken` is in the actor's account.
     is_large: bool,
 }
 
@@ -120,7 +120,7 @@ impl Held {
         has_room
     }
 
-    /// Holds, for the same actor, what an answer takes that is relayed unread: about what a small request does.
+    /// Holds the bytes of an answer that is relayed unread, for the same actor: as many as a small request's.
     pub(crate) fn for_answer(&self) -> Option<Self> {
         let mut held = self.budget.hold(self.actor.as_deref());
         held.take(self.budget.small()).then_some(held)
@@ -144,7 +144,7 @@ impl Held {
         true
     }
 
-    /// Gives back what was taken ahead of the need.
+    /// Gives back the bytes taken ahead.
     pub(crate) fn trim(&mut self) {
         self.give_back(self.taken - self.bytes);
         self.taken = self.bytes;
@@ -176,7 +176,7 @@ impl Held {
         taken
     }
 
-    /// What the actor's account lacks of `sum`.
+    /// The part of `sum` that is not in the actor's account.
     fn uncounted(&self, sum: usize) -> usize {
         if self.is_large { sum - self.taken } else { sum }
     }

@@ -235,7 +235,7 @@ mod tests {
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..100),
         ) {
             const MAX: usize = 8 << 10;
-            // The rules are the budget's own; what is read of each upload is counted again, frame by frame, by another one.
+            // The expected budget counts each upload by hand, frame by frame.
             let (budget, expected) = (Budget::new(MAX), Budget::new(MAX));
             let mut reading: Vec<_> = uploads
                 .into_iter()

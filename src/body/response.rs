@@ -56,7 +56,7 @@ enum Kind<B> {
     },
 }
 
-/// A body of the provider, and what is held for it while it is not read to its end.
+/// A provider's body, and its part of the byte budget until its end.
 struct Watched<B> {
     body: Pin<Box<B>>,
     _held: Held,

@@ -21,7 +21,7 @@ const KEEP: usize = 64 * 1024;
 const PIECE: usize = 256 * 1024;
 
 /// Cuts a stream into events. In the long run it allocates nothing, and it copies only events that do not lie within one
-/// frame, each byte once.
+/// frame: each byte once, in lines longer than [`PIECE`] twice.
 ///
 /// An event is returned as soon as its blank line has come. If a frame ends between the CR and the LF of that line's
 /// end, the LF comes later, as a separate event that [`Event::is_tail`].
@@ -257,7 +257,7 @@ impl Decoder {
         }
     }
 
-    /// Makes what is held one buffer again, with room for `more` bytes.
+    /// Appends the pieces to `held`, with room for `more` bytes.
     fn join(&mut self, more: usize) {
         if !self.pieces.is_empty() {
             self.held.reserve(self.held() - self.held.len() + more);

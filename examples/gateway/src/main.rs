@@ -1,6 +1,6 @@
 //! `cargo run --release -p gateway -- --help` says how to use it.
 //!
-//! All of it is in the library: code that this file instantiated would be compiled twice.
+//! The program is in the library: generic code that both use would be compiled twice.
 
 use std::process::ExitCode;
 
