@@ -1,7 +1,9 @@
 //! Timing of streams, and their ends.
 
+use std::task::Poll;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_llm_bridge::record::Recorder;
@@ -102,6 +104,35 @@ async fn r16_a_cut_ends_with_both_forms_of_an_error() {
     }
 }
 
+/// Another thread reads a vast event with the stream's relay. Out of time meanwhile, the stream still ends as itself.
+#[tokio::test(start_paused = true)]
+async fn a_stream_out_of_time_in_a_vast_event_ends_with_its_own_number_and_id() {
+    let limit = Duration::from_secs(5);
+    let all = events("resp_1", &[words("so"), words(&"x".repeat(8 << 20))]);
+    let body = MockBody::new().data(all[..4].concat()).data(all[4].clone()).never();
+    let stack = bridge(&slow(1).request_timeout(limit), &Provider::queue([Reply::events(body)]));
+    let response = stack.oneshot(responses(&question(true))).await.unwrap();
+    let (mut body, mut text, mut is_late) = (response.into_body(), String::new(), false);
+    loop {
+        let mut next = tokio_test::task::spawn(body.frame());
+        let frame = match next.poll() {
+            Poll::Pending if !is_late && text.contains("output_item.done") => {
+                is_late = true;
+                tokio::time::advance(limit).await;
+                continue;
+            }
+            Poll::Pending => next.await,
+            Poll::Ready(frame) => frame,
+        };
+        let Some(frame) = frame else { break };
+        text.push_str(std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap());
+    }
+    let events = read_text(&text);
+    let types = types(&events);
+    assert_eq!(types[types.len() - 2..], ["error", "response.failed"]);
+    assert_eq!(events[events.len() - 1]["response"]["id"], "resp_1");
+}
+
 /// An error before anything was shown leads to the next key, or to an HTTP error.
 #[tokio::test(start_paused = true)]
 async fn an_error_before_the_first_item_fails_over() {
@@ -148,7 +179,7 @@ async fn a_caller_who_leaves_cancels_the_conversation() {
             .unwrap();
         let mut body = response.into_body();
         for _ in 0..taken {
-            if http_body_util::BodyExt::frame(&mut body).await.is_none() {
+            if body.frame().await.is_none() {
                 break;
             }
         }

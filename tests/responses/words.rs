@@ -71,12 +71,17 @@ pub(crate) fn round(streams: bool, id: &str, items: &[Value]) -> Reply {
 
 /// The events that the caller got, checked as a strict client does.
 pub(crate) fn read(answer: &Answer) -> Vec<Value> {
-    let datas = answer.text().lines().filter_map(|line| line.strip_prefix("data: "));
+    read_text(answer.text())
+}
+
+/// The same from the text of a stream.
+pub(crate) fn read_text(text: &str) -> Vec<Value> {
+    let datas = text.lines().filter_map(|line| line.strip_prefix("data: "));
     let events: Vec<Value> = datas.map(|data| serde_json::from_str(data).unwrap()).collect();
     for (number, event) in events.iter().enumerate() {
-        assert_eq!(event["sequence_number"], number, "{}", answer.text());
+        assert_eq!(event["sequence_number"], number, "{text}");
     }
-    assert_eq!(events[0]["type"], "response.created", "{}", answer.text());
+    assert_eq!(events[0]["type"], "response.created", "{text}");
     events
 }
 
