@@ -39,6 +39,11 @@ impl EventWriter {
         self.edits.push((range, text.into()));
     }
 
+    /// How many edits are planned.
+    pub(crate) fn edits(&self) -> usize {
+        self.edits.len()
+    }
+
     /// Drops the current event.
     pub(crate) fn hide(&mut self) {
         self.is_last_hidden = true;

@@ -133,6 +133,14 @@ pub(super) fn escaped_len(text: &[u8], allow_lone_surrogates: bool) -> usize {
     }
 }
 
+/// The length of the string text at the front of `text`, which ends with a quote. `None` if there is no such text; as in the
+/// lenient scanner, half of a surrogate pair counts as an escape.
+pub(crate) fn string_len(text: &[u8]) -> Option<usize> {
+    let (inner, end) = text.split_at(escaped_len(text, true));
+    let is_text = || inner.is_ascii() || simdutf8::basic::from_utf8(inner).is_ok();
+    (end.first() == Some(&b'"') && is_text()).then_some(inner.len())
+}
+
 /// Goes on at an escape of six characters. Where there is one there are many: clients that write only ASCII escape each
 /// character of most languages.
 #[inline(never)]

@@ -74,6 +74,17 @@ pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
 // === impl RawName ===
 
 impl<'a> RawName<'a> {
+    /// A name from the text between its quotes.
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        let is_escaped = memchr::memchr(b'\\', text).is_some();
+        Self { text, is_escaped }
+    }
+
+    /// The length of the name as it is written, with its quotes.
+    pub(crate) fn literal_len(self) -> usize {
+        self.text.len() + 2
+    }
+
     /// The name unescaped, for a `match`; empty if it has a malformed escape.
     #[inline]
     pub(crate) fn to_bytes(self) -> Cow<'a, [u8]> {

@@ -69,7 +69,7 @@ struct Piece<'a> {
 const MAX_UNNAMED: usize = 64 << 10;
 
 /// The members of a chunk that are read once for the whole answer.
-const DESCRIPTION: [&str; 3] = ["id", "model", "service_tier"];
+pub(super) const DESCRIPTION: [&str; 3] = ["id", "model", "service_tier"];
 
 // === impl Fold ===
 

@@ -10,6 +10,7 @@ mod merge;
 mod relay;
 mod reply;
 mod request;
+mod template;
 mod usage;
 
 use bytes::Bytes;

@@ -7,8 +7,9 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::error::{error_event, in_band};
-use super::fold::{Fold, push_item};
+use super::fold::{DESCRIPTION, Fold, push_item};
 use super::reply::is_cut_off;
+use super::template::{Addition, OnlyText, Template};
 use super::usage;
 use crate::dialect::offer::Offer;
 use crate::dialect::sse::Event;
@@ -38,6 +39,9 @@ pub(super) struct ChatRelay {
     /// The usage of the rounds before this one.
     earlier: UsageSum,
     scanner: Scanner,
+    template: Template,
+    /// The only member of the current chunk's delta, if that is a text which changes nothing else.
+    only_text: Option<OnlyText>,
     fold: Fold,
     writer: EventWriter,
     usage_changed: bool,
@@ -81,6 +85,8 @@ impl ChatRelay {
             hides_role: false,
             earlier: UsageSum::default(),
             scanner: Scanner::lenient(),
+            template: Template::default(),
+            only_text: None,
             fold: Fold::default(),
             writer: EventWriter::default(),
             usage_changed: false,
@@ -106,6 +112,44 @@ impl ChatRelay {
 
     /// Adds one chunk to the fold and plans its edits. Returns whether the caller may see it.
     fn chunk(&mut self, data: &[u8]) -> Result<bool, Fault> {
+        if let Some(addition) = self.template.read(data) {
+            self.add(data, addition)?;
+            return Ok(true);
+        }
+        self.template.forget();
+        let is_visible = self.parsed(data)?;
+        let id = self.scanner.get("id").map(Member::value);
+        // Another edit would depend on the chunk.
+        if let Some(text) = self.only_text.take()
+            && is_visible
+            && self.writer.edits() == usize::from(id.is_some())
+        {
+            let may_differ = |member: &&Member| {
+                member.kind() == Kind::String && !DESCRIPTION.iter().any(|name| self.scanner.get(name) == Some(*member))
+            };
+            let others = self.scanner.members().iter().filter(may_differ).map(Member::value);
+            self.template.learn(data, &text, others, id);
+        }
+        Ok(is_visible)
+    }
+
+    /// Does for a chunk like the template what [`Self::parsed`] did for the template.
+    fn add(&mut self, data: &[u8], Addition { text, id }: Addition) -> Result<(), Fault> {
+        if !self.offer.is_empty() {
+            let text = &data[text];
+            self.hold(text)?;
+            self.fold.push_member(self.template.name(), text);
+            self.hold_more()?;
+        }
+        if let Some(id) = id {
+            self.writer.edit(id, self.id.clone());
+        }
+        Ok(())
+    }
+
+    /// [`Self::chunk`] for a chunk that has to be parsed.
+    fn parsed(&mut self, data: &[u8]) -> Result<bool, Fault> {
+        self.only_text = None;
         if self.scanner.scan(data).is_err() {
             return Err(Fault::Shape(
                 "the provider's stream has an event that is not a JSON object",
@@ -153,6 +197,7 @@ impl ChatRelay {
             }
             self.fold.usage = Some(Usage::new(Bytes::copy_from_slice(text), usage::read));
             self.usage_changed = true;
+            self.only_text = None;
         }
         Ok(visible)
     }
@@ -181,12 +226,11 @@ impl ChatRelay {
             is_cut_off: is_cut_off(&data[reason]),
         });
         self.fold.has_finished |= finish.is_some();
-        let shown = if self.setup.recorded || !self.offer.is_empty() {
-            let delta = Delta::find(data, delta, start + 1);
-            self.delta(&delta, finish, tells_usage)?
-        } else {
-            Shown::Whole
-        };
+        let delta = Delta::find(data, delta, start + 1);
+        let shown = self.delta(&delta, finish, tells_usage)?;
+        if finish.is_some() {
+            self.only_text = None;
+        }
         let ours = self.fold.is_ours();
         if let Some(range) = finish_reason {
             if !ours {
@@ -207,12 +251,22 @@ impl ChatRelay {
         let (mut is_edited, mut shows, mut has_role) = (false, false, false);
         let (mut list, mut calls) = (None, None);
         let hides_role = self.hides_role;
-        for (name, value) in walk::members(delta.text) {
-            let text = &delta.text[value];
+        let reads_calls = self.setup.recorded || !self.offer.is_empty();
+        let (mut only_text, mut members) = (None, 0);
+        for (entry, name, value) in walk::entries(delta.text) {
+            let text = &delta.text[value.clone()];
+            if text != b"null" {
+                members += 1;
+                let start = delta.place.start;
+                only_text = (text.starts_with(b"\"") && text != b"\"\"" && name != "role").then(|| OnlyText {
+                    name: start + entry.start..start + entry.start + name.literal_len(),
+                    value: start + value.start..start + value.end,
+                });
+            }
             if name == "role" {
                 is_edited |= hides_role;
                 has_role |= !hides_role;
-            } else if name == "tool_calls" && text.starts_with(b"[") {
+            } else if name == "tool_calls" && reads_calls && text.starts_with(b"[") {
                 self.hold(text)?;
                 list = Some(text);
                 calls = self.fold.push_calls(text, &self.offer)?;
@@ -228,6 +282,7 @@ impl ChatRelay {
                 shows |= text != b"null" && text != b"\"\"";
             }
         }
+        self.only_text = only_text.filter(|_| members == 1);
         if self.offer.is_empty() {
             return Ok(Shown::Whole);
         }
@@ -334,6 +389,7 @@ impl<'a> Delta<'a> {
 impl Relay for ChatRelay {
     fn begin_round(&mut self, begun: bool) {
         self.fold = Fold::default();
+        self.template.forget();
         self.hides_role = self.role_shown;
         self.held = 0;
         self.writer.begin_round(begun);

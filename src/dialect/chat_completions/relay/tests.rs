@@ -1,5 +1,6 @@
 //! The relay alone, event by event; whole conversations are in `tests/streaming`.
 
+use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
@@ -247,4 +248,63 @@ fn a_call_whose_name_never_comes_is_the_callers() {
         "null",
     );
     assert_eq!(feed(&mut relay, &[&long]).0, long);
+}
+
+/// Chunks of all kinds, which a provider may send in any order.
+const CHUNKS: [&str; 18] = [
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"b\n"},"finish_reason":null}],"pad":"xyz"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":""},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":null},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":1,"delta":{"content":"a"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"reasoning":"a"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"a","refusal":null},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"a","refusal":"b"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"a"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"id":"d","model":"m2","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"pad":"x"}"#,
+    r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":""}],"pad":"x"}"#,
+    r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}],"pad":"x"}"#,
+    r#"{"id":"c","choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
+    r#"{"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
+    r#"{"id":"c","choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"bmcp_local_clock","arguments":"{"}}]}}]}"#,
+    r#"{"id":"c","choices":[{"delta":{"tool_calls":[{"index":1,"id":"b","function":{"name":"theirs","arguments":"{"}}]}}]}"#,
+    r#"{"id":"c","choices":[{"delta":{"role":"assistant","tool_calls":[{"index":2,"id":"d","function":{"name":"bmcp_local_clock"}}]}}]}"#,
+];
+
+proptest! {
+    /// A chunk that is recognised has the effect of one that is parsed.
+    #[test]
+    fn a_chunk_like_the_last_one_need_not_be_parsed(
+        // The first two are like each other: they come most often.
+        kinds in prop::collection::vec(prop_oneof![3 => 0..2_usize, 2 => 0..CHUNKS.len()], 0..24),
+        offers: bool,
+        rounds in 1..3_usize,
+    ) {
+        let (mut relayed, mut parsed) = (relay(offers), relay(offers));
+        for _ in 0..rounds {
+            for kind in &kinds {
+                let event = format!("data: {}\n\n", CHUNKS[*kind]);
+                parsed.template.forget();
+                let (left, right) = (feed(&mut relayed, &[&event]), feed(&mut parsed, &[&event]));
+                prop_assert_eq!((left.0, left.1.ok()), (right.0, right.1.ok()));
+            }
+            let shown = |relay: &mut ChatRelay| {
+                let calls: Vec<_> = relay.turn().calls.into_iter().map(|call| (call.name, call.arguments)).collect();
+                (calls, format!("{:?}", relay.completion()), relay.replay().into_bytes())
+            };
+            prop_assert_eq!(shown(&mut relayed), shown(&mut parsed));
+            relayed.begin_round(true);
+            parsed.begin_round(true);
+        }
+    }
+}
+
+#[test]
+fn a_chunk_with_other_text_is_recognised() {
+    let mut relay = relay(true);
+    assert!(feed(&mut relay, &[&format!("data: {}\n\n", CHUNKS[0])]).1.is_ok());
+    assert!(relay.template.read(CHUNKS[1].as_bytes()).is_some());
+    assert!(feed(&mut relay, &[&format!("data: {}\n\n", CHUNKS[12])]).1.is_ok());
+    assert!(relay.template.read(CHUNKS[1].as_bytes()).is_none());
 }
