@@ -79,6 +79,10 @@ pub(crate) struct Sink(Arc<Mutex<Option<Bytes>>>);
 /// The body's end of a [`Sink`].
 pub(crate) struct Outlet(Sink);
 
+/// If the driver is dropped while it sends an event of mebibytes, ends that event where its reader stopped: the memory of the
+/// rest is free to others.
+struct CutShort<'a>(&'a Sink);
+
 // === impl ResponseBody ===
 
 impl<B> ResponseBody<B> {
@@ -288,6 +292,7 @@ impl Sink {
             return;
         }
         *self.place() = Some(bytes);
+        let _cut_short = CutShort(self);
         poll_fn(|_| {
             if self.place().is_none() {
                 Poll::Ready(())
@@ -300,6 +305,16 @@ impl Sink {
 
     fn place(&self) -> MutexGuard<'_, Option<Bytes>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl CutShort ===
+
+impl Drop for CutShort<'_> {
+    fn drop(&mut self) {
+        if let Some(rest) = self.0.place().as_mut().filter(|rest| rest.len() > PIECE) {
+            *rest = Bytes::from_static(b"\n\n");
+        }
     }
 }
 
@@ -400,6 +415,25 @@ mod tests {
             assert_eq!(readers.end_stalled(patience), 0);
         }
         assert_eq!((pieces, taken == event), (3, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_whose_reader_stopped_ends_there_and_keeps_no_memory() {
+        let (sink, readers) = (Sink::default(), super::Readers::default());
+        let outlet = sink.outlet();
+        let event = Bytes::from(vec![b'x'; 1 << 20]);
+        let sent = event.clone();
+        let driver = Box::pin(async move { sink.send(sent).await });
+        let cut = |_| Bytes::from_static(b"cut");
+        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, super::Dialect::Messages);
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first.len(), super::PIECE);
+        drop(first);
+        let patience = std::time::Duration::from_secs(60);
+        tokio::time::advance(patience).await;
+        assert_eq!(readers.end_stalled(patience), 1);
+        assert!(event.is_unique(), "its memory is free");
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "\n\ncut");
     }
 
     #[tokio::test]
