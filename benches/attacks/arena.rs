@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Failure;
 use crate::caller::{Caller, unread};
+use crate::priority::IDLE;
 
 pub(crate) const ATTACKER: &str = "attacker";
 
@@ -40,8 +41,8 @@ struct Answers(Arc<Mutex<BTreeMap<String, usize>>>);
 impl Arena {
     /// Attacks from a process of the lowest priority. Returns its count of answers, or its error.
     pub(crate) async fn attacked_by(self, name: &str) -> Result<String, Failure> {
-        let mut attacker = Command::new("nice")
-            .args(["-n", "19"])
+        let mut attacker = Command::new(IDLE[0])
+            .args(&IDLE[1..])
             .arg(env::current_exe()?)
             .args(["--role", "attack", name, &self.gateway.to_string()])
             .arg(&self.record)

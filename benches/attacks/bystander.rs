@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::Failure;
 use crate::caller::Caller;
+use crate::priority;
 
 /// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -40,6 +41,7 @@ impl Bystander {
         let (send, result) = oneshot::channel();
         let stopped = Arc::clone(&stop);
         thread::spawn(move || {
+            priority::run_first();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let seen = match runtime {
                 Ok(runtime) => runtime.block_on(watch(gateway, &stopped)),

@@ -10,8 +10,8 @@
 //! passes if all of them are answered, and the 99th percentile of their latency stays within five times that at rest; all
 //! attacks together pass if the gateway never takes more than a gigabyte.
 //!
-//! Attackers, their provider and the tool servers run at the lowest priority (`nice`): they stand for other machines, and
-//! take only what the gateway, the bystander and its provider leave of this one.
+//! All but the gateway stand for other machines. So attackers, their provider and the tool servers run only when a core is
+//! idle, and the bystander and its provider before all others, if this runs as `root` (see [`priority`]).
 //!
 //! Arguments, behind `--`: attacks to run (all by default, by their names in the table), `--quick` for a second each and
 //! smaller loads, `--seconds S` for one attack, `--gateway PATH` for another build of it than the one that cargo made for this,
@@ -27,6 +27,7 @@ mod arena;
 mod attacks;
 mod bystander;
 mod caller;
+mod priority;
 #[allow(dead_code, reason = "the benchmark beside this one measures more of a process")]
 #[path = "../loopback/process.rs"]
 mod process;
@@ -133,7 +134,10 @@ async fn on_one_gateway(
     attacks: &[&Attack],
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
-    let (provider, bystanders) = (Process::nice_provider()?, Process::provider()?);
+    let (provider, bystanders) = (
+        Process::provider_by(&priority::IDLE)?,
+        Process::provider_by(priority::first())?,
+    );
     let own = std::env::current_exe()?;
     let own = own.to_str().ok_or("the path of this program is not UTF-8")?;
     let setup = Setup::new(options.gateway.clone(), None);
@@ -143,7 +147,10 @@ async fn on_one_gateway(
             .flat_map(|server| {
                 [
                     "--mcp".to_owned(),
-                    format!("{server}=stdio:nice -n 19 {own} --role tools {server}"),
+                    format!(
+                        "{server}=stdio:{} {own} --role tools {server}",
+                        priority::IDLE.join(" ")
+                    ),
                 ]
             })
             .collect();

@@ -58,12 +58,14 @@ impl Process {
         Self::start(Self::role(["--role", "provider"])?, None)
     }
 
-    /// The same at the lowest priority.
+    /// The same behind another command, which starts it.
     #[allow(dead_code, reason = "for the benchmark of attacks")]
-    pub(crate) fn nice_provider() -> Result<Self, Failure> {
-        let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(env::current_exe()?);
-        command.args(["--role", "provider"]);
+    pub(crate) fn provider_by(starter: &[&str]) -> Result<Self, Failure> {
+        let own = env::current_exe()?;
+        let role = [own.as_os_str(), "--role".as_ref(), "provider".as_ref()];
+        let mut words = starter.iter().map(OsStr::new).chain(role);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         Self::start(command, None)
     }
 
