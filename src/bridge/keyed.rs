@@ -19,7 +19,7 @@ use crate::body::ResponseBody;
 use crate::body::budget::Held;
 use crate::dialect::{self, Api};
 use crate::error::BridgeError;
-use crate::json::{Member, Scanner, walk};
+use crate::json::{self, Member, Scanner, walk};
 use crate::rope::{Edits, Rope};
 use crate::upstream::Upstream;
 
@@ -118,7 +118,7 @@ async fn resolve(stored: &StoredAnswers, body: Rope, scanner: &Scanner, member: 
     match stored.previous(&id).await? {
         Some(known) if known != id => {
             let mut edits = Edits::default();
-            edits.replace(place, dialect::quote(&known).into_bytes());
+            edits.replace(place, json::quote(&known).into_bytes());
             Ok(edits.apply(&body))
         }
         _ => Ok(body),

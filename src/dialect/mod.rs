@@ -254,11 +254,6 @@ pub(crate) trait Relay: Send {
     fn held(&self) -> usize;
 }
 
-/// `text` as a JSON string.
-pub(crate) fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
 /// An object without the members named `left_out`.
 pub(crate) fn without(object: &[u8], left_out: &str) -> Vec<u8> {
     let mut kept = Vec::with_capacity(object.len());

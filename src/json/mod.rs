@@ -13,4 +13,4 @@ pub(crate) mod walk;
 pub(crate) use error::ScanError;
 pub(crate) use members::{Kind, Member};
 pub(crate) use scan::Scanner;
-pub(crate) use string::string_len;
+pub(crate) use string::{quote, string_len};

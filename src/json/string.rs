@@ -317,6 +317,33 @@ pub(super) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     serde_json::from_slice(literal).ok().map(Cow::Owned)
 }
 
+/// `text` as a JSON string, with the escapes that `serde_json` writes. Its writer looks at each byte: results of tools have
+/// mebibytes.
+pub(crate) fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    let mut rest = text;
+    loop {
+        let (plain, special) = rest.split_at(plain_len(rest.as_bytes()));
+        quoted.push_str(plain);
+        let Some(byte) = special.bytes().next() else { break };
+        match byte {
+            b'"' => quoted.push_str(r#"\""#),
+            b'\\' => quoted.push_str(r"\\"),
+            b'\n' => quoted.push_str(r"\n"),
+            b'\t' => quoted.push_str(r"\t"),
+            b'\r' => quoted.push_str(r"\r"),
+            0x08 => quoted.push_str(r"\b"),
+            0x0C => quoted.push_str(r"\f"),
+            _ => quoted.push_str(&format!(r"\u{byte:04x}")),
+        }
+        // Special bytes are ASCII.
+        rest = &special[1..];
+    }
+    quoted.push('"');
+    quoted
+}
+
 /// As [`unescape`], for the text between the quotes.
 pub(super) fn unescape_text(inner: &[u8]) -> Option<String> {
     serde_json::from_slice(&[b"\"", inner, b"\""].concat()).ok()
@@ -374,6 +401,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_is_quoted_as_serde_does(text in r#"([a-z]{0,40}|["\\\x00-\x1F/\x7F]|é|😀){0,12}"#) {
+            prop_assert_eq!(quote(&text), serde_json::to_string(&text).unwrap());
+        }
+
         #[test]
         fn plain_len_is_that_of_the_definition(text in prop::collection::vec(any::<u8>(), 0..100), plain in 0_usize..100) {
             let mut text = text;

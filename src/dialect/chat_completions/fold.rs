@@ -6,11 +6,10 @@ use std::collections::HashMap;
 use super::merge::Merged;
 use super::reply::{TOO_MANY_CALLS, given_id, text};
 use crate::dialect::offer::Offer;
-use crate::dialect::quote;
 use crate::dialect::turn::{Call, CallKind, Completion, Fault, MAX_CALLS, Owner, Turn};
 use crate::dialect::usage::Usage;
 use crate::excerpt;
-use crate::json::{Member, walk};
+use crate::json::{Member, quote, walk};
 
 #[cfg(test)]
 mod tests;

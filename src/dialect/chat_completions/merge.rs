@@ -76,7 +76,7 @@ impl Merged {
             if index > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(crate::dialect::quote(name).as_bytes());
+            out.extend_from_slice(crate::json::quote(name).as_bytes());
             out.push(b':');
             match value {
                 Value::Text(text) => out.extend_from_slice(text),

@@ -13,9 +13,9 @@ use super::usage;
 use crate::dialect::offer::Offer;
 use crate::dialect::turn::{Call, CallKind, Completion, Earlier, Fault, MAX_CALLS, Turn};
 use crate::dialect::usage::{MAX_USAGE, Usage, UsageSum};
-use crate::dialect::{Reply, quote, without};
+use crate::dialect::{Reply, without};
 use crate::excerpt;
-use crate::json::{Kind, Member, Scanner, walk};
+use crate::json::{Kind, Member, Scanner, quote, walk};
 use crate::rope::{Edits, Rope};
 use crate::types::ReportedUsage;
 

@@ -8,9 +8,9 @@ use super::relay::ChatRelay;
 use super::reply::ChatReply;
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
-use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request, quote};
+use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request};
 use crate::excerpt;
-use crate::json::{Kind, Member, Scanner, walk};
+use crate::json::{Kind, Member, Scanner, quote, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
 use crate::types::{Dialect, ReportedUsage};
@@ -303,8 +303,10 @@ impl Request for ChatRequest {
                 quote(&result.text)
             };
             let id = quote(&result.call.id);
-            let text = format!(r#",{{"role":"tool","tool_call_id":{id},"content":{content}}}"#);
-            self.replayed.append(text.into_bytes().into());
+            let begin = format!(r#",{{"role":"tool","tool_call_id":{id},"content":"#);
+            for part in [begin.into(), content.into(), "}".into()] {
+                self.replayed.append(part);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::dialect::offer::object_schema;
-use crate::dialect::quote;
+use crate::json::quote;
 use crate::tools::ToolDefinition;
 
 /// Appends one element of `tools`, with no member beyond the three: each further one needs a beta or takes one of the

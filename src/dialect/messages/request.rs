@@ -8,9 +8,9 @@ use super::relay::MessagesRelay;
 use super::reply::MessagesReply;
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
-use crate::dialect::{OfferSettings, Purpose, Relay, RelaySetup, Reply, ReplyReader, Request, quote};
+use crate::dialect::{OfferSettings, Purpose, Relay, RelaySetup, Reply, ReplyReader, Request};
 use crate::excerpt;
-use crate::json::{Kind, Member, Scanner, walk};
+use crate::json::{Kind, Member, Scanner, quote, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
 use crate::types::Dialect;
@@ -254,16 +254,17 @@ impl Request for MessagesRequest {
             self.replayed.append(",".into());
         }
         self.replayed.append(turn);
-        let mut message = String::from(r#",{"role":"user","content":["#);
+        self.replayed.append(r#",{"role":"user","content":["#.into());
         for (place, result) in results.iter().enumerate() {
             let comma = if place > 0 { "," } else { "" };
             let (id, text) = (quote(&result.call.id), quote(&result.text));
-            let begin = [comma, r#"{"type":"tool_result","tool_use_id":"#, &id];
-            message.extend(begin.into_iter().chain([r#","content":"#, &text]));
-            message.push_str(if result.is_error { r#","is_error":true}"# } else { "}" });
+            let begin = format!(r#"{comma}{{"type":"tool_result","tool_use_id":{id},"content":"#);
+            let end = if result.is_error { r#","is_error":true}"# } else { "}" };
+            for part in [begin.into(), text.into(), end.into()] {
+                self.replayed.append(part);
+            }
         }
-        message.push_str("]}");
-        self.replayed.append(message.into());
+        self.replayed.append("]}".into());
     }
 
     fn forbid_tools(&mut self) {

@@ -1,7 +1,7 @@
 //! Writes an injected tool as an element of a response request's `tools`.
 
 use crate::dialect::offer::object_schema;
-use crate::dialect::quote;
+use crate::json::quote;
 use crate::tools::ToolDefinition;
 
 /// Appends one element of `tools`. Without `strict` the API would rewrite or refuse the schema.

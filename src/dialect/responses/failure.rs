@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::caller::HeldEvent;
 use super::error::Words;
 use super::object::Object;
-use crate::dialect::quote;
+use crate::json::quote;
 use crate::rope::{Edits, Rope};
 
 /// An error that the provider sent as an event.

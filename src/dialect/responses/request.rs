@@ -11,9 +11,9 @@ use super::relay::ResponsesRelay;
 use super::reply::ResponsesReply;
 use crate::dialect::offer::{Offer, is_injected};
 use crate::dialect::turn::{About, Addition, CallKind, Fault, Invalid, ToolResult, Turn};
-use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request, quote};
+use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request};
 use crate::excerpt;
-use crate::json::{Kind, Member, Scanner, walk};
+use crate::json::{Kind, Member, Scanner, quote, walk};
 use crate::rope::{Edits, Rope};
 use crate::tools::Tools;
 use crate::types::{Dialect, ReportedUsage};
@@ -307,8 +307,10 @@ impl Request for ResponsesRequest {
             };
             let comma = if self.replayed.is_empty() { "" } else { "," };
             let (call_id, output) = (quote(&result.call.id), quote(&result.text));
-            let item = format!(r#"{comma}{{"type":"{kind}","call_id":{call_id},"output":{output}}}"#);
-            self.replayed.append(item.into());
+            let begin = format!(r#"{comma}{{"type":"{kind}","call_id":{call_id},"output":"#);
+            for part in [begin.into(), output.into(), "}".into()] {
+                self.replayed.append(part);
+            }
         }
     }
 

@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{LACKS_OBJECT, ResponsesRelay};
-use crate::dialect::quote;
 use crate::dialect::responses::caller::{Frame, HeldEvent};
 use crate::dialect::responses::error::in_band;
 use crate::dialect::responses::failure::Failure;
@@ -11,6 +10,7 @@ use crate::dialect::responses::object::{Object, Output};
 use crate::dialect::responses::round::State;
 use crate::dialect::sse::Event;
 use crate::dialect::turn::{Fault, Progress};
+use crate::json::quote;
 use crate::rope::Edits;
 
 impl ResponsesRelay {
