@@ -52,6 +52,12 @@ mod support;
     reason = "only some of it is measured, from here; its tests have a harness elsewhere"
 )]
 mod types;
+#[path = "../src/vast.rs"]
+#[allow(
+    dead_code,
+    reason = "`rope` uses only some of it; its tests have a harness elsewhere"
+)]
+mod vast;
 
 use std::convert::Infallible;
 use std::future::Ready;

@@ -1,5 +1,7 @@
 //! Cuts long texts from outside (prompts, errors, names) before they are recorded, logged or kept.
 
+use crate::vast;
+
 /// Room for the note that says how much is missing.
 const NOTE: usize = 64;
 
@@ -16,9 +18,8 @@ pub(crate) fn cut(text: &mut String, limit: usize) -> bool {
     let kept = (0..=limit.saturating_sub(NOTE))
         .rev()
         .find(|end| text.is_char_boundary(*end));
-    text.truncate(kept.unwrap_or(0));
-    // Frees the memory of the part that was cut.
-    text.shrink_to(limit);
+    let kept = kept.unwrap_or(0);
+    vast::truncate(text, kept, limit.saturating_sub(kept));
     text.push_str(&format!("… [cut: {length} bytes in all]"));
     true
 }

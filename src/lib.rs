@@ -172,6 +172,7 @@ pub mod test_util;
 pub mod tools;
 mod types;
 mod upstream;
+mod vast;
 
 pub use base_uri::{BaseUri, BaseUriError, BaseUriErrorKind, SetBaseUri};
 pub use body::{RequestBody, ResponseBody};

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::vast;
+
 /// Edited bytes up to this length become one segment: copying them costs less than one more frame in each layer.
 const SMALL: usize = 4 << 10;
 
@@ -52,12 +54,12 @@ impl Rope {
         }
     }
 
-    pub(crate) fn append(&mut self, other: Self) {
+    pub(crate) fn append(&mut self, mut other: Self) {
         if self.is_empty() {
             *self = other;
         } else {
-            self.len += other.len;
-            self.segments.extend(other.segments);
+            self.len += std::mem::take(&mut other.len);
+            self.segments.append(&mut other.segments);
         }
     }
 
@@ -167,6 +169,13 @@ impl From<String> for Rope {
 impl From<&'static str> for Rope {
     fn from(text: &'static str) -> Self {
         Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+/// Frees vast segments on another thread, and thousands of small ones as well.
+impl Drop for Rope {
+    fn drop(&mut self) {
+        vast::free(self.len, std::mem::take(&mut self.segments));
     }
 }
 

@@ -144,6 +144,11 @@ impl Held {
         true
     }
 
+    /// How many bytes are held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Gives back the bytes taken ahead.
     pub(crate) fn trim(&mut self) {
         self.give_back(self.taken - self.bytes);

@@ -17,6 +17,7 @@ use super::budget::Held;
 use super::readers::{Driver, Readers, Stream};
 use crate::rope::Rope;
 use crate::types::Dialect;
+use crate::vast::Vast;
 
 /// The body of a response above the bridge.
 ///
@@ -79,9 +80,12 @@ pub(crate) struct Sink(Arc<Mutex<Option<Bytes>>>);
 /// The body's end of a [`Sink`].
 pub(crate) struct Outlet(Sink);
 
-/// If the driver is dropped while it sends an event of mebibytes, ends that event where its reader stopped: the memory of the
-/// rest is free to others.
-struct CutShort<'a>(&'a Sink);
+/// If the driver is dropped while it sends a long event, ends that event where its reader stopped.
+struct CutShort<'a> {
+    sink: &'a Sink,
+    /// How many bytes have not been handed over yet.
+    left: usize,
+}
 
 // === impl ResponseBody ===
 
@@ -154,10 +158,7 @@ impl<B> ResponseBody<B> {
 /// Hands a whole answer over, piece by piece.
 async fn hand_over(mut body: Rope, held: Held, sink: Sink) {
     while let Some(segment) = body.pop_front() {
-        for piece in segment.chunks(PIECE) {
-            // A copy: a slice in a writer's buffer would keep the whole answer in memory.
-            sink.send(Bytes::copy_from_slice(piece)).await;
-        }
+        sink.send_pieces(segment, |_| ()).await;
     }
     drop(held);
 }
@@ -284,15 +285,33 @@ impl Sink {
         Outlet(self.clone())
     }
 
-    /// Hands `bytes` over and waits until the reader has taken them.
-    ///
-    /// It registers no waker: only the reader's own poll can make room, and that poll polls the driver next.
+    /// Hands bytes of a stream over and waits until the reader has taken them.
     pub(crate) async fn send(&self, bytes: Bytes) {
-        if bytes.is_empty() {
-            return;
+        if bytes.len() > PIECE {
+            let mut end = CutShort {
+                sink: self,
+                left: bytes.len(),
+            };
+            return self.send_pieces(bytes, |piece| end.left -= piece).await;
         }
+        if !bytes.is_empty() {
+            self.hand_over(bytes).await;
+        }
+    }
+
+    /// Hands bytes over piece by piece; tells `begin` the size of each before.
+    async fn send_pieces(&self, bytes: Bytes, mut begin: impl FnMut(usize)) {
+        let bytes = Vast::new(bytes, Bytes::len);
+        for piece in bytes.chunks(PIECE) {
+            begin(piece.len());
+            // A copy: a slice in a writer's buffer would keep all of it in memory.
+            self.hand_over(Bytes::copy_from_slice(piece)).await;
+        }
+    }
+
+    /// It registers no waker: only the reader's own poll can make room, and that poll polls the driver next.
+    async fn hand_over(&self, bytes: Bytes) {
         *self.place() = Some(bytes);
-        let _cut_short = CutShort(self);
         poll_fn(|_| {
             if self.place().is_none() {
                 Poll::Ready(())
@@ -312,8 +331,8 @@ impl Sink {
 
 impl Drop for CutShort<'_> {
     fn drop(&mut self) {
-        if let Some(rest) = self.0.place().as_mut().filter(|rest| rest.len() > PIECE) {
-            *rest = Bytes::from_static(b"\n\n");
+        if self.left > 0 {
+            *self.sink.place() = Some(Bytes::from_static(b"\n\n"));
         }
     }
 }
@@ -325,13 +344,8 @@ impl Outlet {
         self.0.place().is_none()
     }
 
-    /// The next bytes, at most a piece.
     fn take(&self) -> Option<Bytes> {
-        let mut place = self.0.place();
-        match &mut *place {
-            Some(bytes) if bytes.len() > PIECE => Some(bytes.split_to(PIECE)),
-            _ => place.take(),
-        }
+        self.0.place().take()
     }
 }
 
@@ -421,7 +435,7 @@ mod tests {
     async fn an_event_whose_reader_stopped_ends_there_and_keeps_no_memory() {
         let (sink, readers) = (Sink::default(), super::Readers::default());
         let outlet = sink.outlet();
-        let event = Bytes::from(vec![b'x'; 1 << 20]);
+        let event = Bytes::from(vec![b'x'; 100 << 10]);
         let sent = event.clone();
         let driver = Box::pin(async move { sink.send(sent).await });
         let cut = |_| Bytes::from_static(b"cut");
@@ -449,6 +463,44 @@ mod tests {
         }
         assert_eq!(buffer.iter().map(Bytes::len).sum::<usize>(), 100 << 10);
         assert!(answer.is_unique());
+    }
+
+    /// Bytes that tell on which thread they are freed.
+    struct Told(Vec<u8>, std::sync::mpsc::Sender<std::thread::ThreadId>);
+
+    impl AsRef<[u8]> for Told {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.1.send(std::thread::current().id());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vast_answer_is_freed_on_another_thread_whether_it_was_read_or_not() {
+        let here = std::thread::current().id();
+        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 30));
+        for (size, is_read) in [(2 << 20, true), (2 << 20, false), (200 << 10, true), (200 << 10, false)] {
+            let (tell, told) = std::sync::mpsc::channel();
+            let answer = Rope::from(Bytes::from_owner(Told(vec![1; size], tell)));
+            let held = budget.hold(None);
+            let mut body = ResponseBody::<Empty<Bytes>>::paced(answer, held, &readers, super::Dialect::Messages);
+            while let Some(frame) = body.frame().await {
+                drop(frame);
+                if !is_read {
+                    break;
+                }
+            }
+            drop(body);
+            let freed_here = tokio::task::spawn_blocking(move || told.recv().unwrap() == here)
+                .await
+                .unwrap();
+            assert_eq!(freed_here, size < 1 << 20, "{size} {is_read}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -162,18 +162,21 @@ where
     })
     .await?;
     scanner.finish().map_err(|error| unparsable(&error))?;
-    let length = body.len();
-    let reading = move || api.request(body, &scanner, purpose);
+    let (length, max_name) = (body.len(), config.max_model_name);
+    let reading = move || {
+        let request = api.request(body, &scanner, purpose)?;
+        if request.about().model.len() <= max_name {
+            return Ok(request);
+        }
+        metrics::refused(Limit::ModelName);
+        let message = format!("the model's name is longer than {max_name} bytes");
+        Err(BridgeError::new(BridgeErrorKind::RequestInvalid, message).param("model"))
+    };
     let request = if Aside::takes(length) {
         config.aside.run(reading).await?
     } else {
         reading()?
     };
-    if request.about().model.len() > config.max_model_name {
-        metrics::refused(Limit::ModelName);
-        let message = format!("the model's name is longer than {} bytes", config.max_model_name);
-        return Err(BridgeError::new(BridgeErrorKind::RequestInvalid, message).param("model"));
-    }
     Ok((admitted, request, length))
 }
 

@@ -119,6 +119,10 @@ impl Output {
             return;
         }
         let bytes = self.out.split().freeze();
+        if Aside::takes(bytes.len()) {
+            // It shares the memory, which would be kept for the rest of the stream.
+            self.out = BytesMut::new();
+        }
         self.hand_over(bytes).await;
         if self.out.capacity() < OUT_LOW {
             self.out.reserve(OUT_CAPACITY);

@@ -35,6 +35,7 @@ use crate::record::Outcome;
 use crate::rope::Rope;
 use crate::types::Dialect;
 use crate::upstream::Upstream;
+use crate::vast;
 
 /// How many bytes, and for how long, a provider may still send after its last event. Beyond that its connection is
 /// closed instead of reused.
@@ -127,7 +128,9 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
     let Conversation {
         provider,
         interception,
+        request,
         stored,
+        held,
         ..
     } = *conversation;
     match driven {
@@ -165,6 +168,7 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
             }
         }
     }
+    vast::free(held.bytes(), (request, reader.output.relay, held));
 }
 
 // === impl Tee ===

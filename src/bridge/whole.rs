@@ -17,6 +17,7 @@ use crate::dialect::Reply;
 use crate::dialect::turn::{Earlier, Fault, Turn};
 use crate::record::Outcome;
 use crate::upstream::Upstream;
+use crate::vast;
 
 /// Reads whole replies.
 struct Whole {
@@ -40,10 +41,12 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
     let Conversation {
         provider,
         interception,
+        request,
         stored,
         held,
         ..
     } = *conversation;
+    vast::free(held.bytes(), request);
     match driven {
         Ok((mut parts, reply)) => {
             if let Some(id) = reply.shown_id() {

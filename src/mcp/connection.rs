@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use rmcp::{Peer, RoleClient, model::CallToolRequestParams, service::ServiceError};
+use serde_json::Value;
 use tokio::sync::Notify;
 use tracing::{Instrument, Span, field::Empty};
 
@@ -90,7 +91,7 @@ impl Connection {
     }
 
     /// Runs one call. If the future is dropped before its end, the SDK sends `notifications/cancelled` to the server.
-    async fn call(&self, call: ToolCall) -> ToolOutput {
+    async fn call(&self, mut call: ToolCall) -> ToolOutput {
         let name = &self.server.name;
         let span = Span::current();
         let actor = call.extensions().get::<Actor>().map(Actor::id);
@@ -108,15 +109,16 @@ impl Connection {
             span.record("mcp.protocol.version", info.protocol_version.as_str());
         }
         let mut params = CallToolRequestParams::new(call.name().to_owned());
-        if let Some(arguments) = call.arguments().as_object() {
-            params = params.with_arguments(arguments.clone());
+        // Not copied: they may be vast.
+        if let Value::Object(arguments) = call.take_arguments() {
+            params = params.with_arguments(arguments);
         }
         match peer.call_tool(params).await {
             Ok(result) => {
                 if result.is_error == Some(true) {
                     span.record("error.type", "tool_error");
                 }
-                output(&result)
+                output(result).await
             }
             Err(ServiceError::McpError(error)) => {
                 span.record("rpc.response.status_code", error.code.0);

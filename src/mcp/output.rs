@@ -1,24 +1,64 @@
 //! Turns the result of a call into text for the model.
 
+use std::panic::resume_unwind;
+
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use crate::tools::ToolOutput;
 
+/// The least result that is read on another thread, in bytes: copying and freeing it takes milliseconds.
+const LARGE: usize = 256 << 10;
+
 /// Text reaches the model as it is, any other content as the protocol's own JSON.
-pub(super) fn output(result: &CallToolResult) -> ToolOutput {
-    let text = text(result);
-    if result.is_error == Some(true) {
-        return ToolOutput::error(text.unwrap_or_else(|| raw(result)));
+pub(super) async fn output(result: CallToolResult) -> ToolOutput {
+    if size(&result) < LARGE {
+        return read(result);
     }
-    match text {
-        Some(text) => ToolOutput::text(text),
-        None => ToolOutput::text(raw(result)),
+    match spawn_blocking(move || read(result)).await {
+        Ok(output) => output,
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}
+
+/// About how many bytes a result has, as far as is needed to tell whether it is large.
+fn size(result: &CallToolResult) -> usize {
+    let block = |block: &ContentBlock| match block {
+        ContentBlock::Text(text) => text.text.len(),
+        ContentBlock::Image(image) => image.data.len(),
+        ContentBlock::Audio(audio) => audio.data.len(),
+        _ => 0,
+    };
+    let blocks: usize = result.content.iter().map(block).sum();
+    let mut size = blocks;
+    let mut values: Vec<&Value> = result.structured_content.iter().collect();
+    while let Some(value) = values.pop().filter(|_| size < LARGE) {
+        size += size_of::<Value>();
+        match value {
+            Value::String(text) => size += text.len(),
+            Value::Array(items) => values.extend(items),
+            Value::Object(members) => values.extend(members.values()),
+            _ => {}
+        }
+    }
+    size
+}
+
+fn read(mut result: CallToolResult) -> ToolOutput {
+    let text = text(&mut result).unwrap_or_else(|| raw(&result));
+    if result.is_error == Some(true) {
+        ToolOutput::error(text)
+    } else {
+        ToolOutput::text(text)
     }
 }
 
 /// The text of a result that has no other content.
-fn text(result: &CallToolResult) -> Option<String> {
+fn text(result: &mut CallToolResult) -> Option<String> {
+    if let ([ContentBlock::Text(text)], None) = (&mut result.content[..], &result.structured_content) {
+        return Some(std::mem::take(&mut text.text));
+    }
     let texts: Option<Vec<&str>> = result
         .content
         .iter()
@@ -58,11 +98,25 @@ mod tests {
     #[test]
     fn text_stays_text() {
         let one = result(json!({ "content": [{ "type": "text", "text": "4 °C" }] }));
-        assert_eq!(output(&one), ToolOutput::text("4 °C"));
+        assert_eq!(read(one), ToolOutput::text("4 °C"));
         let two = result(json!({ "content": [{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }] }));
-        assert_eq!(output(&two), ToolOutput::text("a\nb"));
+        assert_eq!(read(two), ToolOutput::text("a\nb"));
         let same = json!({ "content": [{ "type": "text", "text": "{\"c\": 4}" }], "structuredContent": { "c": 4 } });
-        assert_eq!(output(&result(same)), ToolOutput::text("{\"c\": 4}"));
+        assert_eq!(read(result(same)), ToolOutput::text("{\"c\": 4}"));
+    }
+
+    #[tokio::test]
+    async fn a_large_result_is_read_as_a_small_one() {
+        let text = "x".repeat(LARGE);
+        let blocks = json!({ "content": [{ "type": "text", "text": text }] });
+        let structured = json!({ "content": [], "structuredContent": { "list": vec![text.as_str(); 2] } });
+        let many = json!({ "content": [], "structuredContent": { "list": vec![0; LARGE / size_of::<Value>()] } });
+        for value in [blocks, structured, many] {
+            assert!(size(&result(value.clone())) >= LARGE);
+            assert_eq!(output(result(value.clone())).await, read(result(value)));
+        }
+        let small = json!({ "content": [{ "type": "text", "text": "x" }], "structuredContent": { "list": [0, "a"] } });
+        assert!(size(&result(small)) < 1_000);
     }
 
     #[test]
@@ -75,7 +129,7 @@ mod tests {
             { "type": "resource", "resource": { "uri": "file:///b", "mimeType": "x/y", "blob": "aGk=" } },
             { "type": "resource_link", "uri": "file:///c", "name": "c" },
         ]);
-        let read = |value| -> Value { serde_json::from_str(output(&result(value)).content()).unwrap() };
+        let read = |value| -> Value { serde_json::from_str(read(result(value)).content()).unwrap() };
         for block in content.as_array().unwrap().iter().skip(1) {
             let value = json!({ "content": [block] });
             assert_eq!(read(value.clone()), value);
@@ -91,10 +145,10 @@ mod tests {
     #[test]
     fn errors_are_told_as_errors() {
         let words = json!({ "content": [{ "type": "text", "text": "no such city" }], "isError": true });
-        assert_eq!(output(&result(words)), ToolOutput::error("no such city"));
+        assert_eq!(read(result(words)), ToolOutput::error("no such city"));
         let image =
             json!({ "content": [{ "type": "image", "data": "aGk=", "mimeType": "image/png" }], "isError": true });
-        let told = output(&result(image));
+        let told = read(result(image));
         assert!(told.is_error() && told.content().contains("image/png"), "{told:?}");
     }
 }

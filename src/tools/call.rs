@@ -4,6 +4,8 @@ use http::Extensions;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::vast;
+
 /// The server of tools without a named one.
 const LOCAL: &str = "local";
 
@@ -232,6 +234,12 @@ impl ToolCall {
         &self.arguments
     }
 
+    /// Moves the arguments out.
+    #[cfg(feature = "mcp")]
+    pub(crate) fn take_arguments(&mut self) -> Value {
+        self.arguments.take()
+    }
+
     /// The extensions of the caller's request, with its [`Actor`](crate::Actor) if it has one.
     ///
     /// The caller's [`Credential`](crate::Credential) is never among them.
@@ -346,8 +354,7 @@ fn cut(text: &mut String, limit: usize) {
         return;
     }
     let kept = floor_char_border(text, limit);
-    text.truncate(kept);
-    text.shrink_to(kept + NOTE);
+    vast::truncate(text, kept, NOTE);
     text.push_str(&format!("\n[cut: the first {kept} of {length} bytes]"));
 }
 
