@@ -11,11 +11,13 @@
 //! attacks together pass if the gateway never takes more than a gigabyte.
 //!
 //! All but the gateway stand for other machines. So attackers, their provider and the tool servers run only when a core is
-//! idle, and the bystander and its provider before all others, if this runs as `root` (see [`priority`]).
+//! idle. If this runs as `root`, the bystander and its provider run before all others, and then the gateway's workers (see
+//! [`priority`]): their latency is the gateway's, and not that of a machine with too few cores.
 //!
 //! Arguments, behind `--`: attacks to run (all by default, by their names in the table), `--quick` for a second each and
 //! smaller loads, `--seconds S` for one attack, `--gateway PATH` for another build of it than the one that cargo made for this,
-//! such as `target/debug/gateway`, `--strict` to exit with an error if any row misses.
+//! such as `target/debug/gateway`, `--fair` to leave the workers among the gateway's other threads, `--strict` to exit with an
+//! error if any row misses.
 
 #![allow(
     clippy::print_stdout,
@@ -61,6 +63,7 @@ struct Options {
     time: Duration,
     is_quick: bool,
     is_strict: bool,
+    is_fair: bool,
     gateway: Option<PathBuf>,
 }
 
@@ -154,7 +157,11 @@ async fn on_one_gateway(
                 ]
             })
             .collect();
-        Process::gateway_with(&setup, &provider, &bystanders, &tools)
+        let gateway = Process::gateway_with(&setup, &provider, &bystanders, &tools)?;
+        if !options.is_fair {
+            priority::run_workers_first(gateway.id())?;
+        }
+        Ok::<_, Failure>(gateway)
     };
     // What the bystander sees when nobody attacks, of the same build with no tool server.
     let calm = start(&[])?;
@@ -205,6 +212,7 @@ impl Options {
             time: Duration::from_secs(5),
             is_quick: false,
             is_strict: false,
+            is_fair: false,
             gateway: None,
         };
         let mut arguments = arguments.iter().filter(|argument| *argument != "--bench");
@@ -213,6 +221,7 @@ impl Options {
             match argument.as_str() {
                 "--quick" => (options.is_quick, options.time) = (true, Duration::from_secs(1)),
                 "--strict" => options.is_strict = true,
+                "--fair" => options.is_fair = true,
                 "--seconds" => options.time = Duration::try_from_secs_f64(value()?.parse()?)?,
                 "--gateway" => options.gateway = Some(value()?.into()),
                 name if ATTACKS.iter().any(|attack| attack.name == name) => options.names.push(name.to_owned()),

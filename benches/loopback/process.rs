@@ -106,6 +106,11 @@ impl Process {
         Self::start(setup.apply(command), Some(record))
     }
 
+    #[allow(dead_code, reason = "for the benchmark of attacks")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn base(&self) -> String {
         format!("http://{}/v1", self.address)
     }
