@@ -1,44 +1,66 @@
-//! Frees vast memory on another thread. Giving mebibytes back to the system takes milliseconds, in which no other request
+//! Drops vast values on another thread. Giving mebibytes back to the system takes milliseconds, in which no other request
 //! of the thread goes on.
 
-use std::ops::{Deref, DerefMut};
+use std::cell::Cell;
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
-use tokio::runtime::Handle;
-
-/// The least size that is freed on another thread, in bytes. Below it, changing threads costs more than it saves.
+/// The least size of a value that another thread drops, in bytes. Below it, changing threads costs more than it saves.
 const VAST: usize = 1 << 20;
 
-/// Frees its value with [`free`].
+thread_local! {
+    static IS_DROPPER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops its value with [`drop_elsewhere`].
 #[derive(Debug)]
 pub(crate) struct Vast<T: Default + Send + 'static> {
     value: T,
     size: fn(&T) -> usize,
 }
 
-/// Drops a value of about `size` bytes; outside of a runtime on this thread, however large it is.
-pub(crate) fn free<T: Send + 'static>(size: usize, value: T) {
+/// Drops a value of about `size` bytes: if it is vast on the thread that does nothing else, otherwise here.
+pub(crate) fn drop_elsewhere<T: Send + 'static>(size: usize, value: T) {
     if size >= VAST
-        && let Ok(runtime) = Handle::try_current()
+        && !IS_DROPPER.get()
+        && let Some(dropper) = dropper()
     {
-        // Nobody waits for it.
-        drop(runtime.spawn_blocking(move || drop(value)));
+        // If that thread is gone, the error drops the value here.
+        let _ = dropper.send(Box::new(value));
     }
 }
 
-/// Keeps the first bytes of a text.
+/// Not one of tokio's threads: it panics if the system has none left, and a panic while another one drops values ends the
+/// process.
+fn dropper() -> Option<&'static Sender<Box<dyn Send>>> {
+    static DROPPER: OnceLock<Option<Sender<Box<dyn Send>>>> = OnceLock::new();
+    let dropper = DROPPER.get_or_init(|| {
+        let (sender, values) = channel::<Box<dyn Send>>();
+        let started = thread::Builder::new().name("llm-bridge-drop".into()).spawn(move || {
+            IS_DROPPER.set(true);
+            values.into_iter().for_each(drop);
+        });
+        started.is_ok().then_some(sender)
+    });
+    dropper.as_ref()
+}
+
+/// Keeps the first `kept` bytes of a text, with room for `more`.
 ///
 /// # Panics
 ///
 /// If a character would be cut.
-pub(crate) fn truncate(text: &mut String, kept: usize, room: usize) {
+pub(crate) fn truncate(text: &mut String, kept: usize, more: usize) {
     if text.capacity() < VAST {
         text.truncate(kept);
-        return text.shrink_to(kept + room);
+        return text.shrink_to(kept + more);
     }
-    let mut short = String::with_capacity(kept + room);
+    let mut short = String::with_capacity(kept + more);
     short.push_str(&text[..kept]);
     let long = std::mem::replace(text, short);
-    free(long.capacity(), long);
+    drop_elsewhere(long.capacity(), long);
 }
 
 // === impl Vast ===
@@ -57,30 +79,24 @@ impl<T: Default + Send + 'static> Deref for Vast<T> {
     }
 }
 
-impl<T: Default + Send + 'static> DerefMut for Vast<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.value
-    }
-}
-
 impl<T: Default + Send + 'static> Drop for Vast<T> {
     fn drop(&mut self) {
-        free((self.size)(&self.value), std::mem::take(&mut self.value));
+        drop_elsewhere((self.size)(&self.value), std::mem::take(&mut self.value));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
     use std::thread::{ThreadId, current};
 
     use super::*;
 
-    /// Tells on which thread it is dropped.
+    /// Tells on which thread it is dropped, and then drops what is in it.
     #[derive(Default)]
     struct Told {
         size: usize,
-        tell: Option<mpsc::Sender<ThreadId>>,
+        tell: Option<Sender<ThreadId>>,
+        _inner: Option<Box<Vast<Told>>>,
     }
 
     impl Drop for Told {
@@ -91,25 +107,33 @@ mod tests {
         }
     }
 
-    fn freed_here(size: usize) -> bool {
-        let (tell, told) = mpsc::channel();
-        drop(Vast::new(Told { size, tell: Some(tell) }, |told| told.size));
-        told.recv().unwrap() == current().id()
-    }
-
-    #[tokio::test]
-    async fn only_vast_memory_is_freed_on_another_thread() {
-        assert!(!freed_here(VAST));
-        assert!(freed_here(VAST - 1));
+    fn told(size: usize, tell: &Sender<ThreadId>, inner: Option<Vast<Told>>) -> Vast<Told> {
+        let tell = Some(tell.clone());
+        let _inner = inner.map(Box::new);
+        Vast::new(Told { size, tell, _inner }, |told| told.size)
     }
 
     #[test]
-    fn without_a_runtime_memory_is_freed_here() {
-        assert!(freed_here(VAST));
+    fn only_vast_values_are_dropped_on_another_thread() {
+        let (tell, threads) = channel();
+        drop(told(VAST - 1, &tell, None));
+        assert_eq!(threads.recv().unwrap(), current().id());
+        drop(told(VAST, &tell, None));
+        assert_ne!(threads.recv().unwrap(), current().id());
     }
 
     #[test]
-    fn a_short_text_keeps_no_more_memory_than_it_may_need() {
+    fn a_vast_value_in_another_changes_threads_once() {
+        let (tell, threads) = channel();
+        let inner = told(VAST, &tell, None);
+        drop(told(VAST, &tell, Some(inner)));
+        let outer = threads.recv().unwrap();
+        assert_ne!(outer, current().id());
+        assert_eq!(threads.recv().unwrap(), outer);
+    }
+
+    #[test]
+    fn a_text_that_was_cut_keeps_no_more_memory_than_it_may_need() {
         for length in [100, 2 * VAST] {
             let mut text = "x".repeat(length);
             truncate(&mut text, 10, 5);

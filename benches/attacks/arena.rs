@@ -39,7 +39,7 @@ struct Answers(Arc<Mutex<BTreeMap<String, usize>>>);
 // === impl Arena ===
 
 impl Arena {
-    /// Attacks from a process of the lowest priority. Returns its count of answers, or its error.
+    /// Attacks from a process of the idle class. Returns its count of answers, or its error.
     pub(crate) async fn attacked_by(self, name: &str) -> Result<String, Failure> {
         let mut attacker = Command::new(IDLE[0])
             .args(&IDLE[1..])

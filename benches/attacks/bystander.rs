@@ -41,7 +41,7 @@ impl Bystander {
         let (send, result) = oneshot::channel();
         let stopped = Arc::clone(&stop);
         thread::spawn(move || {
-            priority::run_first();
+            priority::raise_own();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let seen = match runtime {
                 Ok(runtime) => runtime.block_on(watch(gateway, &stopped)),
@@ -93,6 +93,7 @@ impl Latencies {
 
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let place = self.answered.len() * percent / 100;
+        let place = place.min(self.answered.len().saturating_sub(1));
         self.answered.get(place).copied().unwrap_or(PATIENCE)
     }
 }

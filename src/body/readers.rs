@@ -134,10 +134,11 @@ impl<T: Send> EndStalled for Stream<T> {
         if state.asked.is_none_or(is_active) {
             return false;
         }
-        let source = state.source.take();
-        state.is_cut |= source.is_some();
-        drop(state);
-        source.is_some()
+        let is_ended = state.source.is_some();
+        // Under the lock: the reader must not get its last event before what the source hands over when it is dropped.
+        state.source = None;
+        state.is_cut |= is_ended;
+        is_ended
     }
 }
 

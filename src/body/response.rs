@@ -19,6 +19,9 @@ use crate::rope::Rope;
 use crate::types::Dialect;
 use crate::vast::Vast;
 
+#[cfg(test)]
+mod tests;
+
 /// The body of a response above the bridge.
 ///
 /// # Examples
@@ -66,7 +69,7 @@ struct Watched<B> {
 /// A whole answer longer than this is handed over in pieces, so that it can be ended when its reader stops reading.
 const PACED: usize = 64 << 10;
 
-/// How much of an answer is handed over at once. A server asks for more whenever it has sent one piece, so a reader that
+/// How much of an answer is handed over at once. A server asks for more once it has sent what it buffered, so a reader that
 /// takes as much within its patience is not ended.
 const PIECE: usize = 16 << 10;
 
@@ -80,10 +83,11 @@ pub(crate) struct Sink(Arc<Mutex<Option<Bytes>>>);
 /// The body's end of a [`Sink`].
 pub(crate) struct Outlet(Sink);
 
-/// If the driver is dropped while it sends a long event, ends that event where its reader stopped.
-struct CutShort<'a> {
+/// A long event on its way. If it is dropped half-way, a blank line ends the event, so that the error event after it stands
+/// alone.
+struct Unfinished<'a> {
     sink: &'a Sink,
-    /// How many bytes have not been handed over yet.
+    /// How many bytes were not placed for the reader yet.
     left: usize,
 }
 
@@ -158,7 +162,8 @@ impl<B> ResponseBody<B> {
 /// Hands a whole answer over, piece by piece.
 async fn hand_over(mut body: Rope, held: Held, sink: Sink) {
     while let Some(segment) = body.pop_front() {
-        sink.send_pieces(segment, |_| ()).await;
+        let mut left = segment.len();
+        sink.send_pieces(segment, &mut left).await;
     }
     drop(held);
 }
@@ -288,30 +293,38 @@ impl Sink {
     /// Hands bytes of a stream over and waits until the reader has taken them.
     pub(crate) async fn send(&self, bytes: Bytes) {
         if bytes.len() > PIECE {
-            let mut end = CutShort {
+            let mut event = Unfinished {
                 sink: self,
                 left: bytes.len(),
             };
-            return self.send_pieces(bytes, |piece| end.left -= piece).await;
-        }
-        if !bytes.is_empty() {
-            self.hand_over(bytes).await;
+            self.send_pieces(bytes, &mut event.left).await;
+        } else if !bytes.is_empty() {
+            self.send_piece(bytes).await;
         }
     }
 
-    /// Hands bytes over piece by piece; tells `begin` the size of each before.
-    async fn send_pieces(&self, bytes: Bytes, mut begin: impl FnMut(usize)) {
+    /// Hands bytes over piece by piece; `left` is how many are left.
+    async fn send_pieces(&self, bytes: Bytes, left: &mut usize) {
         let bytes = Vast::new(bytes, Bytes::len);
         for piece in bytes.chunks(PIECE) {
-            begin(piece.len());
+            // Before another one is placed: what an earlier call left there is the reader's, too.
+            self.taken().await;
+            *left -= piece.len();
             // A copy: a slice in a writer's buffer would keep all of it in memory.
-            self.hand_over(Bytes::copy_from_slice(piece)).await;
+            self.send_piece(Bytes::copy_from_slice(piece)).await;
         }
     }
 
-    /// It registers no waker: only the reader's own poll can make room, and that poll polls the driver next.
-    async fn hand_over(&self, bytes: Bytes) {
-        *self.place() = Some(bytes);
+    async fn send_piece(&self, piece: Bytes) {
+        // A call that was dropped may have left one.
+        self.taken().await;
+        *self.place() = Some(piece);
+        self.taken().await;
+    }
+
+    /// Waits until the place is empty, without a waker: only the reader's own poll can empty it, and that poll polls the
+    /// driver next.
+    async fn taken(&self) {
         poll_fn(|_| {
             if self.place().is_none() {
                 Poll::Ready(())
@@ -327,12 +340,14 @@ impl Sink {
     }
 }
 
-// === impl CutShort ===
+// === impl Unfinished ===
 
-impl Drop for CutShort<'_> {
+impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if self.left > 0 {
-            *self.sink.place() = Some(Bytes::from_static(b"\n\n"));
+            let mut place = self.sink.place();
+            let piece = place.take().unwrap_or_default();
+            *place = Some([&piece[..], b"\n\n"].concat().into());
         }
     }
 }
@@ -346,188 +361,5 @@ impl Outlet {
 
     fn take(&self) -> Option<Bytes> {
         self.0.place().take()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::{BodyExt, Empty};
-
-    use super::{Arc, Body, Bytes, ResponseBody, Sink};
-    use crate::body::budget::Budget;
-    use crate::rope::Rope;
-
-    #[tokio::test]
-    async fn a_driver_never_runs_ahead_of_the_reader() {
-        let sink = Sink::default();
-        let (outlet, made) = (sink.outlet(), Arc::new(std::sync::atomic::AtomicU32::new(0)));
-        let count = Arc::clone(&made);
-        let driver = Box::pin(async move {
-            for _ in 0..3 {
-                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                sink.send(Bytes::from_static(b"x")).await;
-            }
-        });
-        let readers = super::Readers::default();
-        let mut body =
-            ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, |_| Bytes::new(), super::Dialect::Messages);
-        for expected in 1..=3 {
-            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
-            assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), expected);
-        }
-        assert!(body.frame().await.is_none());
-        assert!(body.frame().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_whole_answer_is_held_until_it_is_read_or_needed_by_others() {
-        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 20));
-        let answer = || {
-            let mut held = budget.hold(None);
-            assert!(held.take(300 << 10));
-            let mut rope = Rope::from(vec![1; 100 << 10]);
-            rope.append(vec![2; 200 << 10].into());
-            ResponseBody::<Empty<Bytes>>::paced(rope, held, &readers, super::Dialect::Messages)
-        };
-        let rest = |budget: &Budget| budget.hold(None).take(896 << 10);
-
-        let body = answer();
-        assert_eq!(body.size_hint().exact(), Some(300 << 10));
-        assert!(!rest(&budget));
-        let whole = body.collect().await.unwrap().to_bytes();
-        assert_eq!((whole.len(), whole[0], whole[whole.len() - 1]), (300 << 10, 1, 2));
-        assert!(rest(&budget), "given back once it is read");
-
-        let mut body = answer();
-        assert_eq!(
-            body.frame().await.unwrap().unwrap().into_data().unwrap().len(),
-            16 << 10
-        );
-        tokio::time::advance(std::time::Duration::from_secs(60)).await;
-        assert_eq!(readers.end_stalled(std::time::Duration::from_secs(60)), 1);
-        assert!(rest(&budget), "given back because it is needed");
-        // The connection notices that bytes are missing.
-        assert_eq!(body.size_hint().exact(), Some(284 << 10));
-        assert!(body.frame().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_a_piece_of_a_long_event_keeps_its_place() {
-        let (sink, readers) = (Sink::default(), super::Readers::default());
-        let outlet = sink.outlet();
-        let event: Bytes = (0..40_000_u32).map(|n| (n % 251) as u8).collect();
-        let sent = event.clone();
-        let driver = Box::pin(async move { sink.send(sent).await });
-        let cut = |_| Bytes::new();
-        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, super::Dialect::Messages);
-        let patience = std::time::Duration::from_secs(60);
-        let (mut taken, mut pieces) = (Vec::new(), 0);
-        while let Some(frame) = body.frame().await {
-            taken.extend_from_slice(&frame.unwrap().into_data().unwrap());
-            pieces += 1;
-            tokio::time::advance(patience - std::time::Duration::from_secs(1)).await;
-            assert_eq!(readers.end_stalled(patience), 0);
-        }
-        assert_eq!((pieces, taken == event), (3, true));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_event_whose_reader_stopped_ends_there_and_keeps_no_memory() {
-        let (sink, readers) = (Sink::default(), super::Readers::default());
-        let outlet = sink.outlet();
-        let event = Bytes::from(vec![b'x'; 100 << 10]);
-        let sent = event.clone();
-        let driver = Box::pin(async move { sink.send(sent).await });
-        let cut = |_| Bytes::from_static(b"cut");
-        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, super::Dialect::Messages);
-        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(first.len(), super::PIECE);
-        drop(first);
-        let patience = std::time::Duration::from_secs(60);
-        tokio::time::advance(patience).await;
-        assert_eq!(readers.end_stalled(patience), 1);
-        assert!(event.is_unique(), "its memory is free");
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "\n\ncut");
-    }
-
-    #[tokio::test]
-    async fn a_piece_in_a_writer_s_buffer_keeps_nothing_else() {
-        let answer = Bytes::from(vec![1; 100 << 10]);
-        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 20));
-        let whole = answer.clone().into();
-        let mut body =
-            ResponseBody::<Empty<Bytes>>::paced(whole, budget.hold(None), &readers, super::Dialect::Messages);
-        let mut buffer = Vec::new();
-        while let Some(frame) = body.frame().await {
-            buffer.push(frame.unwrap().into_data().unwrap());
-        }
-        assert_eq!(buffer.iter().map(Bytes::len).sum::<usize>(), 100 << 10);
-        assert!(answer.is_unique());
-    }
-
-    /// Bytes that tell on which thread they are freed.
-    struct Told(Vec<u8>, std::sync::mpsc::Sender<std::thread::ThreadId>);
-
-    impl AsRef<[u8]> for Told {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-
-    impl Drop for Told {
-        fn drop(&mut self) {
-            let _ = self.1.send(std::thread::current().id());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_vast_answer_is_freed_on_another_thread_whether_it_was_read_or_not() {
-        let here = std::thread::current().id();
-        let (readers, budget) = (super::Readers::default(), Budget::new(1 << 30));
-        for (size, is_read) in [(2 << 20, true), (2 << 20, false), (200 << 10, true), (200 << 10, false)] {
-            let (tell, told) = std::sync::mpsc::channel();
-            let answer = Rope::from(Bytes::from_owner(Told(vec![1; size], tell)));
-            let held = budget.hold(None);
-            let mut body = ResponseBody::<Empty<Bytes>>::paced(answer, held, &readers, super::Dialect::Messages);
-            while let Some(frame) = body.frame().await {
-                drop(frame);
-                if !is_read {
-                    break;
-                }
-            }
-            drop(body);
-            let freed_here = tokio::task::spawn_blocking(move || told.recv().unwrap() == here)
-                .await
-                .unwrap();
-            assert_eq!(freed_here, size < 1 << 20, "{size} {is_read}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_that_stopped_loses_its_place_when_it_is_needed() {
-        let readers = super::Readers::default();
-        let (sink, alive) = (Sink::default(), Arc::new(()));
-        let (outlet, held) = (sink.outlet(), Arc::clone(&alive));
-        let driver = Box::pin(async move {
-            let _held = held;
-            loop {
-                sink.send(Bytes::from_static(b"x")).await;
-            }
-        });
-        let cut = |_| Bytes::from_static(b"cut");
-        let mut body = ResponseBody::<Empty<Bytes>>::driven(driver, outlet, &readers, cut, super::Dialect::Messages);
-        let patience = std::time::Duration::from_secs(60);
-        for _ in 0..3 {
-            tokio::time::advance(patience / 2).await;
-            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
-            assert_eq!(readers.end_stalled(patience), 0, "it reads");
-        }
-        tokio::time::advance(patience).await;
-        assert_eq!(readers.end_stalled(patience), 1);
-        assert_eq!(Arc::strong_count(&alive), 1, "all of its conversation is gone");
-        assert_eq!(readers.end_stalled(patience), 0);
-        assert!(!Body::is_end_stream(&body));
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "cut");
-        assert!(body.frame().await.is_none());
     }
 }

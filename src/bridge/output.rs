@@ -119,8 +119,8 @@ impl Output {
             return;
         }
         let bytes = self.out.split().freeze();
-        if Aside::takes(bytes.len()) {
-            // It shares the memory, which would be kept for the rest of the stream.
+        if bytes.len() > OUT_CAPACITY {
+            // `out` still shares the memory of `bytes`, and would keep it for the rest of the stream.
             self.out = BytesMut::new();
         }
         self.hand_over(bytes).await;

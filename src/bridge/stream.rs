@@ -168,7 +168,7 @@ async fn run<U: Upstream>(mut conversation: Box<Conversation<U>>, mut reader: Te
             }
         }
     }
-    vast::free(held.bytes(), (request, reader.output.relay, held));
+    vast::drop_elsewhere(held.bytes(), (request, reader.output.relay, held));
 }
 
 // === impl Tee ===

@@ -46,7 +46,7 @@ pub(crate) async fn answer<U: Upstream>(mut conversation: Box<Conversation<U>>) 
         held,
         ..
     } = *conversation;
-    vast::free(held.bytes(), request);
+    vast::drop_elsewhere(held.bytes(), request);
     match driven {
         Ok((mut parts, reply)) => {
             if let Some(id) = reply.shown_id() {

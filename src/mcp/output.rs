@@ -2,9 +2,9 @@
 
 use std::panic::resume_unwind;
 
-use rmcp::model::{CallToolResult, ContentBlock};
+use rmcp::model::{CallToolResult, ContentBlock, ResourceContents};
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use crate::tools::ToolOutput;
 
@@ -16,19 +16,32 @@ pub(super) async fn output(result: CallToolResult) -> ToolOutput {
     if size(&result) < LARGE {
         return read(result);
     }
-    match spawn_blocking(move || read(result)).await {
+    match spawn_blocking(move || read(result))
+        .await
+        .map_err(JoinError::try_into_panic)
+    {
         Ok(output) => output,
-        Err(error) => resume_unwind(error.into_panic()),
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime shuts down.
+        Err(Err(_)) => ToolOutput::error("the result could not be read"),
     }
 }
 
 /// About how many bytes a result has, as far as is needed to tell whether it is large.
 fn size(result: &CallToolResult) -> usize {
-    let block = |block: &ContentBlock| match block {
-        ContentBlock::Text(text) => text.text.len(),
-        ContentBlock::Image(image) => image.data.len(),
-        ContentBlock::Audio(audio) => audio.data.len(),
-        _ => 0,
+    let block = |block: &ContentBlock| {
+        let content = match block {
+            ContentBlock::Text(text) => text.text.len(),
+            ContentBlock::Image(image) => image.data.len(),
+            ContentBlock::Audio(audio) => audio.data.len(),
+            ContentBlock::Resource(resource) => match &resource.resource {
+                ResourceContents::TextResourceContents { text, .. } => text.len(),
+                ResourceContents::BlobResourceContents { blob, .. } => blob.len(),
+                _ => 0,
+            },
+            _ => 0,
+        };
+        size_of::<ContentBlock>() + content
     };
     let blocks: usize = result.content.iter().map(block).sum();
     let mut size = blocks;
@@ -38,7 +51,10 @@ fn size(result: &CallToolResult) -> usize {
         match value {
             Value::String(text) => size += text.len(),
             Value::Array(items) => values.extend(items),
-            Value::Object(members) => values.extend(members.values()),
+            Value::Object(members) => {
+                size += members.keys().map(String::len).sum::<usize>();
+                values.extend(members.values());
+            }
             _ => {}
         }
     }
@@ -89,6 +105,8 @@ fn raw(result: &CallToolResult) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio_test::task;
+
     use super::*;
 
     fn result(value: Value) -> CallToolResult {
@@ -105,18 +123,35 @@ mod tests {
         assert_eq!(read(result(same)), ToolOutput::text("{\"c\": 4}"));
     }
 
-    #[tokio::test]
-    async fn a_large_result_is_read_as_a_small_one() {
+    #[test]
+    fn a_large_result_is_read_on_another_thread() {
         let text = "x".repeat(LARGE);
         let blocks = json!({ "content": [{ "type": "text", "text": text }] });
         let structured = json!({ "content": [], "structuredContent": { "list": vec![text.as_str(); 2] } });
         let many = json!({ "content": [], "structuredContent": { "list": vec![0; LARGE / size_of::<Value>()] } });
-        for value in [blocks, structured, many] {
-            assert!(size(&result(value.clone())) >= LARGE);
-            assert_eq!(output(result(value.clone())).await, read(result(value)));
+        let resource = json!({ "uri": "file:///b", "mimeType": "x/y", "blob": text });
+        let blob = json!({ "content": [{ "type": "resource", "resource": resource }] });
+        let names: serde_json::Map<_, _> = (0..10_000)
+            .map(|n| (format!("a long name {n:0>20}"), 0.into()))
+            .collect();
+        let named = json!({ "content": [], "structuredContent": names });
+        let empty =
+            json!({ "content": vec![json!({ "type": "text", "text": "" }); LARGE / size_of::<ContentBlock>() + 1] });
+        // With one other thread, which is busy.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        let _entered = runtime.enter();
+        for value in [blocks, structured, many, blob, named, empty] {
+            let (end, ends) = std::sync::mpsc::channel::<()>();
+            let busy = spawn_blocking(move || ends.recv().is_err());
+            let mut reading = task::spawn(output(result(value.clone())));
+            assert!(reading.poll().is_pending());
+            drop(end);
+            assert!(runtime.block_on(busy).unwrap());
+            assert_eq!(runtime.block_on(reading), read(result(value)));
         }
         let small = json!({ "content": [{ "type": "text", "text": "x" }], "structuredContent": { "list": [0, "a"] } });
-        assert!(size(&result(small)) < 1_000);
+        assert!(task::spawn(output(result(small))).poll().is_ready());
     }
 
     #[test]

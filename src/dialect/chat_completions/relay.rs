@@ -119,14 +119,13 @@ impl ChatRelay {
         self.template.forget();
         let is_visible = self.parsed(data)?;
         let id = self.scanner.get("id").map(Member::value);
-        // Another edit would depend on the chunk.
+        // Only the edit of the id is the same for every chunk.
         if let Some(text) = self.only_text.take()
             && is_visible
             && self.writer.edits() == usize::from(id.is_some())
         {
-            let may_differ = |member: &&Member| {
-                member.kind() == Kind::String && !DESCRIPTION.iter().any(|name| self.scanner.get(name) == Some(*member))
-            };
+            let described = DESCRIPTION.map(|name| self.scanner.get(name));
+            let may_differ = |member: &&Member| member.kind() == Kind::String && !described.contains(&Some(*member));
             let others = self.scanner.members().iter().filter(may_differ).map(Member::value);
             self.template.learn(data, &text, others, id);
         }

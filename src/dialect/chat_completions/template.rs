@@ -1,9 +1,12 @@
-//! Recognises a chunk that differs from the one before it only inside of some strings, so that it need not be parsed: half
-//! of a chunk's cost. Nearly all chunks of an answer are like that.
+//! Recognises a chunk that differs from the one before it only inside of some strings, so that it need not be parsed. Nearly
+//! all chunks of an answer are like that, and parsing was half of their cost.
 
 use std::ops::Range;
 
 use crate::json::{self, walk::RawName};
+
+/// The longest chunk that is kept, in bytes: no budget counts it.
+const MAX_CHUNK: usize = 16 << 10;
 
 /// The last chunk that was parsed, if it did nothing but add to one text of the answer.
 #[derive(Debug, Default)]
@@ -51,9 +54,12 @@ impl Template {
         others: impl Iterator<Item = Range<usize>>,
         id: Option<Range<usize>>,
     ) {
+        self.varying.clear();
+        if chunk.len() > MAX_CHUNK {
+            return;
+        }
         self.chunk.clear();
         self.chunk.extend_from_slice(chunk);
-        self.varying.clear();
         self.varying.extend(others.chain([text.value.clone()]).map(inner));
         self.varying.sort_unstable_by_key(|string| string.start);
         let start = text.value.start + 1;
@@ -162,6 +168,8 @@ mod tests {
             ("\"}", "\"} "),
             ("\"}", "\""),
             ("{\"x\"", " {\"x\""),
+            ("\"m\"}", "\"m\"} "),
+            ("\"m\"}", "\"m\"}x"),
         ] {
             let other = like.replacen(from, to, 1);
             assert_ne!(other, like);
@@ -174,6 +182,13 @@ mod tests {
         for end in 0..like.len() {
             assert_eq!(template.read(&like.as_bytes()[..end]), None, "{end}");
         }
+    }
+
+    #[test]
+    fn a_long_chunk_is_not_kept() {
+        let like = chunk("Hello", &"x".repeat(MAX_CHUNK));
+        let template = learnt(&like, "Hello", &"x".repeat(MAX_CHUNK));
+        assert!(template.chunk.capacity() == 0 && template.read(like.as_bytes()).is_none());
     }
 
     #[test]
