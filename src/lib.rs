@@ -115,11 +115,12 @@
 //! | events on their way · a recorded text | 256 MiB · 64 KiB | [`Recorder`](record::Recorder) | as for places · cut, and says so |
 //! | bytes that are scanned or relayed without a yield | 16 KiB | | |
 //! | work over many bytes that cannot yield half-way | 1 MiB | | on another thread, half of the cores at most |
-//! | memory that is freed at once | 1 MiB | | on another thread |
+//! | memory of one value that is freed | 1 MiB | | on another thread |
 //!
 //! Connections, uploads that stall, decompression, header sizes and what the kernel buffers of an answer that nobody reads
-//! are the server's above the layer; the gateway example bounds them, and runs its tool servers on a separate thread: their SDK parses whatever they send where it is
-//! polled. An answer of a keyed path, such as a list of models, is relayed unread and counts as a small request's bytes.
+//! are the server's above the layer; the gateway example bounds them. It runs its tool servers on a separate thread: their
+//! SDK parses whatever they send where it is polled. An answer of a keyed path, such as a list of models, is relayed unread
+//! and counts as a small request's bytes.
 //! Not limited: where no caller has an [`Actor`], only the limits of all requests together bound them; a provider that
 //! answers slowly holds the request's body for as long as the time-outs allow.
 //!

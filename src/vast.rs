@@ -1,7 +1,6 @@
 //! Drops vast values on another thread. Giving mebibytes back to the system takes milliseconds, in which no other request
 //! of the thread goes on.
 
-use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -10,10 +9,6 @@ use std::thread;
 /// The least size of a value that another thread drops, in bytes. Below it, changing threads costs more than it saves.
 const VAST: usize = 1 << 20;
 
-thread_local! {
-    static IS_DROPPER: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Drops its value with [`drop_elsewhere`].
 #[derive(Debug)]
 pub(crate) struct Vast<T: Default + Send + 'static> {
@@ -21,10 +16,9 @@ pub(crate) struct Vast<T: Default + Send + 'static> {
     size: fn(&T) -> usize,
 }
 
-/// Drops a value of about `size` bytes: if it is vast on the thread that does nothing else, otherwise here.
+/// Drops a value of about `size` bytes: on a thread that does nothing else if it is vast, here if not.
 pub(crate) fn drop_elsewhere<T: Send + 'static>(size: usize, value: T) {
     if size >= VAST
-        && !IS_DROPPER.get()
         && let Some(dropper) = dropper()
     {
         // If that thread is gone, the error drops the value here.
@@ -32,14 +26,13 @@ pub(crate) fn drop_elsewhere<T: Send + 'static>(size: usize, value: T) {
     }
 }
 
-/// Not one of tokio's threads: it panics if the system has none left, and a panic while another one drops values ends the
-/// process.
+/// That thread. Tokio's for blocking work would not do: tokio panics if the system has no thread left, and a panic while
+/// another one drops values ends the process.
 fn dropper() -> Option<&'static Sender<Box<dyn Send>>> {
     static DROPPER: OnceLock<Option<Sender<Box<dyn Send>>>> = OnceLock::new();
     let dropper = DROPPER.get_or_init(|| {
         let (sender, values) = channel::<Box<dyn Send>>();
         let started = thread::Builder::new().name("llm-bridge-drop".into()).spawn(move || {
-            IS_DROPPER.set(true);
             values.into_iter().for_each(drop);
         });
         started.is_ok().then_some(sender)
@@ -91,12 +84,11 @@ mod tests {
 
     use super::*;
 
-    /// Tells on which thread it is dropped, and then drops what is in it.
+    /// Tells on which thread it is dropped.
     #[derive(Default)]
     struct Told {
         size: usize,
         tell: Option<Sender<ThreadId>>,
-        _inner: Option<Box<Vast<Told>>>,
     }
 
     impl Drop for Told {
@@ -107,29 +99,13 @@ mod tests {
         }
     }
 
-    fn told(size: usize, tell: &Sender<ThreadId>, inner: Option<Vast<Told>>) -> Vast<Told> {
-        let tell = Some(tell.clone());
-        let _inner = inner.map(Box::new);
-        Vast::new(Told { size, tell, _inner }, |told| told.size)
-    }
-
     #[test]
     fn only_vast_values_are_dropped_on_another_thread() {
-        let (tell, threads) = channel();
-        drop(told(VAST - 1, &tell, None));
-        assert_eq!(threads.recv().unwrap(), current().id());
-        drop(told(VAST, &tell, None));
-        assert_ne!(threads.recv().unwrap(), current().id());
-    }
-
-    #[test]
-    fn a_vast_value_in_another_changes_threads_once() {
-        let (tell, threads) = channel();
-        let inner = told(VAST, &tell, None);
-        drop(told(VAST, &tell, Some(inner)));
-        let outer = threads.recv().unwrap();
-        assert_ne!(outer, current().id());
-        assert_eq!(threads.recv().unwrap(), outer);
+        for (size, is_here) in [(VAST - 1, true), (VAST, false)] {
+            let (tell, thread) = channel();
+            drop(Vast::new(Told { size, tell: Some(tell) }, |told| told.size));
+            assert_eq!(thread.recv().unwrap() == current().id(), is_here, "{size}");
+        }
     }
 
     #[test]

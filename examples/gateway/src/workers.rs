@@ -285,8 +285,10 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true).and_then(|()| bound_unsent(&stream)) {
-                    debug!(%error, "a connection without an option");
+                for set in [stream.set_nodelay(true), bound_unsent(&stream)] {
+                    if let Err(error) = set {
+                        debug!(%error, "cannot set a socket option");
+                    }
                 }
                 return stream;
             }
@@ -300,7 +302,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// Bounds how many bytes the kernel takes of an answer that cannot be sent yet. Without it an answer that nobody reads fills
-/// four megabytes of the kernel's memory, and producing them takes from others.
+/// four megabytes of the kernel's memory, and producing them keeps the worker from other requests.
 #[cfg(target_os = "linux")]
 fn bound_unsent(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT)
