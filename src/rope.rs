@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::vast;
 
-/// Edited bytes up to this length become one segment: copying them costs less than one more frame in each layer.
+/// Edited or written bytes up to this length become one segment: copying them costs less than one more frame in each layer.
 const SMALL: usize = 4 << 10;
 
 /// Bytes in segments, none of them empty. Cloning and slicing copy no bytes.
@@ -17,6 +17,13 @@ const SMALL: usize = 4 << 10;
 pub(crate) struct Rope {
     segments: VecDeque<Bytes>,
     len: usize,
+}
+
+/// A rope that is written piece by piece. Small pieces become one segment, large ones are not copied.
+#[derive(Default)]
+pub(crate) struct RopeWriter {
+    rope: Rope,
+    small: String,
 }
 
 /// Edits of one rope. Each is given in offsets of the unedited bytes, so an edit needs no knowledge of the others.
@@ -179,6 +186,31 @@ impl Drop for Rope {
     }
 }
 
+// === impl RopeWriter ===
+
+impl RopeWriter {
+    pub(crate) fn push_str(&mut self, text: &str) {
+        self.small.push_str(text);
+    }
+
+    pub(crate) fn push(&mut self, text: String) {
+        if text.len() <= SMALL {
+            return self.small.push_str(&text);
+        }
+        self.end_segment();
+        self.rope.append(text.into());
+    }
+
+    pub(crate) fn finish(mut self) -> Rope {
+        self.end_segment();
+        self.rope
+    }
+
+    fn end_segment(&mut self) {
+        self.rope.append(std::mem::take(&mut self.small).into());
+    }
+}
+
 // === impl Edits ===
 
 impl Edits {
@@ -266,6 +298,26 @@ mod tests {
         assert_eq!(flat.len(), rope.len());
         assert!(rope.segments().all(|segment| !segment.is_empty()));
         flat
+    }
+
+    #[test]
+    fn small_pieces_become_one_segment_and_large_ones_are_not_copied() {
+        let large = "x".repeat(SMALL + 1);
+        let place = large.as_ptr();
+        let mut writer = RopeWriter::default();
+        writer.push_str("a");
+        writer.push("b".repeat(SMALL));
+        writer.push(large);
+        writer.push_str("c");
+        writer.push("d".to_owned());
+        let rope = writer.finish();
+        let segments: Vec<_> = rope.segments().collect();
+        assert_eq!(
+            segments.iter().map(|segment| segment.len()).collect::<Vec<_>>(),
+            [SMALL + 1, SMALL + 1, 2]
+        );
+        assert_eq!((segments[1].as_ptr(), &segments[2][..]), (place, &b"cd"[..]));
+        assert!(RopeWriter::default().finish().is_empty());
     }
 
     fn parts() -> impl Strategy<Value = Vec<Vec<u8>>> {

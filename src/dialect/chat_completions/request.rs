@@ -11,7 +11,7 @@ use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
 use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request};
 use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, quote, walk};
-use crate::rope::{Edits, Rope};
+use crate::rope::{Edits, Rope, RopeWriter};
 use crate::tools::Tools;
 use crate::types::{Dialect, ReportedUsage};
 
@@ -296,6 +296,7 @@ impl Request for ChatRequest {
             self.replayed.append(",".into());
         }
         self.replayed.append(turn);
+        let mut messages = RopeWriter::default();
         for result in results {
             let content = if result.is_error {
                 quote(&format!(r#"{{"error":true,"message":{}}}"#, quote(&result.text)))
@@ -303,11 +304,13 @@ impl Request for ChatRequest {
                 quote(&result.text)
             };
             let id = quote(&result.call.id);
-            let begin = format!(r#",{{"role":"tool","tool_call_id":{id},"content":"#);
-            for part in [begin.into(), content.into(), "}".into()] {
-                self.replayed.append(part);
+            for part in [r#",{"role":"tool","tool_call_id":"#, &id, r#","content":"#] {
+                messages.push_str(part);
             }
+            messages.push(content);
+            messages.push_str("}");
         }
+        self.replayed.append(messages.finish());
     }
 
     fn forbid_tools(&mut self) {

@@ -11,7 +11,7 @@ use crate::dialect::turn::{About, Addition, Fault, Invalid, ToolResult, Turn};
 use crate::dialect::{OfferSettings, Purpose, Relay, RelaySetup, Reply, ReplyReader, Request};
 use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, quote, walk};
-use crate::rope::{Edits, Rope};
+use crate::rope::{Edits, Rope, RopeWriter};
 use crate::tools::Tools;
 use crate::types::Dialect;
 
@@ -254,17 +254,19 @@ impl Request for MessagesRequest {
             self.replayed.append(",".into());
         }
         self.replayed.append(turn);
-        self.replayed.append(r#",{"role":"user","content":["#.into());
+        let mut message = RopeWriter::default();
+        message.push_str(r#",{"role":"user","content":["#);
         for (place, result) in results.iter().enumerate() {
             let comma = if place > 0 { "," } else { "" };
             let (id, text) = (quote(&result.call.id), quote(&result.text));
-            let begin = format!(r#"{comma}{{"type":"tool_result","tool_use_id":{id},"content":"#);
-            let end = if result.is_error { r#","is_error":true}"# } else { "}" };
-            for part in [begin.into(), text.into(), end.into()] {
-                self.replayed.append(part);
+            for part in [comma, r#"{"type":"tool_result","tool_use_id":"#, &id, r#","content":"#] {
+                message.push_str(part);
             }
+            message.push(text);
+            message.push_str(if result.is_error { r#","is_error":true}"# } else { "}" });
         }
-        self.replayed.append("]}".into());
+        message.push_str("]}");
+        self.replayed.append(message.finish());
     }
 
     fn forbid_tools(&mut self) {

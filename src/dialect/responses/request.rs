@@ -14,7 +14,7 @@ use crate::dialect::turn::{About, Addition, CallKind, Fault, Invalid, ToolResult
 use crate::dialect::{OfferSettings, Relay, RelaySetup, Reply, ReplyReader, Request};
 use crate::excerpt;
 use crate::json::{Kind, Member, Scanner, quote, walk};
-use crate::rope::{Edits, Rope};
+use crate::rope::{Edits, Rope, RopeWriter};
 use crate::tools::Tools;
 use crate::types::{Dialect, ReportedUsage};
 
@@ -300,18 +300,29 @@ impl Request for ResponsesRequest {
             self.replayed.append(",".into());
         }
         self.replayed.append(turn);
+        let mut items = RopeWriter::default();
+        let mut comma = if self.replayed.is_empty() { "" } else { "," };
         for result in results {
             let kind = match result.call.kind {
                 CallKind::Custom => "custom_tool_call_output",
                 CallKind::Function => "function_call_output",
             };
-            let comma = if self.replayed.is_empty() { "" } else { "," };
             let (call_id, output) = (quote(&result.call.id), quote(&result.text));
-            let begin = format!(r#"{comma}{{"type":"{kind}","call_id":{call_id},"output":"#);
-            for part in [begin.into(), output.into(), "}".into()] {
-                self.replayed.append(part);
+            for part in [
+                comma,
+                r#"{"type":""#,
+                kind,
+                r#"","call_id":"#,
+                &call_id,
+                r#","output":"#,
+            ] {
+                items.push_str(part);
             }
+            items.push(output);
+            items.push_str("}");
+            comma = ",";
         }
+        self.replayed.append(items.finish());
     }
 
     fn forbid_tools(&mut self) {
