@@ -179,14 +179,19 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
 
     def text(self, selector="body"):
-        return self.driver.execute_script("return document.querySelector(arguments[0]).innerText", selector)
+        """None while a page that is being loaded has no such element."""
+        return self.driver.execute_script("return document.querySelector(arguments[0])?.innerText", selector)
 
     def has(self, text, selector="main"):
         """Waits until the text is on the page."""
-        until(lambda: text in self.text(selector), lambda: f"{text!r} is not in {self.text(selector)}")
+        until(lambda: text in (self.text(selector) or ""), lambda: f"{text!r} is not in {self.text(selector)}")
 
     def lacks(self, text, selector="main"):
-        until(lambda: text not in self.text(selector), lambda: f"{text!r} is in {self.text(selector)}")
+        def is_gone():
+            found = self.text(selector)
+            return found is not None and text not in found
+
+        until(is_gone, lambda: f"{text!r} is in {self.text(selector)}")
 
     def press(self, selector, text):
         """The button with this text; the page may draw it anew while it is looked for."""
@@ -247,7 +252,7 @@ def demo(gateway_path, page):
         page.has("demo...ited")
         rest = lambda: page.driver.execute_script(
             "return [...document.querySelectorAll('#keys [data-until]')].map((one) => one.innerText)")
-        until(rest, lambda: "no key rests: " + page.text("#keys"))
+        until(rest, lambda: f"no key rests: {page.text('#keys')}")
         first = rest()
         until(lambda: rest() and rest() != first, lambda: f"{first} does not count down")
         page.press("#keys button", "Restore")
