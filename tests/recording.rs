@@ -421,3 +421,20 @@ async fn the_recorder_drains_when_the_last_request_is_over() {
     assert_eq!(running.await.unwrap().unwrap().status(), 200);
     assert_eq!(consumer.await.unwrap(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_s_error_is_recorded_whole_however_little_the_model_is_told() {
+    let full = tool_fn(ToolDefinition::new("full"), |_| async {
+        Err::<&str, tower::BoxError>("the disk is full".into())
+    });
+    let (layer, mut events) = recorded(8);
+    let layer = layer.tools(Tools::new([full]));
+    let replies = [tool_call("bmcp_local_full", "{}"), completion("hi")];
+    let (seen, _) = converse(&layer.max_tool_result(3), ask("hi"), replies).await;
+    assert!(!seen[1].last_content().contains("disk"), "{}", seen[1].last_content());
+    let errors: Vec<_> = drain(&mut events)
+        .iter()
+        .filter_map(|event| event["invocation_error"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(errors, ["the disk is full"]);
+}

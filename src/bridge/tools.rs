@@ -150,8 +150,8 @@ impl<'a> Calls<'a> {
         let call = &self.turn.calls[place];
         let output = outcome.unwrap_or_else(ToolOutput::error);
         let is_error = output.is_error();
-        let text = output.into_text(self.config.max_tool_result.min(self.room));
-        let error = is_error.then(|| text.clone());
+        // Whole: the record has its own limit, which the request's room for results does not lower.
+        let error = is_error.then(|| output.content().to_owned());
         if is_error {
             // The log does not say why: an error may quote arguments, or a secret of the tool.
             tracing::debug!(tool = call.name, id = call.id, "a tool call failed");
@@ -164,6 +164,7 @@ impl<'a> Calls<'a> {
             duration,
         );
         facts::record_call(self.interception, &self.turn.completion.id, call, error, Some(duration));
+        let text = output.into_text(self.config.max_tool_result.min(self.room));
         self.room = self.room.saturating_sub(text.len());
         self.results[place] = Some((text, is_error));
     }
