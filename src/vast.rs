@@ -6,15 +6,13 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
+use bytes::Bytes;
+
 /// The least size of a value that another thread drops, in bytes. Below it, changing threads costs more than it saves.
 const VAST: usize = 1 << 20;
 
-/// Drops its value with [`drop_elsewhere`].
-#[derive(Debug)]
-pub(crate) struct Vast<T: Default + Send + 'static> {
-    value: T,
-    size: fn(&T) -> usize,
-}
+/// Bytes that are dropped with [`drop_elsewhere`].
+pub(crate) struct Vast(pub(crate) Bytes);
 
 /// Drops a value of about `size` bytes: on a thread that does nothing else if it is vast, here if not.
 pub(crate) fn drop_elsewhere<T: Send + 'static>(size: usize, value: T) {
@@ -58,23 +56,17 @@ pub(crate) fn truncate(text: &mut String, kept: usize, more: usize) {
 
 // === impl Vast ===
 
-impl<T: Default + Send + 'static> Vast<T> {
-    pub(crate) fn new(value: T, size: fn(&T) -> usize) -> Self {
-        Self { value, size }
+impl Deref for Vast {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
     }
 }
 
-impl<T: Default + Send + 'static> Deref for Vast<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T: Default + Send + 'static> Drop for Vast<T> {
+impl Drop for Vast {
     fn drop(&mut self) {
-        drop_elsewhere((self.size)(&self.value), std::mem::take(&mut self.value));
+        drop_elsewhere(self.0.len(), std::mem::take(&mut self.0));
     }
 }
 
@@ -85,17 +77,11 @@ mod tests {
     use super::*;
 
     /// Tells on which thread it is dropped.
-    #[derive(Default)]
-    struct Told {
-        size: usize,
-        tell: Option<Sender<ThreadId>>,
-    }
+    struct Told(Sender<ThreadId>);
 
     impl Drop for Told {
         fn drop(&mut self) {
-            if let Some(tell) = &self.tell {
-                let _ = tell.send(current().id());
-            }
+            let _ = self.0.send(current().id());
         }
     }
 
@@ -103,7 +89,7 @@ mod tests {
     fn only_vast_values_are_dropped_on_another_thread() {
         for (size, is_here) in [(VAST - 1, true), (VAST, false)] {
             let (tell, thread) = channel();
-            drop(Vast::new(Told { size, tell: Some(tell) }, |told| told.size));
+            drop_elsewhere(size, Told(tell));
             assert_eq!(thread.recv().unwrap() == current().id(), is_here, "{size}");
         }
     }

@@ -292,6 +292,8 @@ impl Sink {
 
     /// Hands bytes of a stream over and waits until the reader has taken them.
     pub(crate) async fn send(&self, bytes: Bytes) {
+        // A call that was dropped may have left a piece.
+        self.taken().await;
         if bytes.len() > PIECE {
             let mut event = Unfinished {
                 sink: self,
@@ -303,12 +305,10 @@ impl Sink {
         }
     }
 
-    /// Hands bytes over piece by piece; `left` is how many are left.
+    /// Hands bytes over piece by piece; subtracts each from `left` when it is placed.
     async fn send_pieces(&self, bytes: Bytes, left: &mut usize) {
-        let bytes = Vast::new(bytes, Bytes::len);
+        let bytes = Vast(bytes);
         for piece in bytes.chunks(PIECE) {
-            // Before another one is placed: what an earlier call left there is the reader's, too.
-            self.taken().await;
             *left -= piece.len();
             // A copy: a slice in a writer's buffer would keep all of it in memory.
             self.send_piece(Bytes::copy_from_slice(piece)).await;
@@ -316,8 +316,6 @@ impl Sink {
     }
 
     async fn send_piece(&self, piece: Bytes) {
-        // A call that was dropped may have left one.
-        self.taken().await;
         *self.place() = Some(piece);
         self.taken().await;
     }
